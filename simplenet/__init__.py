@@ -1,0 +1,43 @@
+"""SimpleNet: a network of 17 parameters that learns exclusive-or, so that all of it can be checked.
+
+Names are imported when first used: ``simplenet --help`` need not wait for torch, and
+``simplenet.reference`` never loads it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simplenet.data import XORDataModule, xor, xor_dataloader
+    from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, load_checkpoint, mse_loss
+    from simplenet.seeding import deterministic, set_seed
+    from simplenet.training import TrainingRun, train
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "SimpleNet",
+    "TrainingRun",
+    "XORDataModule",
+    "deterministic",
+    "load_checkpoint",
+    "mse_loss",
+    "set_seed",
+    "train",
+    "xor",
+    "xor_dataloader",
+]
+
+_MODULES = ("data", "model", "seeding", "training")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name in __all__:
+        for module in map(import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if name in vars(module):
+                return vars(module)[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,193 @@
+"""The command line: ``simplenet train``, ``predict`` and ``info``.
+
+torch and Lightning are imported when a command runs, so that ``--help`` answers at once.
+"""
+
+import logging
+import math
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from simplenet.reference import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from simplenet.data import XORDataModule
+    from simplenet.model import SimpleNet
+    from simplenet.training import TrainingRun
+
+_INTERRUPTED = 128 + 2  # the shell's status for what SIGINT ended
+
+
+class _BadInput(click.ClickException):
+    exit_code = click.UsageError.exit_code
+
+
+class _Group(click.Group):
+    """Commands whose bad input ends in one line and status 2, and that keep the libraries' hints to themselves."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"(lightning|torch)\.")
+                return super().invoke(ctx)
+        except (OSError, ValueError) as error:
+            raise _BadInput(str(error)) from error
+        finally:
+            logging.disable(before)
+
+
+class _Row(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click
+    """Two finite numbers with a comma between them."""
+
+    name = "row"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            row = tuple(float(number) for number in value.split(","))
+        except ValueError:
+            row = ()
+        if len(row) != 2 or not all(map(math.isfinite, row)):  # noqa: PLR2004 - exclusive-or has two inputs
+            self.fail(f"{value!r} is not two finite numbers with a comma between them, such as 0,1.", param, ctx)
+        return row
+
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="simplenet")
+def main() -> None:
+    """Train the smallest network worth the name, 2-4-1, on exclusive-or."""
+
+
+@main.command(context_settings={"show_default": True})
+@click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="overview", help="Which network.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1996, help="Seed of every random generator.")
+@click.option("--max-epochs", type=click.IntRange(1), default=3000, help="Passes over the four rows, at most.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, help="Rows in a batch.")
+@click.option("--lr", type=float, default=0.01, help="Learning rate of Adam.")
+@_device
+@click.option("--checkpoint-dir", type=click.Path(path_type=Path), default="checkpoints", help="Where checkpoints go.")
+@click.option("--resume", type=_file, help="Go on from this checkpoint.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw loss and decision surface into this picture.")
+@click.pass_context
+def train(context: click.Context, /, device: str, resume: Path | None, plot: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """Train on XOR until it is solved, and print the truth table that was learned.
+
+    Exit status: 0 when all four rows are right, 1 when not, 2 on bad usage, 130 on Ctrl-C.
+    """
+    if plot is not None and find_spec("matplotlib") is None:
+        raise click.UsageError('--plot needs matplotlib, which is not installed: pip install "simplenet[plot]"')
+
+    from simplenet.environment import describe, resolve_device
+    from simplenet.training import train as run_training
+
+    if plot is not None:
+        from simplenet.plot import check_picture, plot_run
+
+        check_picture(plot)
+    environment = describe(resolve_device(device))
+    net, data, origin = _start(context, resume, options)
+    for name in ("python", "torch", "lightning", "device"):
+        click.echo(f"{name:<10} {environment[name]}")
+    click.echo(f"network    {net.hparams['architecture']}, {origin}, batch {data.hparams['batch_size']}")
+    run = run_training(
+        net,
+        data,
+        max_epochs=options["max_epochs"],
+        device=device,
+        checkpoint_dir=options["checkpoint_dir"],
+        resume=resume,
+    )
+    click.echo(_report(run))
+    if plot is not None:
+        plot_run(run, plot)
+        click.echo(f"plot       {plot}")
+    sys.exit(_INTERRUPTED if run.stopped_by == "interrupt" else int(not run.solved))
+
+
+def _start(
+    context: click.Context, resume: Path | None, options: dict[str, Any]
+) -> "tuple[SimpleNet, XORDataModule, str]":
+    """Make a network and its data afresh from the options, or as the checkpoint has them."""
+    from simplenet.data import XORDataModule
+    from simplenet.model import SimpleNet, load_checkpoint, read_checkpoint
+    from simplenet.seeding import set_seed
+
+    if resume is None:
+        set_seed(options["seed"])
+        net = SimpleNet(options["architecture"], lr=options["lr"])
+        return net, XORDataModule(options["batch_size"]), f"seed {options['seed']}"
+    for name in ("architecture", "seed", "batch_size", "lr"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} cannot be combined with --resume: the checkpoint decides it")
+    checkpoint = read_checkpoint(resume)
+    if not {"optimizer_states", XORDataModule.CHECKPOINT_HYPER_PARAMS_KEY} <= checkpoint.keys():
+        raise click.UsageError(f"{resume} holds weights alone, but --resume needs the state of a training run")
+    if options["max_epochs"] <= (epochs := checkpoint["epoch"] + 1):
+        raise click.UsageError(f"--max-epochs is {options['max_epochs']}, but should be more than the {epochs} done")
+    batch_size = checkpoint[XORDataModule.CHECKPOINT_HYPER_PARAMS_KEY]["batch_size"]
+    return load_checkpoint(resume), XORDataModule(batch_size), f"resumed from {resume}"
+
+
+def _report(run: "TrainingRun") -> str:
+    """Lay out the truth table, the verdict and what to do next."""
+    from simplenet.data import xor
+
+    inputs, targets = xor()
+    rows = zip(inputs.tolist(), targets.flatten().tolist(), run.predictions.flatten().tolist(), run.right, strict=True)
+    lines = ["", " a  b  target  prediction"]
+    for (a, b), target, prediction, right in rows:
+        lines.append(f" {a:g}  {b:g}  {target:6g}  {prediction:10.4f}  {'right' if right else 'wrong'}")
+    solved = "solved" if run.solved else "not solved"
+    lines += ["", f"{solved} after {run.steps:,} steps in {run.seconds:.1f} s, MSE {run.mse:.6f}"]
+    lines += [f"checkpoint {run.checkpoint}"]
+    if run.net.hparams["architecture"] == "listing":
+        lines += [
+            "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
+            "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
+        ]
+    elif run.stopped_by != "solved":
+        advice = {
+            "budget": "The epochs are used up; go on with more --max-epochs: simplenet train --resume",
+            "interrupt": "Interrupted; go on with: simplenet train --resume",
+            "divergence": "The predictions are no longer finite, try a smaller --lr. The end is kept in",
+        }
+        lines += [f"{advice[run.stopped_by]} '{run.checkpoint}'"]
+    return "\n".join(lines)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})  # so that -1,0 reads as a row
+@click.argument("checkpoint", type=_file)
+@click.argument("rows", type=_Row(), nargs=-1, required=True)
+def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
+    """Score ROWS such as 0,1 with the network in CHECKPOINT; above 1/2 reads as true."""
+    import torch
+
+    from simplenet.model import load_checkpoint
+
+    net = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        predictions = net(torch.tensor(rows, dtype=net.input_layer.weight.dtype)).flatten().tolist()
+    for (a, b), prediction in zip(rows, predictions, strict=True):
+        click.echo(f"{a:g},{b:g}  {prediction:.4f}  {str(prediction > 1 / 2).lower()}")
+
+
+@main.command()
+@_device
+def info(device: str) -> None:
+    """Print versions, device, threads and numerical flags."""
+    from simplenet.environment import describe, resolve_device
+
+    for name, value in describe(resolve_device(device)).items():
+        click.echo(f"{name:<10} {value}")

@@ -1,0 +1,54 @@
+"""Where a run happens: the versions, the device and the flags that a result may depend on.
+
+References:
+    The notebook, §2.2 and §2.3.
+"""
+
+import os
+import platform
+import re
+from importlib.metadata import version
+
+import torch
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Find a device by name.
+
+    Args:
+        name: ``auto`` (CUDA where there is one, else the CPU), or what torch calls it:
+            ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in here and f"{name}:0" not in here:
+        raise ValueError(f"device is {name!r}, but should be auto or one of those here: {', '.join(here)}")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """Describe the software, the device and the numerical flags, an entry each."""
+    # What torch's kernels use of the CPU decides their roundings.
+    capability = re.search(r"CPU capability usage: (.*)", torch.__config__.show())
+    name = f"{platform.machine()} {capability[1] if capability else 'CPU'}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "python": f"{platform.python_version()} on {platform.system()}",
+        "torch": torch.__version__,
+        "lightning": version("lightning"),
+        "numpy": version("numpy"),
+        "device": f"{device} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "matmul": f"float32 at {torch.get_float32_matmul_precision()} precision",
+        "cudnn": f"deterministic {torch.backends.cudnn.deterministic}, benchmark {torch.backends.cudnn.benchmark}",
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "CUBLAS_WORKSPACE_CONFIG unset"),
+        "algorithms": "deterministic only" if torch.are_deterministic_algorithms_enabled() else "any",
+    }

@@ -1,0 +1,69 @@
+"""What a run looks like: the loss as it fell, and the surface that was learned."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from simplenet.data import xor
+from simplenet.training import TrainingRun
+
+_ROWS = 4
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that could not be written, before the work that it would show.
+
+    Raises:
+        ValueError: If its directory is missing, or matplotlib does not know its format.
+    """
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise ValueError(f"plot is '{path}', but should end in one of {', '.join(sorted(formats))}")
+    if not path.parent.is_dir():
+        raise ValueError(f"plot is '{path}', but should lie in a directory that exists")
+
+
+def plot_run(run: TrainingRun, path: Path) -> None:
+    """Draw the loss curve and the decision surface side by side.
+
+    Args:
+        run: A finished run.
+        path: The picture to write; its suffix names the format, as matplotlib knows them.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"SimpleNet ({run.net.hparams['architecture']}) on XOR: MSE {run.mse:.2g} after {run.steps:,} steps"
+    )
+    loss_axes, surface_axes = figure.subplots(1, 2, width_ratios=(1.3, 1))
+
+    losses = np.array(run.losses)
+    steps = np.arange(run.steps - len(losses) + 1, run.steps + 1)
+    loss_axes.semilogy(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.6, label="batch")
+    if len(losses) >= _ROWS:
+        mean = np.convolve(losses, np.full(_ROWS, 1 / _ROWS), mode="valid")
+        loss_axes.semilogy(steps[_ROWS - 1 :], mean, color="tab:blue", label=f"mean of {_ROWS} steps")
+    loss_axes.set(xlabel="training step", ylabel="MSE", title="loss")
+    loss_axes.grid(visible=True, alpha=0.3)
+    loss_axes.legend()
+
+    low, high = -0.25, 1.25
+    colours = {"cmap": "RdBu_r", "vmin": low, "vmax": high}
+    ticks = np.linspace(low, high, 151, dtype=np.float32)
+    grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)
+    with torch.no_grad():
+        surface = run.net(torch.from_numpy(grid)).squeeze(-1).numpy()
+    image = surface_axes.imshow(surface, origin="lower", extent=(low, high, low, high), **colours)
+    surface_axes.contour(ticks, ticks, surface, levels=[0.5], colors="black", linewidths=1.2)
+    inputs, targets = (rows.numpy() for rows in xor())
+    surface_axes.scatter(*inputs.T, c=targets, edgecolors="black", s=90, zorder=2, **colours)
+    surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
+    surface_axes.set(title="prediction (line: 1/2; points: targets)")
+    figure.colorbar(image, ax=surface_axes)
+    figure.savefig(path, dpi=120)
