@@ -1,0 +1,104 @@
+"""What every run of the suite shares: its devices, its examples, its header, and clean hands.
+
+Hypothesis runs under one of two profiles: ``default`` is quick and always draws the same
+examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, register_random, settings
+
+from simplenet.environment import describe, resolve_device
+
+settings.register_profile(
+    "default",
+    max_examples=50,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.differing_executors],
+)
+settings.register_profile("explore", settings.get_profile("default"), max_examples=2000, derandomize=False)
+settings.load_profile("default")
+
+
+class _TorchRandom:
+    """torch's generator as Hypothesis wants it, so that a failing example fails again."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+_torch_random = _TorchRandom()
+register_random(_torch_random)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default="all",
+        help="run on this device alone: cpu, cuda, cuda:1, mps (default: on the CPU, and on CUDA where there is one)",
+    )
+
+
+def _devices(config: pytest.Config) -> list[torch.device]:
+    chosen = config.getoption("--device")
+    if chosen == "all":
+        return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
+    try:
+        return [resolve_device(chosen)]
+    except ValueError as error:
+        raise pytest.UsageError(f"--device: {error}") from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", _devices(metafunc.config), ids=str)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"{name}: {value}" for device in _devices(config) for name, value in describe(device).items()]
+
+
+# What set_seed changes by design; the fixture below puts these back for it.
+_SEEDED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTHONHASHSEED")
+
+
+def _global_state() -> dict[str, Any]:
+    cudnn = torch.backends.cudnn
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cuDNN flags": (cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32),
+        "grad mode": torch.is_grad_enabled(),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_") and k not in _SEEDED},
+    }
+
+
+@pytest.fixture(autouse=True)
+def _global_state_is_given_back() -> Iterator[None]:
+    """Assert that a test leaves no flag changed; put back the generators, which any test may draw from."""
+    before = _global_state()
+    seeded = {name: os.environ.get(name) for name in _SEEDED}
+    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    yield
+    random.setstate(generators[0])
+    np.random.set_state(generators[1])  # noqa: NPY002
+    torch.set_rng_state(generators[2])
+    for name, value in seeded.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    after = _global_state()
+    kept = {name for name in before if before[name] != after[name]}
+    assert not kept, {name: (before[name], after[name]) for name in kept}

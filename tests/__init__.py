@@ -1,0 +1,1 @@
+"""The claims about SimpleNet, and about what it stands on."""

@@ -1,0 +1,158 @@
+"""The command line: what it prints, what it refuses, and how it ends."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from click.testing import CliRunner
+
+from simplenet.cli import main
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Run a command line in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+def test_training_prints_the_truth_table_that_was_learned(cli, tmp_path):
+    result = cli("train", "--batch-size", 4, "--plot", "run.png")
+
+    assert result.exit_code == 0, result.output
+    assert f"torch      {version('torch')}" in result.output
+    assert "device     cpu" in result.output
+    table = re.findall(r"^ ([01])  ([01]) +([01]) +(-?\d\.\d{4})  right$", result.output, re.MULTILINE)
+    assert [(a, b, target) for a, b, target, _ in table] == [
+        ("0", "0", "0"),
+        ("0", "1", "1"),
+        ("1", "0", "1"),
+        ("1", "1", "0"),
+    ]
+    assert re.search(r"^solved after [\d,]+ steps in [\d.]+ s, MSE 0\.00\d{4}$", result.output, re.MULTILINE)
+    checkpoint = re.search(r"^checkpoint (.*)$", result.output, re.MULTILINE)[1]
+    assert (tmp_path / checkpoint).is_file()
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+    scored = cli("predict", checkpoint, "0,1", "1,1", "-1,0")
+
+    assert scored.exit_code == 0
+    assert [line.split()[::2] for line in scored.output.splitlines()[:2]] == [["0,1", "true"], ["1,1", "false"]]
+    assert scored.output.splitlines()[0].split()[1] == table[1][3]
+
+
+def test_a_second_run_prints_the_same_numbers(cli):
+    first, second = (
+        re.sub(r"in [\d.]+ s|-v\d+", "", cli("train", "--max-epochs", 30, "--seed", 7).output) for _ in range(2)
+    )
+
+    assert first == second
+
+
+def test_the_listing_ends_with_status_1_and_the_reason(cli):
+    result = cli("train", "--architecture", "listing", "--batch-size", 4, "--max-epochs", 500)
+
+    assert result.exit_code == 1
+    assert "MSE 0.250000" in result.output
+    assert "%|" not in result.output, "a progress bar where there is no terminal"
+    assert "never solve XOR" in result.output
+
+
+def test_a_run_out_of_epochs_says_how_to_go_on(cli):
+    result = cli("train", "--max-epochs", 5, "--architecture", "derivation", "--batch-size", 2)
+    command = re.search(r"simplenet (train --resume) '(.*)'", result.output)
+    assert result.exit_code == 1
+
+    resumed = cli(*command[1].split(), command[2], "--max-epochs", 8)
+
+    assert "derivation, resumed from" in resumed.output
+    assert "not solved after 16 steps" in resumed.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--seed", "4294967296"], "4294967296 is not in the range"),
+        (["--seed", "1.5"], "'1.5' is not a valid integer"),
+        (["--lr", "-1"], "lr is -1.0, but should be"),
+        (["--lr", "nan"], "lr is nan, but should be"),
+        (["--max-epochs", "0"], "0 is not in the range"),
+        (["--batch-size", "0"], "0 is not in the range"),
+        (["--architecture", "other"], "'other' is not one of 'overview', 'derivation', 'listing'"),
+        (["--device", "abacus"], "device is 'abacus', but should be auto or one of those here: cpu"),
+        (["--device", "cuda:99"], "device is 'cuda:99', but should be"),
+        (["--resume", "none.ckpt"], "'none.ckpt' does not exist"),
+        (["--resume", "text.ckpt"], "text.ckpt should be a checkpoint of a SimpleNet"),
+        (["--resume", "text.ckpt", "--seed", "3"], "--seed cannot be combined with --resume"),
+        (["--checkpoint-dir", "text.ckpt/inside"], "text.ckpt/inside"),
+        (["--plot", "run.docx"], "plot is 'run.docx', but should end in one of"),
+        (["--plot", "none/run.png"], "plot is 'none/run.png', but should lie in a directory that exists"),
+        (["--unknown"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path, arguments, message):
+    (tmp_path / "text.ckpt").write_text("text")
+
+    result = cli("train", "--max-epochs", "1", *arguments)
+
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert message in result.output.splitlines()[-1]
+
+
+def test_too_few_epochs_for_a_resume_are_refused(cli):
+    cli("train", "--max-epochs", 2, "--checkpoint-dir", "kept")
+
+    result = cli("train", "--resume", "kept/epoch=1-step=8.ckpt", "--max-epochs", 2)
+
+    assert result.exit_code == 2
+    assert "--max-epochs is 2, but should be more than the 2 done" in result.output
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
+    monkeypatch.setattr("simplenet.cli.find_spec", lambda _name: None)
+
+    result = cli("train", "--plot", "run.png")
+
+    assert result.exit_code == 2
+    assert "pip install" in result.output
+
+
+@pytest.mark.parametrize("row", ["0", "0,1,2", "a,b", "nan,0", "0,inf", "--rows"])
+def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
+    (tmp_path / "text.ckpt").write_text("text")
+
+    result = cli("predict", "text.ckpt", row)
+
+    assert result.exit_code == 2
+    assert f"'{row}' is not two finite numbers" in result.output
+
+
+def test_info_names_versions_device_threads_and_flags(cli):
+    lines = dict(line.split(maxsplit=1) for line in cli("info").output.splitlines())
+
+    assert lines["torch"] == version("torch")
+    assert lines["lightning"] == version("lightning")
+    assert lines["threads"].isdigit()
+    assert lines["dtype"] == "float32"
+
+
+def test_help_and_the_reference_do_not_wait_for_torch():
+    """One new process; torch takes seconds to import."""
+    program = (
+        "import sys; import simplenet, simplenet.cli, simplenet.reference; "
+        "assert 'SimpleNet' in dir(simplenet); "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'lightning', 'matplotlib'}))"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert answer.stdout.strip() == "[]"

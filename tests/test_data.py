@@ -1,0 +1,73 @@
+"""The truth table and the loaders that serve it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.cli import LightningCLI
+
+from simplenet import SimpleNet, XORDataModule, load_checkpoint, xor, xor_dataloader
+
+
+def test_the_targets_are_the_exclusive_or_of_the_inputs():
+    """In counting order, as in §3.1."""
+    inputs, targets = xor()
+
+    assert [(int(a), int(b)) for a, b in inputs] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert targets.flatten().tolist() == [a != b for a, b in inputs.tolist()]
+
+
+def test_each_call_returns_tensors_of_its_own():
+    """A caller that writes into the table does not change it for the next one."""
+    inputs, targets = xor()
+    inputs.fill_(7)
+    targets.fill_(7)
+
+    assert xor()[0].max() == 1
+    assert xor()[1].max() == 1
+
+
+@given(batch_size=st.integers(1, 9))
+def test_an_epoch_is_the_truth_table_in_its_order(batch_size):
+    """Whatever the batch size, nothing is dropped, repeated or shuffled."""
+    inputs, targets = zip(*xor_dataloader(batch_size), strict=True)
+
+    assert torch.equal(torch.cat(inputs), xor()[0])
+    assert torch.equal(torch.cat(targets), xor()[1])
+    assert [len(batch) for batch in inputs[:-1]] == [batch_size] * (len(inputs) - 1)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5])
+def test_a_batch_size_that_is_not_a_positive_integer_is_refused(batch_size):
+    with pytest.raises(ValueError, match="batch_size"):
+        xor_dataloader(batch_size)
+
+
+def test_the_data_module_serves_the_same_batches():
+    module = XORDataModule(batch_size=3)
+
+    served = [rows.tolist() for batch in module.train_dataloader() for rows in batch]
+
+    assert served == [rows.tolist() for batch in xor_dataloader(3) for rows in batch]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
+def test_lightnings_own_command_line_drives_the_model_and_the_data(tmp_path, monkeypatch):
+    """``LightningCLI(SimpleNet, XORDataModule)`` needs nothing but the two classes."""
+    arguments = [
+        "fit",
+        "--model.architecture=derivation",
+        "--data.batch_size=2",
+        "--trainer.max_steps=3",
+        "--seed_everything=7",
+    ]
+    quiet = ["logger=false", "enable_progress_bar=false", "enable_model_summary=false", "accelerator=cpu"]
+
+    options = [f"--trainer.{option}" for option in (*quiet, f"default_root_dir={tmp_path}")]
+    monkeypatch.setattr("sys.argv", ["program", *arguments, *options])
+    cli = LightningCLI(SimpleNet, XORDataModule, save_config_callback=None)
+
+    assert cli.trainer.global_step == 3
+    assert cli.model.hparams["architecture"] == "derivation"
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert load_checkpoint(checkpoint).hparams["architecture"] == "derivation"

@@ -1,0 +1,164 @@
+"""Training under the Trainer: what stops it, what it leaves behind, and going on from there."""
+
+import io
+import re
+import signal
+import sys
+
+import pytest
+import torch
+
+from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train
+
+SEED = 1996
+
+
+def run(tmp_path, *, architecture="overview", batch_size=4, max_epochs=3000, lr=0.01, resume=None):
+    set_seed(SEED)
+    net = load_checkpoint(resume) if resume else SimpleNet(architecture, lr=lr)
+    data = XORDataModule(batch_size)
+    return train(net, data, max_epochs=max_epochs, device="cpu", checkpoint_dir=tmp_path, resume=resume)
+
+
+def weights(net):
+    return [parameter.detach().clone() for parameter in net.parameters()]
+
+
+def test_the_notebooks_run_learns_exclusive_or(tmp_path):
+    """Seed 1996 and batch size 1, as in the notebook."""
+    result = run(tmp_path, batch_size=1)
+
+    assert result.right == [True] * 4
+    assert result.stopped_by == "solved"
+    assert result.steps == len(result.losses) < 4 * 3000
+    assert result.mse < 0.01  # every error below the margin of 0.1
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    first, second = (run(tmp_path, max_epochs=50) for _ in range(2))
+
+    assert first.losses == second.losses
+    assert all(map(torch.equal, weights(first.net), weights(second.net)))
+
+
+def test_the_listing_is_not_solved_and_its_mse_is_not_below_a_quarter(tmp_path):
+    result = run(tmp_path, architecture="listing", max_epochs=400)
+
+    assert not result.solved
+    assert result.stopped_by == "budget"
+    assert result.mse >= 0.25
+
+
+def test_the_trainer_adds_nothing_to_a_bare_loop(tmp_path):
+    """The same bits as forward, backward and step by hand."""
+    result = run(tmp_path, batch_size=1, max_epochs=25)
+
+    set_seed(SEED)
+    net = SimpleNet()
+    optimizer = net.configure_optimizers()
+    losses = []
+    for _ in range(25):
+        for inputs, targets in XORDataModule().train_dataloader():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(net(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert result.losses == losses
+    assert all(map(torch.equal, weights(result.net), weights(net)))
+
+
+@pytest.mark.parametrize("stop", [1, 37])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_stopped(tmp_path, stop, batch_size):
+    whole = run(tmp_path / "whole", batch_size=batch_size, max_epochs=40)
+
+    stopped = run(tmp_path / "parts", batch_size=batch_size, max_epochs=stop)
+    resumed = run(tmp_path / "parts", batch_size=batch_size, max_epochs=40, resume=stopped.checkpoint)
+
+    assert stopped.losses + resumed.losses == whole.losses
+    assert resumed.steps == whole.steps
+    assert all(map(torch.equal, weights(resumed.net), weights(whole.net)))
+
+
+def test_the_last_state_is_saved_and_loads_without_running_code(tmp_path):
+    result = run(tmp_path, max_epochs=7)
+
+    checkpoint = torch.load(result.checkpoint, weights_only=True)
+
+    assert checkpoint["global_step"] == result.steps == 7
+    assert all(map(torch.equal, weights(load_checkpoint(result.checkpoint)), weights(result.net)))
+
+
+def test_an_interrupt_ends_the_run_after_its_epoch_with_the_state_kept(tmp_path, monkeypatch):
+    """Ctrl-C in the second step of the third epoch; the checkpoint goes on from that epoch's end."""
+    step = SimpleNet.training_step
+    calls = []
+
+    def interrupted_step(self, *arguments):
+        calls.append(None)
+        if len(calls) == 4 * 2 + 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
+    result = run(tmp_path, batch_size=1, max_epochs=50)
+
+    assert result.stopped_by == "interrupt"
+    assert result.steps == 12
+    assert torch.load(result.checkpoint, weights_only=True)["global_step"] == 12
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
+    result = run(tmp_path, lr=1e30, max_epochs=50)
+
+    assert result.stopped_by == "divergence"
+    assert not result.solved
+    assert result.steps < 50
+
+
+def test_a_learning_rate_of_zero_changes_nothing(tmp_path):
+    set_seed(SEED)
+    before = weights(SimpleNet())
+
+    result = run(tmp_path, lr=0.0, max_epochs=3)
+
+    assert all(map(torch.equal, weights(result.net), before))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint", b"PK\x03\x04 truncated", "weights", "callable", "list"],
+    ids=["empty", "text", "truncated", "other weights", "malicious", "no dict"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "file.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"weights": {"a": torch.ones(1)}, "callable": print, "list": [1]}[content], path)
+
+    with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint of a SimpleNet"):
+        load_checkpoint(path)
+
+
+def test_a_missing_checkpoint_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "none.ckpt")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_one_bar_over_the_whole_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+
+    run(tmp_path, max_epochs=30)
+
+    (bar,) = sys.stderr.getvalue().splitlines(keepends=False)[-1:]
+    assert sys.stderr.getvalue().count("\n") == 1
+    assert "30/30" in bar
+    assert re.search(r"mse=2\.\d\de-01", bar)
