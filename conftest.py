@@ -14,7 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, register_random, settings
 
-from simplenet.environment import describe, resolve_device
+from simplenet.environment import describe
+from tests.targets import adams, devices
 
 settings.register_profile(
     "default",
@@ -47,25 +48,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="run on this device alone: cpu, cuda, cuda:1, mps (default: on the CPU, and on CUDA where there is one)",
     )
+    parser.addoption("--adam", metavar="PKG.MOD:CLASS", help="test this implementation of Adam instead of torch's")
 
 
-def _devices(config: pytest.Config) -> list[torch.device]:
-    chosen = config.getoption("--device")
-    if chosen == "all":
-        return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a wrong option before anything is collected."""
     try:
-        return [resolve_device(chosen)]
+        adams(config)
     except ValueError as error:
-        raise pytest.UsageError(f"--device: {error}") from None
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", _devices(metafunc.config), ids=str)
+        metafunc.parametrize("device", devices(metafunc.config), ids=str)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return [f"{name}: {value}" for device in _devices(config) for name, value in describe(device).items()]
+    header = {name: value for device in devices(config) for name, value in describe(device).items()}
+    header["device"] = ", ".join(describe(device)["device"] for device in devices(config))
+    header["adam"] = ", ".join(map(str, adams(config)))
+    return [f"{name}: {value}" for name, value in header.items()]
 
 
 # What set_seed changes by design; the fixture below puts these back for it.

@@ -83,9 +83,11 @@ def _demand(values: np.ndarray, expected: np.ndarray, permitted: np.ndarray, cla
 def refuted(test: Callable[..., Any]) -> Callable[..., None]:
     """Pass a counter-claim only if an assertion in it fails: the bound beside it can tell right from wrong.
 
-    Goes above ``@given``; nothing is shrunk, since any refutation will do.
+    Goes above ``@given``. Any refutation will do, so nothing is shrunk, and the search may be long: it ends there.
     """
-    unshrunk = settings(settings.default, phases=[Phase.explicit, Phase.generate], database=None)(test)
+    unshrunk = settings(settings.default, max_examples=1000, phases=[Phase.explicit, Phase.generate], print_blob=False)(
+        test
+    )
 
     def counter_claim(*arguments: Any, **keywords: Any) -> None:
         with pytest.raises(AssertionError):

@@ -63,13 +63,13 @@ class Ball:
         centre: The exact value.
         radius: The error so far.
         dtype: The type that the value is computed in.
-        roundings: What one operation costs, a count; more than 1 where an implementation may order
-            its operations otherwise, or round the constants in them first.
+        roundings: What one operation costs, a count; more than 1 where an implementation may round
+            the constants in it first.
     """
 
     __slots__ = ("centre", "dtype", "radius", "roundings")
 
-    def __init__(self, centre: object, radius: object = 0, *, dtype: torch.dtype, roundings: int = 1) -> None:
+    def __init__(self, centre: object, radius: object = 0, *, dtype: torch.dtype, roundings: float = 1) -> None:
         with mpmath.workdps(_DIGITS):
             self.centre = _exact(centre)
             self.radius = mpmath.mpf(radius)
@@ -132,15 +132,12 @@ class Ball:
         return Ball(other, dtype=torch.float64)._binary(self, "div")
 
     def __pow__(self, exponent: int) -> "Ball":
-        """Raise an exact base; a square of an inexact one is a product."""
-        if self.radius:
-            if exponent != 2:
-                raise ValueError(f"exponent of an inexact base is {exponent}, but should be 2")
-            return self * self
+        """Raise to a positive power, in one operation."""
         if exponent == 1:
             return self
         with mpmath.workdps(_DIGITS):
-            return self._rounded(self.centre**exponent, mpmath.mpf(0))
+            power = self.centre**exponent
+            return self._rounded(power, (abs(self.centre) + self.radius) ** exponent - abs(power))
 
     def sqrt(self) -> "Ball":
         """Take the root; NumPy calls this for an array of balls."""
@@ -163,7 +160,7 @@ def _exact(number: object) -> mpmath.mpf:
     return mpmath.mpf(number)
 
 
-def balls(values: torch.Tensor | Iterable[float], *, dtype: torch.dtype, roundings: int = 1) -> np.ndarray:
+def balls(values: torch.Tensor | Iterable[float], *, dtype: torch.dtype, roundings: float = 1) -> np.ndarray:
     """Turn a tensor's exact values into an array of balls of its shape, to be computed on in ``dtype``."""
     values = torch.as_tensor(values)
     flat = [Ball(v, dtype=dtype, roundings=roundings) for v in values.detach().double().flatten().tolist()]

@@ -52,10 +52,12 @@ def claims_page() -> str:
     for id_, claim in claims().items():
         section, name = id_.split("/")
         verdict = claim["verdict"] if "correction" not in claim else f"[{claim['verdict']}](#{_anchor(id_)})"
-        lines.append(f"| §{section} | {claim['statement']} | {verdict} | {'<br>'.join(tests.get(id_, ['nothing']))} |")
+        deciding = "<br>".join(tests.get(id_, ["nothing"]))
+        lines.append(f"| §{section} | {claim['statement']} | {verdict} | {deciding} |")
     for id_, claim in claims().items():
         if "correction" in claim:
-            lines += ["", f"## {_heading(id_)}", "", f"> {claim['statement']}", "", claim["correction"].strip()]
+            lines += ["", f"## {_heading(id_)}", ""]
+            lines += [f"> {claim['statement']}", "", claim["correction"].strip()]
     return "\n".join(lines) + "\n"
 
 
@@ -65,8 +67,8 @@ def defects_page() -> str:
         "# Defects found upstream",
         "",
         "Each is a strict expected failure of the named test in the named versions: the suite fails when one shows",
-        "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError` where the",
-        "defect is. The ledger is [tests/defects.toml](../tests/defects.toml); this page is written by",
+        "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError`",
+        "where the defect is. The ledger is [tests/defects.toml](../tests/defects.toml); this page is written by",
         "`python -m tests.ledger`.",
     ]
     for id_, defect in defects().items():

@@ -1,0 +1,111 @@
+"""The suite's own plugin: what is under test, the ledger of claims, and defects expected where they live."""
+
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from tests import ledger
+from tests.targets import adams
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "adam" in metafunc.fixturenames:
+        metafunc.parametrize("adam", adams(metafunc.config), ids=str)
+
+
+def alive(defect: dict[str, Any]) -> bool:
+    """Whether the defect is to be expected in the versions at hand."""
+    return all(
+        SpecifierSet(range_).contains(Version(version(name)).base_version, prereleases=True)
+        for name, range_ in defect["versions"].items()
+    )
+
+
+def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
+    """Whether an item of the cell's test has every parameter that the cell names."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return all(str(parameters.get(name)) in values for name, values in cell.items() if name != "test")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    for item in items:
+        for mark in item.iter_markers("claim"):
+            item.user_properties += [("claim", claim) for claim in mark.args]
+    if config.getoption("--adam"):
+        return  # the ledger speaks of torch's implementations
+    narrowed = any("::" in argument for argument in config.args)
+    for id_, defect in ledger.defects().items():
+        if not alive(defect):
+            continue
+        for cell in defect["cell"]:
+            namesakes = [item for item in items if item.originalname == cell["test"]]
+            found = [item for item in namesakes if _in_cell(item, cell)]
+            if namesakes and not found and not narrowed:
+                raise pytest.UsageError(f"tests/defects.toml: {id_}: no test is in the cell {cell}")
+            for item in found:
+                item.user_properties.append(("defect", id_))
+                item.add_marker(
+                    pytest.mark.xfail(
+                        strict=True,
+                        raises=AssertionError,
+                        reason=f"defect {id_}; if this passes, it is fixed here: narrow its versions in defects.toml",
+                    )
+                )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Do not shrink what is expected to fail: any failing example will do, and shrinking takes seconds."""
+    test = getattr(item, "obj", None)
+    name = "_hypothesis_internal_use_settings"
+    if item.get_closest_marker("xfail") is None or not hasattr(test, name):
+        return (yield)
+    usual = getattr(test, name)
+    setattr(test, name, settings(usual, phases=[Phase.explicit, Phase.generate], print_blob=False))
+    try:
+        return (yield)
+    finally:
+        setattr(test, name, usual)
+
+
+class _Tally:
+    """Count what was decided, from the reports: under xdist they come from the workers."""
+
+    def __init__(self) -> None:
+        self.decided: set[str] = set()
+        self.failed: set[str] = set()
+        self.alive: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for kind, id_ in report.user_properties:
+            if kind == "defect" and hasattr(report, "wasxfail") and report.skipped:
+                self.alive.add(id_)
+            elif kind == "claim" and report.failed:
+                self.failed.add(id_)
+            elif kind == "claim" and report.when == "call" and (report.passed or hasattr(report, "wasxfail")):
+                self.decided.add(id_)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        claims = ledger.claims()
+        decided = claims.keys() & (self.decided - self.failed)
+        verdicts = Counter(claims[id_]["verdict"] for id_ in decided)
+        terminalreporter.write_line(
+            f"claims: {verdicts['holds']} hold, {verdicts['refuted']} are refuted as expected, "
+            f"{len(claims) - len(decided)} went unchecked"
+        )
+        terminalreporter.write_line(
+            f"defects: {len(self.alive)} of {len(ledger.defects())} known ones are alive in torch {torch.__version__} "
+            f"and lightning {version('lightning')}, in the cells run"
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Tally(), "simplenet-tally")

@@ -1,0 +1,152 @@
+"""What is under test: each implementation of Adam, on each device that it runs on.
+
+An implementation is a way to build an optimizer. torch brings seven; ``--adam pkg.mod:Class``
+puts another in their place.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+
+from simplenet.environment import resolve_device
+
+TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+
+
+def _plain(cls: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
+    return cls(parameters, **options)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute Adam.
+
+    Attributes:
+        name: What the tests' ids call it.
+        flags: What the constructor is given beside the hyper-parameters.
+        since: The first torch with it, by device type; no entry, no support.
+        tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats.
+        build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
+    """
+
+    name: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    since: dict[str, tuple[int, int]] = field(default_factory=lambda: {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)})
+    tensor_scalars: bool = False
+    build: Callable[..., Optimizer] = _plain
+
+    def runs_on(self, device: torch.device) -> bool:
+        """Whether this torch has it on that device."""
+        return device.type in self.since and self.since[device.type] <= TORCH
+
+
+def _with_tensor_lr(cls: type[Optimizer], parameters: Iterable[Tensor], *, lr: float, **options: Any) -> Optimizer:
+    # A rate in the parameters' type, or float32 for narrower ones: a coarser one would be a coarser claim.
+    parameters = list(parameters)
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    return cls(parameters, lr=torch.tensor(lr, dtype=dtype), **options)
+
+
+def _compiled(cls: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
+    optimizer = cls(parameters, **options)
+    optimizer.step = torch.compile(optimizer.step)  # type: ignore[method-assign]
+    return optimizer
+
+
+FOR_LOOP = Implementation("for-loop", {"foreach": False})
+IMPLEMENTATIONS = [
+    FOR_LOOP,
+    Implementation("foreach", {"foreach": True}),
+    Implementation("fused", {"fused": True}, since={"cpu": (2, 4), "cuda": (2, 0)}),
+    Implementation("differentiable", {"differentiable": True}, tensor_scalars=True),
+    Implementation("tensor-lr", {"foreach": False}, since={"cpu": (2, 1), "cuda": (2, 1)}, build=_with_tensor_lr),
+    Implementation("capturable", {"capturable": True}, since={"cuda": (2, 0)}, tensor_scalars=True),
+]
+COMPILED = Implementation(
+    "compiled", {"foreach": True}, since={"cpu": (2, 3), "cuda": (2, 3)}, tensor_scalars=True, build=_compiled
+)
+
+
+LR = 1e-3  # torch's default
+
+
+@dataclass(frozen=True)
+class AdamUnderTest:
+    """An implementation on a device: call it with parameters and hyper-parameters to build an optimizer."""
+
+    implementation: Implementation
+    device: torch.device
+
+    def __str__(self) -> str:
+        return f"{self.implementation.name}-{self.device}"
+
+    def parameter(self, values: Tensor) -> Tensor:
+        """Make something that this optimizer takes, in the memory of ``values``."""
+        # What is differentiated through may not be a leaf that requires gradients.
+        return values.detach().requires_grad_(not self.implementation.flags.get("differentiable"))
+
+    def __call__(self, parameters: Iterable[Any], *, decoupled: bool = False, **options: Any) -> Optimizer:
+        """Build an optimizer; ``decoupled`` chooses AdamW's weight decay."""
+        cls = AdamW if decoupled else Adam
+        options.setdefault("lr", LR)
+        return self.implementation.build(cls, parameters, **self.implementation.flags, **options)
+
+
+def devices(config: pytest.Config) -> list[torch.device]:
+    """List the devices to run on: that of ``--device``, else the CPU, and CUDA where there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    chosen = config.getoption("--device")
+    if chosen != "all":
+        return [resolve_device(chosen)]
+    return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
+
+
+def adams(config: pytest.Config) -> list[AdamUnderTest]:
+    """List each implementation of Adam on each device, or that of ``--adam``.
+
+    Raises:
+        ValueError: If ``--adam`` or ``--device`` names nothing that is here.
+    """
+    user = config.getoption("--adam")
+    implementations = IMPLEMENTATIONS if user is None else [_user_implementation(user)]
+    return [AdamUnderTest(one, device) for device in devices(config) for one in implementations if one.runs_on(device)]
+
+
+def _user_implementation(path: str) -> Implementation:
+    module, _, name = path.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"adam is {path!r}, but should be pkg.mod:Class of an importable optimizer: {error}") from None
+
+    def build(_torchs: type[Optimizer], parameters: Iterable[Any], **options: Any) -> Optimizer:
+        return cls(parameters, **options)
+
+    return Implementation(name, build=build)
+
+
+def require(dtype: torch.dtype, device: torch.device) -> None:
+    """Skip the test where torch has no arithmetic in this type on this device."""
+    one = torch.ones(1, dtype=dtype, device=device)
+    try:
+        one.lerp(one, 0.5).sqrt().addcmul(one, one).addcdiv(one, one)
+    except RuntimeError:
+        pytest.skip(f"torch {torch.__version__} does not compute {dtype} on {device.type}")
+
+
+def apply_step(optimizer: Optimizer, parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
+    """Give each parameter its gradient and take one step."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()

@@ -1,0 +1,223 @@
+"""One step of Adam, in each implementation, against the page."""
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from tests.bounds import gamma, smallest_subnormal
+from tests.faults.adam import FAULTS, FaultyAdam
+from tests.oracle import Hyper, hypers, one_step, read, states, write
+from tests.strategies import DTYPES, floats, tensors
+from tests.targets import COMPILED, FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step, require
+
+CPU = torch.device("cpu")
+
+shapes = st.sampled_from([(), (1,), (3,), (2, 2)])
+
+
+def check_one_step(adam, data, dtype, **choices):
+    """Take one step from a drawn state; parameter and state have to end where the page says."""
+    hyper = data.draw(hypers(dtype), label="hyper")
+    state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
+    expected = one_step(state, g, hyper, tensor_scalars=adam.implementation.tensor_scalars, **choices)
+    assume(expected.bounded)
+    p = adam.parameter(torch.zeros_like(state.p, device=adam.device))
+    optimizer = adam([p], **hyper.options())
+    apply_step(optimizer, [p], [torch.zeros_like(p)])  # makes the state
+    write(optimizer, p, state)
+
+    apply_step(optimizer, [p], [g.to(adam.device)])
+
+    assert_expected(read(optimizer, p), expected, state.t + 1)
+
+
+def assert_expected(after, expected, t):
+    assert after.t == t, f"step count is {after.t}, but should be {t}"
+    assert_in_balls(after.m.flatten(), expected.m, claim="first moment")
+    assert_in_balls(after.v.flatten(), expected.v, claim="second moment")
+    if expected.v_max is not None:
+        assert_in_balls(after.v_max.flatten(), expected.v_max, claim="largest second moment")
+    assert_in_balls(after.p.flatten(), expected.p, claim="parameter")
+
+
+@pytest.mark.claim("4.2/moments", "4.2/update")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(data=st.data())
+def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
+    """Parameter and state, from any (p, m, v, t), within the rounding error of the page's own operations."""
+    require(dtype, adam.device)
+    check_one_step(adam, data, dtype)
+
+
+@refuted
+@given(data=st.data())
+def test_a_bound_of_half_a_rounding_an_operation_would_be_refuted(data):
+    """So the count of two is within a factor four of what torch's own loop needs."""
+    check_one_step(AdamUnderTest(FOR_LOOP, CPU), data, torch.float32, roundings=0.5)
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_the_oracle_kills_every_planted_fault(fault):
+    """A plain Adam passes; broken in any one place it does not."""
+    adam = AdamUnderTest(Implementation(f"fault {fault}", {"fault": fault}, build=FaultyAdam.build), CPU)
+
+    @given(data=st.data())
+    def one_step_is_the_pages(data):
+        check_one_step(adam, data, torch.float32)
+
+    if fault is None:
+        one_step_is_the_pages()
+    else:
+        refuted(one_step_is_the_pages)()
+
+
+# Longest float32 path through torch's first step: m 2 (constant, product), v 3 and half of them under the
+# root 2, root 1, correction 2, eps 2, quotient 1, step size 2, product 1, weight 1: 14. In the type itself.
+FIRST_STEP_ROUNDINGS = 14
+
+
+def first_step_rtol(adam):
+    """Bound the first step; corrections in float32 lose what 1 - beta cancels, the second half of it under the root."""
+    rtol = gamma(FIRST_STEP_ROUNDINGS, torch.float32)
+    if adam.implementation.tensor_scalars:
+        beta1, beta2 = 0.9, 0.999
+        rtol += gamma(2, torch.float32) * (beta1 / (1 - beta1) + beta2 / (1 - beta2) / 2)
+    return rtol
+
+
+def first_step(adam, gradient, dtype=torch.float32, **options):
+    """Step once from 0 and return where that leads, in float64."""
+    p = adam.parameter(torch.zeros(gradient.shape, dtype=dtype, device=adam.device))
+    apply_step(adam([p], **options), [p], [gradient.to(dtype=dtype, device=adam.device)])
+    return p.detach().cpu().double()
+
+
+gradients = tensors((3,), elements=floats(torch.float32, min_exponent=-40, max_exponent=40).filter(bool))
+
+
+@pytest.mark.claim("4.2/bias-correction")
+@given(g=gradients, eps=st.sampled_from([0.0, 2.0**-40, 1e-8]))
+def test_the_first_step_is_minus_lr_times_g_over_magnitude_plus_eps(adam, g, eps):
+    """At t = 1 both corrections undo their averages exactly, and lr g / (|g| + eps) remains."""
+    actual = first_step(adam, g, eps=eps)
+
+    expected = -LR * g.double() / (g.double().abs() + eps)
+    assert_within(actual, expected, rtol=first_step_rtol(adam), claim="first step")
+
+
+@pytest.mark.claim("4.2/adaptive-rates")
+@given(g=gradients)
+def test_the_first_step_is_no_longer_than_the_learning_rate(adam, g):
+    """Whatever the gradient's scale, which the rates adapt to: Kingma and Ba 2015, §2.1."""
+    longest = first_step(adam, g, eps=0.0).abs().max().item()
+
+    assert longest <= LR * (1 + first_step_rtol(adam)), f"first step is {longest / LR} lr"
+
+
+def test_default_tolerances_would_miss_a_first_step_0_9_percent_too_long_and_ours_does_not():
+    """``torch.testing``'s float32 default allows 1e-5, a hundredth of a step at lr 1e-3."""
+    long = AdamUnderTest(Implementation("long", {"fault": "step 0.9 % too long"}, build=FaultyAdam.build), CPU)
+    g = torch.tensor([1.0, -2.0, 3.0])
+
+    actual = first_step(long, g)
+
+    expected = -LR * g.double().sign()
+    torch.testing.assert_close(actual.float(), expected.float())
+    with pytest.raises(AssertionError, match="first step"):
+        assert_within(actual, expected, rtol=gamma(FIRST_STEP_ROUNDINGS, torch.float32), claim="first step")
+
+
+@pytest.mark.parametrize("fault", ["eps inside the root", "eps before the correction"])
+def test_the_places_of_epsilon_are_told_apart(fault):
+    """At unit-scale gradients the first differs by 5e-9 lr and the second by 3e-7 lr; small gradients show them."""
+    wrong = AdamUnderTest(Implementation(fault, {"fault": fault}, build=FaultyAdam.build), CPU)
+    unit, small = torch.tensor([1.0]), torch.tensor([2.0**-20])
+
+    torch.testing.assert_close(first_step(wrong, unit).float(), first_step(AdamUnderTest(FOR_LOOP, CPU), unit).float())
+    expected = -LR * small.double() / (small.double() + 1e-8)
+    with pytest.raises(AssertionError):
+        assert_within(first_step(wrong, small), expected, rtol=gamma(FIRST_STEP_ROUNDINGS, torch.float32), claim=fault)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [1e-8, 1e-3])
+def test_a_zero_gradient_from_a_fresh_state_moves_nothing(adam, dtype, eps):
+    """0 / (0 + eps) is 0 in every type."""
+    require(dtype, adam.device)
+    p = adam.parameter(torch.ones(3, dtype=dtype, device=adam.device))
+
+    apply_step(adam([p], eps=eps), [p], [torch.zeros_like(p)])
+
+    assert_identical(p, torch.ones(3, dtype=dtype), claim="parameter after a zero gradient")
+
+
+@pytest.mark.claim("4.2/epsilon")
+def test_the_default_epsilon_is_zero_in_float16_and_in_no_other_type():
+    """So 0/0 is what a zero gradient comes to; the defect ``adam-float16-zero-gradient`` is its consequence."""
+    vanishes = {dtype for dtype in DTYPES if torch.tensor(1e-8, dtype=dtype) == 0}
+
+    assert vanishes == {torch.float16}
+    assert smallest_subnormal(torch.float16) / 2 > 1e-8
+
+
+@pytest.mark.parametrize("gradient", [0.0, 1.0])
+def test_a_learning_rate_of_zero_moves_nothing(adam, gradient):
+    p = adam.parameter(torch.ones(3, device=adam.device))
+
+    apply_step(adam([p], lr=0.0), [p], [torch.full_like(p, gradient)])
+
+    assert_identical(p, torch.ones(3), claim="parameter at lr 0")
+
+
+def test_the_step_count_goes_on_past_two_to_the_24(adam):
+    """Where float32 stops counting by ones."""
+    p = adam.parameter(torch.zeros(1, device=adam.device))
+    optimizer = adam([p])
+    apply_step(optimizer, [p], [torch.ones_like(p)])
+    write(optimizer, p, read(optimizer, p)._replace(t=2**24))
+
+    apply_step(optimizer, [p], [torch.ones_like(p)])
+
+    assert read(optimizer, p).t == 2**24 + 1
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One compiled optimizer a type, at torch's default hyper-parameters: compiling takes seconds."""
+    if not COMPILED.runs_on(CPU):
+        pytest.skip("torch.compile takes an optimizer's step from torch 2.3 on")
+    adam = AdamUnderTest(COMPILED, CPU)
+    built = {}
+    for dtype in (torch.float32, torch.float64):
+        p = adam.parameter(torch.zeros(3, dtype=dtype))
+        built[dtype] = adam([p]), p
+        apply_step(*built[dtype][:1], [p], [torch.ones_like(p)])
+    return built
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@given(data=st.data())
+def test_one_compiled_step_from_any_state_is_the_pages(compiled, dtype, data):
+    """At the default hyper-parameters: each other set of them would be compiled anew."""
+    optimizer, p = compiled[dtype]
+    hyper = Hyper(LR, 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
+    state, g = data.draw(states((3,), dtype, amsgrad=False), label="state, g")
+    expected = one_step(state, g, hyper, tensor_scalars=COMPILED.tensor_scalars)
+    write(optimizer, p, state)
+
+    apply_step(optimizer, [p], [g])
+
+    assert_expected(read(optimizer, p), expected, state.t + 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lr", -1.0), ("eps", -1e-8), ("betas", (-0.1, 0.9)), ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)),
+     ("betas", (0.9, float("nan"))), ("weight_decay", -1.0), ("lr", float("nan")), ("eps", float("nan"))],
+)  # fmt: skip
+def test_an_invalid_hyper_parameter_is_refused(adam, option, value):
+    with pytest.raises(ValueError, match=r"Invalid|Tensor lr"):
+        adam([adam.parameter(torch.zeros(1))], **{option: value})

@@ -1,0 +1,325 @@
+"""Laws of Adam that hold to the bit, whatever the numbers: scaling, symmetry, independence, bookkeeping."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.assertions import assert_identical, assert_within, refuted
+from tests.bounds import gamma
+from tests.strategies import LAYOUTS, floats, place, tensors
+from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
+
+SHAPE = (2, 5)  # past four lanes and eight, so that vector loops meet their tails
+STEPS = 3
+
+# Far from the ends of float32: squares, and squares scaled by 2^±20, stay normal.
+moderate = floats(torch.float32, min_exponent=-10, max_exponent=10)
+parameters = tensors(SHAPE, elements=moderate)
+runs = st.lists(tensors(SHAPE, elements=moderate), min_size=STEPS, max_size=STEPS)
+
+
+def trajectory(adam, start, gradients, **options):
+    """Step along the gradients, from ``start``; return the parameter after each step."""
+    p = adam.parameter(start.clone().to(adam.device))
+    optimizer = adam([p], **options)
+    visited = []
+    for g in gradients:
+        apply_step(optimizer, [p], [g.to(adam.device)])
+        visited.append(p.detach().clone())
+    return torch.stack(visited)
+
+
+@given(p=parameters, gradients=runs, k=st.integers(-20, 20), eps=st.sampled_from([0.0, 2.0**-27]))
+def test_scaling_the_gradients_and_epsilon_by_a_power_of_two_changes_nothing(adam, p, gradients, k, eps):
+    """Adam's magnitudes of parameter updates are invariant to rescaling: Kingma and Ba 2015, abstract."""
+    gradients = [g + (g == 0) for g in gradients]  # with eps = 0, a zero gradient is 0/0
+
+    scaled = trajectory(adam, p, [g * 2.0**k for g in gradients], eps=eps * 2.0**k)
+
+    assert_identical(scaled, trajectory(adam, p, gradients, eps=eps), claim="trajectory")
+
+
+@given(p=parameters, gradients=runs)
+def test_negating_the_start_and_the_gradients_negates_the_trajectory(adam, p, gradients):
+    mirrored = trajectory(adam, -p, [-g for g in gradients])
+
+    assert_identical(mirrored + 0.0, -trajectory(adam, p, gradients) + 0.0, claim="trajectory")
+
+
+@given(p=parameters, gradients=runs)
+def test_maximizing_is_minimizing_with_the_gradients_negated(adam, p, gradients):
+    maximized = trajectory(adam, p, gradients, maximize=True)
+
+    assert_identical(maximized, trajectory(adam, p, [-g for g in gradients]), claim="trajectory")
+
+
+@given(g=tensors(SHAPE, elements=moderate))
+def test_twice_the_learning_rate_is_twice_the_displacement(adam, g):
+    """From 0, where nothing is rounded away."""
+    start = torch.zeros(SHAPE)
+
+    double = trajectory(adam, start, [g], lr=2 * LR)
+
+    assert_identical(double, 2 * trajectory(adam, start, [g]), claim="displacement")
+
+
+@given(p=parameters, gradients=runs)
+def test_splitting_and_permuting_parameters_changes_nothing(adam, p, gradients):
+    """Every entry goes its own way: one matrix moves as its rows do, in whichever order they are given."""
+    rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
+    optimizer = adam(reversed(rows))
+    for g in gradients:
+        apply_step(optimizer, rows, list(g.to(adam.device)))
+
+    whole = trajectory(adam, p, gradients)
+
+    assert_identical(torch.stack([row.detach() for row in rows]), whole[-1], claim="parameter")
+
+
+@pytest.mark.parametrize("gradient_layout", [*LAYOUTS, "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_of_parameter_and_gradient_changes_nothing(adam, layout, gradient_layout):
+    """Neither the bits of the parameter nor the memory around it; three steps, with weight decay."""
+    generator = torch.Generator().manual_seed(1996)
+    start = torch.randn(SHAPE, generator=generator)
+    gradients = torch.randn((STEPS, *SHAPE), generator=generator)
+    if gradient_layout == "expanded":  # one row, repeated without memory of its own
+        gradients = gradients[:, :1].expand(STEPS, *SHAPE)
+    placed = place(start.to(adam.device), layout)
+    p = adam.parameter(placed.tensor)
+    optimizer = adam([p], weight_decay=0.1)
+
+    for g in gradients.to(adam.device):
+        apply_step(optimizer, [p], [g if gradient_layout == "expanded" else place(g, gradient_layout).tensor])
+
+    expected = trajectory(adam, start, [g.contiguous() for g in gradients], weight_decay=0.1)[-1]
+    assert placed.guard_is_intact(), f"memory around the {layout} parameter was written to"
+    assert_identical(placed.tensor, expected, claim=f"{layout} parameter, {gradient_layout} gradient")
+
+
+@given(p=parameters, gradients=runs, position=st.integers(0, 2))
+def test_an_empty_parameter_anywhere_in_the_list_changes_nothing(adam, p, gradients, position):
+    rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
+    empty = adam.parameter(torch.zeros((0, 3), device=adam.device))
+    together = [*rows[:position], empty, *rows[position:]]
+    optimizer = adam(together)
+    for g in gradients:
+        on_rows = list(g.to(adam.device))
+        apply_step(optimizer, together, [*on_rows[:position], torch.zeros_like(empty), *on_rows[position:]])
+
+    whole = trajectory(adam, p, gradients)
+
+    assert_identical(torch.stack([row.detach() for row in rows]), whole[-1], claim="parameter")
+
+
+@given(p=parameters, gradients=runs)
+def test_neither_gradients_nor_options_are_written_to(adam, p, gradients):
+    p = adam.parameter(p.clone().to(adam.device))
+    kept_gradients = [g.clone() for g in gradients]
+    optimizer = adam([p], maximize=True, weight_decay=0.1, amsgrad=True)
+    before = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+
+    for g in gradients:
+        apply_step(optimizer, [p], [g.to(adam.device)])
+
+    assert {name: value for name, value in optimizer.param_groups[0].items() if name != "params"} == before
+    for g, kept in zip(gradients, kept_gradients, strict=True):
+        assert_identical(g, kept, claim="gradient")
+
+
+def test_the_callers_group_is_not_written_to(adam):
+    """A group that is filled in with one optimizer's defaults would take them to the next."""
+    group = {"params": [adam.parameter(torch.zeros(3, device=adam.device))], "lr": LR}
+    before = copy.copy(group)
+
+    adam([group], weight_decay=0.1)
+
+    assert group.keys() == before.keys()
+
+
+def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
+    moved, still = (adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab")
+    optimizer = adam([still, moved])
+
+    apply_step(optimizer, [still, moved], [None, torch.ones_like(moved)])
+
+    assert set(optimizer.state) == {moved}
+    assert_identical(still, torch.ones(3), claim="parameter without a gradient")
+
+
+@given(p=parameters, gradients=runs, data=st.data())
+def test_parameter_groups_go_their_own_ways_in_any_order(adam, p, gradients, data):
+    """Two groups with options of their own, one of them perhaps added on the way."""
+    options = [{"eps": 1e-3, "weight_decay": 0.1}, {"betas": (0.5, 0.9), "amsgrad": True}]
+    late = data.draw(st.booleans(), label="second group added after the first step")
+    order = [0, 1] if late else data.draw(st.permutations([0, 1]), label="order")
+    rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
+    groups = [{"params": [row], **own} for row, own in zip(rows, options, strict=True)]
+    optimizer = adam([groups[i] for i in order[: 1 if late else 2]])
+    for i, g in enumerate(gradients):
+        if late and i == 1:
+            optimizer.add_param_group(groups[1])
+        apply_step(optimizer, rows, list(g.to(adam.device)))
+
+    for i, row in enumerate(rows):
+        own_gradients = [g[i] for g in gradients][1 if late and i == 1 else 0 :]
+        expected = trajectory(adam, p[i], own_gradients, **options[i])[-1]
+        assert_identical(row, expected, claim=f"parameter of group {i}")
+
+
+@pytest.mark.claim("4.2/memory")
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_state_is_two_tensors_a_parameter_and_a_count(adam, amsgrad):
+    """Of the parameter's shape, type and device; AMSGrad keeps one more. The same for every implementation."""
+    p = adam.parameter(torch.ones(SHAPE, device=adam.device))
+    optimizer = adam([p], amsgrad=amsgrad)
+    apply_step(optimizer, [p], [torch.ones_like(p)])
+
+    state = dict(optimizer.state[p])
+
+    assert float(state.pop("step")) == 1
+    assert set(state) == {"exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if amsgrad else set())
+    assert all((s.shape, s.dtype, s.device) == (p.shape, p.dtype, p.device) for s in state.values())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"lr": 2 * LR}, {"betas": (0.5, 0.999)}, {"betas": (0.9, 0.5)}, {"eps": 1.0}, {"weight_decay": 0.1},
+     {"weight_decay": 0.1, "decoupled": True}, {"amsgrad": True}, {"maximize": True}],
+    ids=str,
+)  # fmt: skip
+def test_every_option_changes_the_trajectory(adam, option):
+    """The gradients shrink, so that AMSGrad's maximum tells."""
+    gradients = [torch.full(SHAPE, 4.0), torch.full(SHAPE, 2.0**-5), torch.full(SHAPE, 2.0**-6)]
+    usual = trajectory(adam, torch.ones(SHAPE), gradients)
+
+    changed = trajectory(adam, torch.ones(SHAPE), gradients, **option)
+
+    assert not torch.equal(changed, usual)
+
+
+@given(p=parameters, gradients=runs)
+def test_the_two_weight_decays_agree_at_zero_and_differ_elsewhere(adam, p, gradients):
+    p = p + (p == 0)
+    without = [trajectory(adam, p, gradients, weight_decay=0.0, decoupled=decoupled) for decoupled in (False, True)]
+    with_decay = [trajectory(adam, p, gradients, weight_decay=0.5, decoupled=decoupled) for decoupled in (False, True)]
+
+    assert_identical(*without, claim="without decay")
+    assert not torch.equal(*with_decay)
+
+
+# Float32: m and v three each a step, as many again for the ratio; the bound's own factors are float64.
+def step_ratio_rtol(steps):
+    return gamma(6 * steps + 8, torch.float32)
+
+
+def cauchy_schwarz(t, beta1, beta2):
+    """Bound |m_hat| / sqrt(v_hat) after ``t`` steps, for any gradients whatever.
+
+    m_t is the inner product of the weights (1 - b1) b1^i / sqrt(b2^i) with sqrt(b2^i) g_i, and the squared
+    norm of the latter is v_t / (1 - b2); Cauchy and Schwarz give the rest. With r = b1^2 / b2:
+    (1 - b1) / (1 - b1^t) * sqrt((1 - r^t) / (1 - r)) * sqrt((1 - b2^t) / (1 - b2)).
+    """
+    r = beta1**2 / beta2
+    return (1 - beta1) / (1 - beta1**t) * ((1 - r**t) / (1 - r)) ** 0.5 * ((1 - beta2**t) / (1 - beta2)) ** 0.5
+
+
+lengths = st.integers(1, 12)
+
+
+def longest_step(adam, gradients, betas):
+    """Take all but the last step at lr 0, the last at lr 1 from 0: return its largest entry."""
+    p = adam.parameter(torch.zeros(SHAPE, device=adam.device))
+    optimizer = adam([p], lr=1.0, betas=betas, eps=1e-30)
+    for g in gradients:
+        with torch.no_grad():
+            p.zero_()
+        apply_step(optimizer, [p], [g.to(adam.device)])
+    return p.detach().abs().max().item()
+
+
+@given(data=st.data(), t=lengths, betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.5)]))
+def test_no_step_is_longer_than_cauchy_and_schwarz_allow(adam, data, t, betas):
+    """In units of the learning rate, and for any sequence of gradients."""
+    gradients = [data.draw(tensors(SHAPE, elements=moderate)) for _ in range(t)]
+
+    longest = longest_step(adam, gradients, betas)
+
+    limit = cauchy_schwarz(t, *betas) * (1 + step_ratio_rtol(t))
+    if adam.implementation.tensor_scalars:  # as in test_adam.py: float32 corrections cancel
+        limit *= 1 + gamma(2 * t, torch.float32) * (1 / (1 - betas[0]) + 1 / (1 - betas[1]) / 2)
+    assert longest <= limit, f"step {t} is {longest} lr, but should be at most {limit} lr"
+
+
+@pytest.mark.parametrize("t", [1, 2, 5, 12])
+def test_the_gradients_that_attain_cauchy_and_schwarz_come_within_rounding_of_the_limit(adam, t):
+    """So the limit is not slack: equality where sqrt(b2^i) g_i is proportional to the weights."""
+    beta1, beta2 = 0.5, 0.9
+    gradients = [torch.full(SHAPE, (beta1 / beta2) ** (t - 1 - i)) for i in range(t)]
+
+    longest = longest_step(adam, gradients, (beta1, beta2))
+
+    rtol = step_ratio_rtol(t) + gamma(2 * t, torch.float32) * (1 / (1 - beta1) + 1 / (1 - beta2) / 2)
+    assert_within(torch.tensor(longest), cauchy_schwarz(t, beta1, beta2), rtol=rtol, claim=f"step {t} in units of lr")
+
+
+@refuted
+@given(data=st.data())
+def test_no_later_step_is_longer_than_the_learning_rate_would_be_refuted(data):
+    """True of the first step only."""
+    gradients = [data.draw(tensors(SHAPE, elements=moderate)) for _ in range(4)]
+
+    assert longest_step(AdamUnderTest(FOR_LOOP, torch.device("cpu")), gradients, (0.5, 0.9)) <= 1 + step_ratio_rtol(4)
+
+
+@pytest.mark.claim("4.2/adagrad-and-rmsprop")
+@given(gradients=runs)
+def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradients):
+    """beta1 = 0. torch's RMSprop has no correction, so its eps = 0 step is Adam's times sqrt(1 - beta2^t)."""
+    beta2 = 0.9
+    gradients = [(g + (g == 0)).double() for g in gradients]
+    actual = last_displacement(adam, gradients, lr=LR, betas=(0.0, beta2), eps=0.0)
+
+    rmsprop = last_displacement(torch.optim.RMSprop, gradients, lr=LR, alpha=beta2, eps=0.0)
+
+    # Both sides: v three roundings a step; root, correction, quotient and product.
+    rtol = gamma(6 * STEPS + 12, torch.float64)
+    if adam.implementation.tensor_scalars:
+        rtol += gamma(2 * STEPS, torch.float32) / (1 - beta2)  # corrected in float32: a known defect, not this claim
+    assert_within(actual, rmsprop * (1 - beta2**STEPS) ** 0.5, rtol=rtol, claim="displacement")
+
+
+@pytest.mark.claim("4.2/adagrad-and-rmsprop")
+@given(gradients=runs)
+def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
+    """beta1 = 0, 1 - beta2 = d small, and lr / sqrt(t): Kingma and Ba 2015, §5.
+
+    v_hat is then a weighted mean of the squares whose weights differ by at most (1 - d)^t, so the root is off
+    by at most t d; and 1 - beta2^t is computed with an error of 2^-53, a share 2^-53 / d of it.
+    """
+    d = 2.0**-26
+    gradients = [(g + (g == 0)).double() for g in gradients]
+    actual = last_displacement(adam, gradients, lr=LR / STEPS**0.5, betas=(0.0, 1 - d), eps=0.0)
+
+    adagrad = last_displacement(torch.optim.Adagrad, gradients, lr=LR, eps=0.0)
+
+    rtol = STEPS * d + 2.0**-53 / d + gamma(6 * STEPS + 12, torch.float64)
+    if adam.implementation.tensor_scalars:
+        return  # float32 holds no 1 - 2^-26
+    assert_within(actual, adagrad, rtol=rtol, claim="displacement")
+
+
+def last_displacement(optimizer_class, gradients, **options):
+    """Step from 0 each time, so that nothing is rounded away; return where the last step leads."""
+    under_test = isinstance(optimizer_class, AdamUnderTest)
+    p = torch.zeros(SHAPE, dtype=torch.float64, device=optimizer_class.device if under_test else "cpu")
+    p = optimizer_class.parameter(p) if under_test else p.requires_grad_()
+    optimizer = optimizer_class([p], **options)
+    for g in gradients:
+        with torch.no_grad():
+            p.zero_()
+        apply_step(optimizer, [p], [g.to(p.device)])
+    return p.detach().cpu()

@@ -1,0 +1,53 @@
+"""The ledgers are complete, true to the tests, and rendered as they stand."""
+
+import ast
+import contextlib
+
+import pytest
+
+from tests import ledger
+from tests.conftest import alive
+
+CLAIMS, DEFECTS = ledger.claims(), ledger.defects()
+
+
+def test_every_claim_has_a_test_and_every_mark_names_a_claim():
+    marked = {claim for claim, _, _ in ledger.claim_marks()}
+
+    assert set(CLAIMS) - marked == set(), "claims that nothing decides"
+    assert marked - set(CLAIMS) == set(), "marks that name no claim"
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=list(CLAIMS))
+def test_a_claim_holds_or_is_refuted_and_then_corrected(claim):
+    assert claim["verdict"] in {"holds", "refuted"}
+    assert ("correction" in claim) == (claim["verdict"] == "refuted")
+
+
+@pytest.mark.parametrize("path", ledger.PAGES, ids=lambda path: path.name)
+def test_a_page_shows_the_ledger_as_it_stands(path):
+    assert path.read_text("utf-8") == ledger.PAGES[path](), "stale: run python -m tests.ledger"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("defect", DEFECTS.values(), ids=list(DEFECTS))
+def test_a_reproduction_is_short_and_fails_where_the_defect_is_and_only_there(defect):
+    lines = [line for line in defect["reproduction"].splitlines() if line.strip()]
+    assert len(lines) <= 10
+
+    reproduction = compile(defect["reproduction"], defect["id"], "exec")
+
+    if alive(defect):
+        with pytest.raises(AssertionError):
+            exec(reproduction, {})
+    else:
+        with contextlib.suppress(RuntimeError, TypeError, AttributeError):  # a version without the feature
+            exec(reproduction, {})
+
+
+@pytest.mark.parametrize("defect", DEFECTS.values(), ids=list(DEFECTS))
+def test_a_defect_names_tests_that_exist(defect):
+    trees = [ast.parse(path.read_text("utf-8")) for path in ledger.TESTS.glob("test_*.py")]
+    names = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+    assert {cell["test"] for cell in defect["cell"]} <= names

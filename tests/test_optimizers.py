@@ -1,0 +1,85 @@
+"""What holds for any of torch's fused optimizers: memory layouts, skipped steps, and loading."""
+
+import pytest
+import torch
+
+from tests.assertions import assert_identical
+from tests.strategies import LAYOUTS, place
+from tests.targets import TORCH, apply_step
+
+SHAPE = (3, 5)
+
+# The optimizers with a fused kernel on the CPU, with what makes them keep state; and the first torch with it.
+FUSED = {
+    "Adam": (torch.optim.Adam, {}, (2, 4)),
+    "AdamW": (torch.optim.AdamW, {}, (2, 4)),
+    "SGD": (torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}, (2, 4)),
+    "Adagrad": (torch.optim.Adagrad, {}, (2, 4)),
+}
+
+
+@pytest.fixture(params=FUSED)
+def fused(request):
+    """Build a fused optimizer, or its plain twin."""
+    cls, options, since = FUSED[request.param]
+    if since > TORCH:
+        pytest.skip(f"{request.param} is fused on the CPU from torch {'.'.join(map(str, since))} on")
+    return lambda parameters, fused=True: cls(
+        parameters, **options, **({"fused": True} if fused else {"foreach": False})
+    )
+
+
+def gradients(count):
+    return torch.randn((count, *SHAPE), generator=torch.Generator().manual_seed(1996))
+
+
+@pytest.mark.parametrize("gradient_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_fused_step_is_the_same_in_every_layout(fused, layout, gradient_layout):
+    """Bit for bit, and nothing outside the parameter is written to."""
+    start, *steps = gradients(4)
+    placed, plain = place(start, layout), start.clone()
+    views, contiguous = [placed.tensor.requires_grad_()], [plain.requires_grad_()]
+    optimizer, twin = fused(views), fused(contiguous)
+
+    for g in steps:
+        apply_step(optimizer, views, [place(g, gradient_layout).tensor])
+        apply_step(twin, contiguous, [g])
+
+    placed.base.detach_()
+    assert placed.guard_is_intact(), f"memory around the {layout} parameter was written to"
+    assert_identical(placed.tensor, plain, claim=f"{layout} parameter, {gradient_layout} gradient")
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_skipped_step_changes_nothing_then_or_later(fused, skipped):
+    """As a gradient scaler skips it, by ``found_inf``: parameter, state and all steps after are those without it."""
+    start, *steps = gradients(4)
+    p, untouched = start.clone().requires_grad_(), start.clone().requires_grad_()
+    optimizer, twin = fused([p]), fused([untouched])
+
+    for i, g in enumerate(steps):
+        if i == skipped:
+            optimizer.found_inf = torch.tensor(1.0)
+            optimizer.grad_scale = torch.tensor(1.0)
+            apply_step(optimizer, [p], [torch.full(SHAPE, torch.inf)])
+            del optimizer.found_inf, optimizer.grad_scale
+        apply_step(optimizer, [p], [g])
+        apply_step(twin, [untouched], [g])
+
+    assert_identical(p, untouched, claim="parameter")
+    for name, value in twin.state[untouched].items():
+        assert_identical(torch.as_tensor(optimizer.state[p][name]), torch.as_tensor(value), claim=name)
+
+
+@pytest.mark.parametrize("option", ["lr", "foreach", "fused"])
+def test_an_option_given_to_the_constructor_survives_loading(option):
+    """A caller who asks for an option after reading the checkpoint's documentation gets it."""
+    values = {"lr": (1e-3, 1e-4), "foreach": (False, True), "fused": (False, True)}[option]
+    if option == "fused" and TORCH < (2, 4):
+        pytest.skip("fused on the CPU from torch 2.4 on")
+    saved, loaded = (torch.optim.Adam([torch.zeros(1, requires_grad=True)], **{option: value}) for value in values)
+
+    loaded.load_state_dict(saved.state_dict())
+
+    assert loaded.param_groups[0][option] == values[1]
