@@ -1,5 +1,6 @@
 """The suite's own plugin: what is under test, the ledger of claims, and defects expected where they live."""
 
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -39,8 +40,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     for item in items:
         for mark in item.iter_markers("claim"):
             item.user_properties += [("claim", claim) for claim in mark.args]
-    if config.getoption("--adam"):
-        return  # the ledger speaks of torch's implementations
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        axes = (
+            str(parameters[name]).removeprefix("torch.") for name in ("adam", "device", "dtype") if name in parameters
+        )
+        item.user_properties += [("axis", axis) for axis in axes]
+    if config.getoption("--adam"):  # what speaks of torch has no say: neither other tests nor the ledger of its defects
+        others = [item for item in items if "adam" not in item.fixturenames]
+        items[:] = [item for item in items if "adam" in item.fixturenames]
+        config.hook.pytest_deselected(items=others)
+        return
     narrowed = any("::" in argument for argument in config.args)
     for id_, defect in ledger.defects().items():
         if not alive(defect):
@@ -79,33 +88,56 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 class _Tally:
     """Count what was decided, from the reports: under xdist they come from the workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
         self.decided: set[str] = set()
         self.failed: set[str] = set()
         self.alive: set[str] = set()
+        self.checks: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        for kind, id_ in report.user_properties:
-            if kind == "defect" and hasattr(report, "wasxfail") and report.skipped:
-                self.alive.add(id_)
-            elif kind == "claim" and report.failed:
-                self.failed.add(id_)
-            elif kind == "claim" and report.when == "call" and (report.passed or hasattr(report, "wasxfail")):
-                self.decided.add(id_)
+        as_expected = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
+        for kind, name in report.user_properties:
+            if kind == "axis":
+                self.checks[name] += as_expected
+            elif kind == "defect":
+                self.alive |= {name} if as_expected and report.skipped else set()
+            elif report.failed:
+                self.failed.add(name)
+            elif as_expected:
+                self.decided.add(name)
+
+    def missing(self) -> dict[str, int]:
+        """Return by how many checks a whole run on the CPU falls short of the floor; a partial run cannot."""
+        options = self.config.option
+        partial = options.keyword or options.markexpr or options.adam or options.device != "all"
+        if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
+            return {}
+        floor = tomllib.loads((ledger.TESTS / "floor.toml").read_text("utf-8"))["checks"]
+        return {axis: count - self.checks[axis] for axis, count in floor.items() if self.checks[axis] < count}
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.missing() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         claims = ledger.claims()
         decided = claims.keys() & (self.decided - self.failed)
         verdicts = Counter(claims[id_]["verdict"] for id_ in decided)
-        terminalreporter.write_line(
+        write = terminalreporter.write_line
+        write("checks: " + ", ".join(f"{axis} {count}" for axis, count in sorted(self.checks.items())))
+        for axis, count in self.missing().items():
+            write(f"checks: {axis} falls {count} short of tests/floor.toml: what no longer runs?", red=True)
+        write(
+            f"defects: {len(self.alive)} of {len(ledger.defects())} known ones show in torch {torch.__version__} "
+            f"and lightning {version('lightning')}"
+        )
+        write(
             f"claims: {verdicts['holds']} hold, {verdicts['refuted']} are refuted as expected, "
             f"{len(claims) - len(decided)} went unchecked"
-        )
-        terminalreporter.write_line(
-            f"defects: {len(self.alive)} of {len(ledger.defects())} known ones are alive in torch {torch.__version__} "
-            f"and lightning {version('lightning')}, in the cells run"
         )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(_Tally(), "simplenet-tally")
+    if not hasattr(config, "workerinput"):  # under xdist, the controller counts
+        config.pluginmanager.register(_Tally(config), "simplenet-tally")

@@ -145,21 +145,27 @@ LARGEST_SCALE = 12
 
 
 @st.composite
-def hypers(draw: st.DrawFn, dtype: torch.dtype) -> Hyper:
+def hypers(draw: st.DrawFn, dtype: torch.dtype, options: frozenset[str]) -> Hyper:
     """Draw hyper-parameters; a learning rate of 0 has a test of its own.
 
     float16 holds nothing between 0 and 6e-8, and nothing above 65504: there, beta2 stays below one at which
     (1 - beta2) g^2 would vanish for g near 1, beta1 below one at which 1/(1 - beta1) would overflow, and
     epsilon is a number that is not 0 in float16.
+
+    Args:
+        draw: Given by Hypothesis.
+        dtype: Of the parameters.
+        options: What the implementation has, as in ``tests.targets.Implementation``.
     """
     small = dtype is torch.float16
-    flags = {name: draw(st.booleans(), label=name) for name in ("decoupled", "amsgrad", "maximize")}
+    flags = {name: name in options and draw(st.booleans(), label=name) for name in ("amsgrad", "maximize")}
+    flags["decoupled"] = "decoupled" in options and ("L2" not in options or draw(st.booleans(), label="decoupled"))
     return Hyper(
         lr=draw(floats(torch.float32, min_exponent=-14, max_exponent=1, signed=False).filter(bool), label="lr"),
         beta1=draw(st.sampled_from(BETAS[:3] if small else BETAS), label="beta1"),
         beta2=draw(st.sampled_from(BETAS[:4] if small else BETAS), label="beta2"),
         eps=draw(st.sampled_from(EPSILONS[3:] if small else EPSILONS), label="eps"),
-        weight_decay=draw(st.sampled_from([0.0, 0.0, 2**-7, 0.1]), label="weight_decay"),
+        weight_decay=draw(st.sampled_from([0.0, 0.1]), label="weight_decay") if "weight_decay" in options else 0.0,
         **flags,
     )
 

@@ -5,6 +5,7 @@ puts another in their place.
 """
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Implementation:
         since: The first torch with it, by device type; no entry, no support.
         tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
+        options: The options it has; ``decoupled`` or ``L2`` for the weight decay that it has.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Implementation:
     since: dict[str, tuple[int, int]] = field(default_factory=lambda: {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)})
     tensor_scalars: bool = False
     build: Callable[..., Optimizer] = _plain
+    options: frozenset[str] = frozenset({"amsgrad", "maximize", "weight_decay", "decoupled", "L2"})
 
     def runs_on(self, device: torch.device) -> bool:
         """Whether this torch has it on that device."""
@@ -94,10 +97,21 @@ class AdamUnderTest:
         return values.detach().requires_grad_(not self.implementation.flags.get("differentiable"))
 
     def __call__(self, parameters: Iterable[Any], *, decoupled: bool = False, **options: Any) -> Optimizer:
-        """Build an optimizer; ``decoupled`` chooses AdamW's weight decay."""
-        cls = AdamW if decoupled else Adam
+        """Build an optimizer; ``decoupled`` chooses AdamW's weight decay. Skip the test where it lacks an option."""
+        chosen = {name for name in ("amsgrad", "maximize", "weight_decay") if options.get(name)}
+        if "weight_decay" in chosen:
+            chosen.add("decoupled" if decoupled else "L2")
+        if lacking := chosen - self.implementation.options:
+            pytest.skip(f"{self.implementation.name} does not have {', '.join(sorted(lacking))}")
+        # An option that is off need not exist.
+        has = self.implementation.options | {"lr", "eps", "betas"}
+        options = {name: value for name, value in options.items() if value or name in has}
         options.setdefault("lr", LR)
-        return self.implementation.build(cls, parameters, **self.implementation.flags, **options)
+        if "weight_decay" in has:  # AdamW's is on by default
+            options.setdefault("weight_decay", 0.0)
+        return self.implementation.build(
+            AdamW if decoupled else Adam, parameters, **self.implementation.flags, **options
+        )
 
 
 def devices(config: pytest.Config) -> list[torch.device]:
@@ -133,7 +147,14 @@ def _user_implementation(path: str) -> Implementation:
     def build(_torchs: type[Optimizer], parameters: Iterable[Any], **options: Any) -> Optimizer:
         return cls(parameters, **options)
 
-    return Implementation(name, build=build)
+    has = set(inspect.signature(cls).parameters)
+    if "weight_decay" in has:
+        # Decay alone moves a parameter without a gradient; L2 decay goes through the first moment.
+        p = torch.ones(1, requires_grad=True)
+        probe = cls([p], lr=LR, weight_decay=0.1)
+        apply_step(probe, [p], [torch.zeros(1)])
+        has.add("L2" if probe.state[p]["exp_avg"].any() else "decoupled")
+    return Implementation(name, build=build, options=Implementation.options & has)
 
 
 def require(dtype: torch.dtype, device: torch.device) -> None:

@@ -19,7 +19,7 @@ shapes = st.sampled_from([(), (1,), (3,), (2, 2)])
 
 def check_one_step(adam, data, dtype, **choices):
     """Take one step from a drawn state; parameter and state have to end where the page says."""
-    hyper = data.draw(hypers(dtype), label="hyper")
+    hyper = data.draw(hypers(dtype, adam.implementation.options), label="hyper")
     state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=adam.implementation.tensor_scalars, **choices)
     assume(expected.bounded)
