@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
+from simplenet import reference
 from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from tests.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
 from tests.strategies import DTYPES, LAYOUTS, floats, place
@@ -85,6 +86,25 @@ def test_a_ball_that_forgets_its_roundings_would_be_caught(data):
     a, b = (torch.tensor(data.draw(floats(torch.float32, min_exponent=-20, max_exponent=20))) for _ in "ab")
 
     assert Ball(a.item(), dtype=torch.float32).centre * b.item() == mpmath.mpf((a * b).item())
+
+
+@given(numerator=st.integers(1, 100))
+def test_a_change_of_sign_keeps_every_digit_of_a_ball(numerator):
+    ball = Ball(numerator, dtype=torch.float64) / 7
+
+    negative = -ball
+
+    assert (-negative).centre == ball.centre == abs(negative).centre
+
+
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_a_ball_holds_the_sigmoid_that_torch_computes(data, dtype):
+    """From any finite number: where it is subnormal, torch's is 0."""
+    value = data.draw(floats(dtype))
+
+    actual = torch.sigmoid(torch.tensor([value], dtype=dtype))
+
+    assert_in_balls(actual, reference.sigmoid(balls([value], dtype=dtype)), claim=f"sigmoid({value!r})")
 
 
 def test_a_quotient_by_a_ball_around_zero_is_unbounded():
