@@ -1,7 +1,9 @@
 """One voice for failures: what was observed, what was permitted, and where."""
 
 import inspect
+import math
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -56,26 +58,27 @@ def assert_in_balls(actual: Tensor, expected: np.ndarray, *, claim: str) -> None
     assert tuple(actual.shape) == expected.shape, (
         f"{claim}: shape is {tuple(actual.shape)}, but should be {expected.shape}"
     )
-    values = np.array(actual.detach().cpu().double().tolist(), dtype=object)
-    centres = np.vectorize(lambda ball: ball.centre, otypes=[object])(expected)
-    radii = np.vectorize(lambda ball: ball.radius, otypes=[object])(expected)
-    _demand(values, centres, radii, claim)
+    centres, radii = (np.vectorize(attrgetter(name), otypes=[object])(expected) for name in ("centre", "radius"))
+    _demand(actual.detach().cpu().double().numpy(), centres, radii, claim)
 
 
 def _demand(values: np.ndarray, expected: np.ndarray, permitted: np.ndarray, claim: str) -> None:
     __tracebackhide__ = True
     worst = None
     for where in np.ndindex(expected.shape):
-        error = abs(expected[where] - values[where])
-        if not error <= permitted[where]:
-            ratio = float(error / permitted[where]) if permitted[where] else float("inf")
-            if worst is None or not ratio <= worst[0]:
+        value, limit = values[where].item(), permitted[where]
+        assert math.isfinite(limit), f"{claim}: error may be {limit} [entry {where}]: the bound says nothing"
+        finite = math.isfinite(value) and math.isfinite(expected[where])
+        error = abs(expected[where] - type(expected[where])(value)) if finite else math.inf
+        if error > limit:
+            ratio = float(error / limit) if finite and limit else math.inf
+            if worst is None or ratio > worst[0]:
                 worst = ratio, where, error
     if worst is not None:
         ratio, where, error = worst
         raise AssertionError(
             f"{claim}: error is {float(error):.3g}, but should be at most {float(permitted[where]):.3g}, "
-            f"{ratio:.3g} times less [entry {where}: actual={float(values[where])!r}, "
+            f"{ratio:.3g} times less [entry {where}: actual={values[where].item()!r}, "
             f"expected={float(expected[where])!r}]"
         )
 

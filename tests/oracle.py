@@ -90,7 +90,7 @@ class Expected(NamedTuple):
     @property
     def bounded(self) -> bool:
         """Whether the bound says anything: false where rounding alone may make a denominator vanish."""
-        return all(np.isfinite(float(ball.radius)) for ball in self.p)
+        return all(ball.radius.is_finite() for ball in self.p)
 
 
 def one_step(state: State, g: Tensor, hyper: Hyper, *, tensor_scalars: bool, roundings: float = ROUNDINGS) -> Expected:

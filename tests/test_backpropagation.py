@@ -1,0 +1,298 @@
+"""The gradient is the chain rule's, whoever computes it.
+
+Four of them are asked: the formulas by hand (``simplenet.reference``), the difference quotient, and
+autograd backward and forward.  The formulas are the judge; the difference quotient judges them.
+
+References:
+    The notebook, §4.3.
+"""
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, jacfwd, vmap
+
+from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference
+from tests.assertions import assert_identical, assert_in_balls, refuted
+from tests.bounds import in_balls
+from tests.strategies import architectures, batches, few, networks
+
+# On its first use forward mode compiles rules by torch.jit, which torch itself deprecates.
+forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+dtypes = st.sampled_from([torch.float32, torch.float64])
+two_sigmoids = st.just("derivation")
+
+
+def backward(net, x, y):
+    """Return the gradients of the MSE by autograd, in the order of the parameters."""
+    net.zero_grad()
+    mse_loss(net(x), y).backward()
+    return [parameter.grad.clone() for parameter in net.parameters()]
+
+
+def by_hand(net, x, y):
+    """Return the same by the chain rule, as balls.
+
+    Their radii hold for every implementation that multiplies the same factors and adds over the same
+    units and rows, in whatever order.
+    """
+    return reference.gradients(*in_balls(net, x, y), net.hparams["architecture"])
+
+
+def assert_gradients(actual, expected, claim):
+    for name, one, other in zip(reference.Parameters._fields, actual, expected, strict=True):
+        assert_in_balls(one, other, claim=f"{claim} by {name}")
+
+
+@pytest.mark.claim("4.3/chain-rule")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@given(data=st.data(), dtype=dtypes)
+def test_autograd_computes_the_chain_rule(device, architecture, data, dtype):
+    net = data.draw(networks(st.just(architecture), few, dtype, device), label="net")
+    x, y = data.draw(batches(few, dtype, device), label="batch")
+
+    actual = backward(net, x, y)
+
+    assert_gradients(actual, by_hand(net, x, y), "backward")
+
+
+@refuted
+@given(net=networks(hidden=few), batch=batches(few))
+def test_a_gradient_off_by_a_ten_thousandth_would_be_caught(net, batch):
+    actual = [gradient * (1 + 2**-13) for gradient in backward(net, *batch)]
+
+    assert_gradients(actual, by_hand(net, *batch), "backward")
+
+
+# The quotient errs by h^2 |L'''| / 6.  That is below h for third derivatives up to 6 / h = 7e18, where the
+# largest here, products of weights and inputs up to 8, end near 8^9 = 1e8.
+QUOTIENT_STEP = Decimal(2) ** -60
+
+
+@pytest.mark.claim("4.3/chain-rule")
+@settings(max_examples=10)  # a quotient costs two losses a parameter
+@given(net=networks(hidden=st.integers(1, 2)), batch=batches(st.integers(1, 2)), data=st.data())
+def test_the_chain_rule_is_the_limit_of_the_difference_quotient(net, batch, data):
+    """In 60 digits: the balls' centres are exact."""
+    p, x, y = in_balls(net, *batch)
+    architecture = net.hparams["architecture"]
+    field = data.draw(st.sampled_from(p._fields), label="parameter")
+
+    def loss(where, step):
+        values = getattr(p, field).copy()
+        values[where] = values[where] + 0  # a ball of its own
+        values[where].centre = getattr(p, field)[where].centre + step
+        errors = reference.forward(p._replace(**{field: values}), x, architecture)[1] - y
+        return (errors * errors).sum().centre / errors.size
+
+    gradient = getattr(reference.gradients(p, x, y, architecture), field)
+    for where in np.ndindex(gradient.shape):
+        with localcontext(prec=60):
+            quotient = (loss(where, QUOTIENT_STEP) - loss(where, -QUOTIENT_STEP)) / (2 * QUOTIENT_STEP)
+            assert abs(quotient - gradient[where].centre) <= QUOTIENT_STEP, f"{field}{where}"
+
+
+# The step that balances truncation, h^2 |L'''| / 6, against rounding, u |L| / h, in float64: u^(1/3).
+# Their sum stays below h for third derivatives up to 6 / h, 8e5; the weights below are at most 1.
+CHECK_STEP = 2**-17
+
+
+def smooth_problem(architecture, seed):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(3, 2), (3,), (1, 3), (1,), (4, 2), (4, 1)]
+    arguments = [2 * torch.rand(shape, dtype=torch.float64, generator=generator) - 1 for shape in shapes]
+    net = SimpleNet(architecture, hidden=3).double()
+    names = [name for name, _ in net.named_parameters()]
+
+    def loss(*values):
+        *weights, x, y = values
+        return mse_loss(functional_call(net, dict(zip(names, weights, strict=True)), (x,)), y)
+
+    return loss, [argument.requires_grad_() for argument in arguments]
+
+
+@forward_mode
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_first_and_second_derivatives_pass_torchs_own_check(architecture):
+    """By weights, inputs and targets, backward, forward and batched, twice over, and to the same bits each time."""
+    loss, arguments = smooth_problem(architecture, seed=1996)
+    options = {"eps": CHECK_STEP, "atol": CHECK_STEP, "rtol": 0.0, "nondet_tol": 0.0}
+
+    assert gradcheck(loss, arguments, check_forward_ad=True, check_batched_grad=True, **options)
+    assert gradgradcheck(loss, arguments, **options)
+
+
+@forward_mode
+@given(net=networks(hidden=few), batch=batches(few))
+def test_forward_mode_finds_the_same_gradient(device, net, batch):
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    weights = dict(net.named_parameters())
+
+    jacobian = jacfwd(lambda weights: mse_loss(functional_call(net, weights, (x,)), y))(weights)
+
+    assert_gradients([jacobian[name].detach() for name in weights], by_hand(net, x, y), "forward mode")
+
+
+@given(net=networks(hidden=few), batch=batches(few))
+def test_gradients_of_single_rows_average_to_the_batchs(device, net, batch):
+    """Row by row under vmap."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    weights = dict(net.named_parameters())
+
+    rows = vmap(grad(lambda weights, x, y: mse_loss(functional_call(net, weights, (x,)), y)), (None, 0, 0))(
+        weights, x, y
+    )
+
+    averages = [rows[name].detach().mean(dim=0) for name in weights]
+    assert_gradients(averages, by_hand(net, x, y), "mean over rows")
+
+
+@given(net=networks(), batch=batches())
+def test_two_backward_passes_accumulate_to_twice_the_gradient(device, net, batch):
+    """To the bit: g + g is 2 g."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    once = backward(net, x, y)
+
+    mse_loss(net(x), y).backward()
+
+    for parameter, expected in zip(net.parameters(), once, strict=True):
+        assert_identical(parameter.grad, 2 * expected, claim="two passes")
+
+
+@given(net=networks(dtype=torch.float64), batch=batches(dtype=torch.float64), k=st.integers(-8, 8))
+def test_the_gradient_is_linear_in_the_upstream_gradient(device, net, batch, k):
+    """To the bit for powers of two, either sign; in float64, where nothing here underflows."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    once = backward(net, x, y)
+
+    for factor in (2.0**k, -(2.0**k)):
+        net.zero_grad()
+        mse_loss(net(x), y).backward(torch.tensor(factor, dtype=torch.float64, device=device))
+
+        for parameter, expected in zip(net.parameters(), once, strict=True):
+            assert torch.equal(parameter.grad, factor * expected)
+
+
+@given(architecture=architectures, data=st.data())
+def test_every_parameter_gets_a_gradient(device, architecture, data):
+    """Of its own shape; and not zero, where weights and inputs are positive and every error is negative."""
+    net = SimpleNet(architecture).to(device)
+    for parameter in net.parameters():
+        parameter.data.fill_(data.draw(st.sampled_from([0.25, 0.5, 1.0])))
+
+    gradients = backward(net, torch.ones(4, 2, device=device), torch.full((4, 1), 9.0, device=device))
+
+    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+        assert gradient.shape == parameter.shape
+        assert (gradient != 0).all()
+
+
+@given(net=networks(), batch=batches(), data=st.data())
+def test_frozen_parameters_keep_every_bit_and_the_others_move_as_before(device, net, batch, data):
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    free = backward(net, x, y)
+    frozen = data.draw(st.lists(st.booleans(), min_size=4, max_size=4).filter(lambda f: not all(f)), label="frozen")
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    net.zero_grad()
+    for parameter, keep in zip(net.parameters(), frozen, strict=True):
+        parameter.requires_grad_(not keep)
+
+    mse_loss(net(x), y).backward()
+    net.configure_optimizers().step()
+
+    for parameter, keep, gradient, old in zip(net.parameters(), frozen, free, before, strict=True):
+        if keep:
+            assert parameter.grad is None
+            assert_identical(parameter, old, claim="frozen")
+        else:
+            assert_identical(parameter.grad, gradient, claim="gradient beside frozen parameters")
+
+
+def half_square(net, x, y):
+    """Return what §4.3 calls the loss of one example."""
+    return ((y - net(x)) ** 2).sum() / 2
+
+
+@pytest.mark.claim("4.3/half")
+@refuted
+@given(net=networks(hidden=few), batch=batches(st.just(1)))
+def test_half_the_squared_error_has_the_gradient_of_the_mse(net, batch):
+    half_square(net, *batch).backward()
+
+    assert_gradients([parameter.grad for parameter in net.parameters()], by_hand(net, *batch), "half the loss")
+
+
+@pytest.mark.claim("4.3/half")
+@given(net=networks(), batch=batches(st.just(1)))
+def test_the_mse_of_one_example_has_twice_the_gradient_of_half_its_square(device, net, batch):
+    """To the bit, doubling being exact."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    whole = backward(net, x, y)
+    net.zero_grad()
+
+    half_square(net, x, y).backward()
+
+    for parameter, expected in zip(net.parameters(), whole, strict=True):
+        assert torch.equal(2 * parameter.grad, expected)
+
+
+def notebooks_symbols(net, x, y):
+    """Return p, x, h, y-hat and the error, as balls, for one example."""
+    p, x, y = in_balls(net, x, y)
+    h, y_hat = reference.forward(p, x, "derivation")
+    return p, x, h, y_hat, y - y_hat
+
+
+@pytest.mark.claim("4.3/output-gradient")
+@given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
+def test_the_output_weights_gradient_is_the_notebooks(device, net, batch):
+    """Of half the squared error of one example."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+
+    half_square(net, x, y).backward()
+
+    _, _, h, y_hat, error = notebooks_symbols(net, x, y)
+    assert_in_balls(net.output_layer.weight.grad, -error * y_hat * (1 - y_hat) * h, claim="dE/dw_out")
+
+
+@pytest.mark.claim("4.3/hidden-slope")
+@given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
+def test_a_hidden_units_slope_is_the_notebooks(device, net, batch):
+    """How each unit's output changes with its own two weights."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+
+    net.hidden_activation(net.input_layer(x)).sum().backward()
+
+    _, rows, h, _, _ = notebooks_symbols(net, x, y)
+    assert_in_balls(net.input_layer.weight.grad, (h * (1 - h)).T * rows, claim="dh/dw_in")
+
+
+@pytest.mark.claim("4.3/hidden-gradient")
+@refuted
+@given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
+def test_the_hidden_weights_gradient_is_the_notebooks(net, batch):
+    """It lacks the output weight through which the error comes."""
+    half_square(net, *batch).backward()
+
+    _, rows, h, y_hat, error = notebooks_symbols(net, *batch)
+    expected = (-error * y_hat * (1 - y_hat) * h * (1 - h)).T * rows
+    assert_in_balls(net.input_layer.weight.grad, expected, claim="dE/dw_in without w_out")
+
+
+@pytest.mark.claim("4.3/hidden-gradient")
+@given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
+def test_the_hidden_weights_gradient_has_the_output_weight_as_a_factor(device, net, batch):
+    """The correction: of the MSE, so doubled as well."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+
+    actual = backward(net, x, y)[0]
+
+    p, rows, h, y_hat, error = notebooks_symbols(net, x, y)
+    expected = (-2 * error * y_hat * (1 - y_hat) * p.w_out * h * (1 - h)).T * rows
+    assert_in_balls(actual, expected, claim="dE/dw_in")

@@ -1,0 +1,127 @@
+"""Each device computes the same function, and none goes untested unseen.
+
+That the values are right is asked elsewhere, of every device by itself and against the exact value:
+whatever takes the ``device`` fixture runs on all there are.  Here is what only devices can get wrong.
+"""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given
+
+from simplenet import SimpleNet, mse_loss, xor
+from tests.assertions import assert_identical
+from tests.strategies import networks
+
+
+def untested(config, items):
+    """Return the kinds of device that are here, should be tested, and have no test among ``items``."""
+    if config.getoption("--device") != "all":
+        return set()
+    offered = {item.callspec.params["device"].type for item in items if "device" in getattr(item, "fixturenames", ())}
+    return {"cpu", *["cuda"] * torch.cuda.is_available()} - offered
+
+
+def test_every_device_offers_itself(device):
+    """And computes: what it returns lies there."""
+    assert SimpleNet().to(device)(xor()[0].to(device)).device.type == device.type
+
+
+def test_a_run_on_a_machine_with_a_gpu_checks_it(request):
+    """Unless ``--device`` chose otherwise."""
+    missing = untested(request.config, request.session.items)
+
+    assert not missing, f"this run holds no test on {missing}, but should test every device that is here"
+
+
+def test_a_gpu_that_no_test_runs_on_would_be_noticed(request, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_the_cpu = [item for item in request.session.items if "cuda" not in item.name]
+
+    missing = untested(request.config, on_the_cpu)
+
+    assert missing >= {"cuda"} or request.config.getoption("--device") != "all"
+
+
+def probe(device):
+    """Multiply by 1 what TF32 cannot hold: it has 10 binary digits after the leading one."""
+    values = torch.full((64, 64), 1 + 2.0**-12, device=device)
+    return values, values @ torch.eye(64, device=device)
+
+
+def test_float32_products_are_not_cut_to_tf32(device):
+    """With torch's settings as they are; of any device."""
+    values, product = probe(device)
+
+    assert_identical(product, values, claim="values times the identity")
+
+
+def test_products_cut_to_tf32_would_be_caught(device):
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        pytest.skip(f"{device} here has no TF32: it came with CUDA capability 8.0")
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        values, product = probe(device)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+    assert not torch.equal(product, values)
+
+
+def steps(net, optimizer, count):
+    x, y = (rows.to(next(net.parameters())) for rows in xor())
+    for _ in range(count):
+        optimizer.zero_grad()
+        mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def state(net, optimizer):
+    moments = optimizer.state_dict()["state"]
+    return [
+        *net.state_dict().values(),
+        *(torch.as_tensor(value) for entry in moments.values() for value in entry.values()),
+    ]
+
+
+@given(net=networks())
+def test_moving_to_a_device_and_back_in_mid_training_changes_no_bit(device, net):
+    """The weights and all that Adam remembers; training goes on as if it had not been moved."""
+    optimizer = net.configure_optimizers()
+    steps(net, optimizer, 3)
+    before = [values.clone() for values in state(net, optimizer)]
+
+    moved = SimpleNet(**net.hparams).to(device)
+    moved.load_state_dict(net.state_dict())
+    elsewhere = moved.configure_optimizers()
+    elsewhere.load_state_dict(deepcopy(optimizer.state_dict()))  # torch would share the tensors
+
+    for values, expected in zip(state(moved, elsewhere), before, strict=True):
+        assert_identical(values, expected, claim=f"on {device}")
+    moments = {
+        value.device.type for entry in elsewhere.state.values() for name, value in entry.items() if name != "step"
+    }
+    assert moments == {device.type}
+    moved.cpu()
+    elsewhere.load_state_dict(elsewhere.state_dict())
+    for trained, by in ((net, optimizer), (moved, elsewhere)):
+        steps(trained, by, 3)
+    for values, expected in zip(state(moved, elsewhere), state(net, optimizer), strict=True):
+        assert_identical(values, expected, claim=f"three steps after {device}")
+
+
+@pytest.mark.parametrize("name", ["cpu", "meta", "cuda"])
+def test_the_default_device_decides_where_weights_and_data_are_made(name):
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    torch.set_default_device(name)
+    try:
+        net, rows = SimpleNet(), xor()
+        output = net(rows[0])
+    finally:
+        torch.set_default_device(None)
+
+    assert {values.device.type for values in (*net.parameters(), *rows, output)} == {name}
+    assert torch.ones(()).device.type == "cpu"

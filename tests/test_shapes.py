@@ -1,0 +1,437 @@
+"""The network as a function: its shapes, its types, its memory, and the value it computes.
+
+Each value is held to the exact one.  Beside that, what must not matter (layout, mode, the other
+rows) is held to the bit where the same kernel runs; a kernel is chosen by shape, so that a row
+computed alone may differ from the same row in a batch by its rounding errors.
+
+References:
+    The notebook, §4 and §5.
+"""
+
+import os
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference, xor
+from tests.assertions import assert_identical, assert_in_balls, refuted
+from tests.bounds import in_balls
+from tests.strategies import (
+    DTYPES,
+    LAYOUTS,
+    architectures,
+    batch_shapes,
+    batch_sizes,
+    batches,
+    few,
+    hidden_widths,
+    networks,
+    place,
+    skip_where_missing,
+    tensors,
+)
+
+torch_version = tuple(map(int, torch.__version__.split(".")[:2]))
+
+this_net = networks(hidden=st.just(4))
+
+# Sums of products of these are exact in float32.
+integers = st.integers(-64, 64).map(float)
+
+
+def affine(one):
+    return torch.nn.functional.linear(one, one, one[0])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@given(shape=batch_shapes)
+@example(shape=())
+@example(shape=(0,))
+@example(shape=(2, 0, 3))
+def test_the_output_has_the_batchs_shape_and_one_column(device, architecture, shape):
+    net = SimpleNet(architecture).to(device)
+
+    output = net(torch.ones(*shape, 2, device=device))
+
+    assert output.shape == (*shape, 1)
+    assert output.device.type == device.type
+
+
+@pytest.mark.claim("4/layers", "5/parameters")
+@given(architecture=architectures, hidden=hidden_widths)
+@example(architecture="overview", hidden=4)
+def test_the_parameters_are_two_weights_and_two_biases(architecture, hidden):
+    """By name and shape; 4 h + 1 numbers of the default dtype for h hidden units, all trained, and no buffers."""
+    net = SimpleNet(architecture, hidden=hidden)
+
+    assert {name: tuple(parameter.shape) for name, parameter in net.named_parameters()} == {
+        "input_layer.weight": (hidden, 2),
+        "input_layer.bias": (hidden,),
+        "output_layer.weight": (1, hidden),
+        "output_layer.bias": (1,),
+    }
+    assert sum(parameter.numel() for parameter in net.parameters()) == 4 * hidden + 1
+    assert all(p.requires_grad and p.is_leaf and p.dtype == torch.get_default_dtype() for p in net.parameters())
+    assert not list(net.buffers())
+
+
+@pytest.mark.claim("4/layers", "5/parameters")
+def test_the_notebooks_network_has_17_parameters():
+    assert sum(parameter.numel() for parameter in SimpleNet().parameters()) == 17
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(data=st.data())
+def test_the_output_is_the_formulas(device, dtype, data):
+    """§4 in exact arithmetic, give or take the roundings of ``dtype``."""
+    skip_where_missing(affine, dtype, device)
+    net = data.draw(networks(hidden=few, dtype=dtype, device=device), label="net")
+    x, _ = data.draw(batches(few, dtype, device), label="batch")
+
+    output = net(x)
+
+    p, rows = in_balls(net, x)
+    assert_in_balls(output, reference.forward(p, rows, net.hparams["architecture"])[1], claim="output")
+
+
+@refuted
+@given(data=st.data(), net=networks(hidden=few), batch=batches(few))
+def test_a_weight_off_by_a_ten_thousandth_would_be_caught(data, net, batch):
+    p, rows = in_balls(net, batch[0])
+    weight = data.draw(st.sampled_from([net.input_layer.weight, net.output_layer.weight]))
+    weight.data *= 1 + 2**-13
+
+    assert_in_balls(net(batch[0]), reference.forward(p, rows, net.hparams["architecture"])[1], claim="output")
+
+
+@refuted
+@given(net=networks(hidden=few), batch=batches(few))
+def test_a_missing_bias_would_be_caught(net, batch):
+    p, rows = in_balls(net, batch[0])
+    net.input_layer.bias.data.zero_()
+
+    assert_in_balls(net(batch[0]), reference.forward(p, rows, net.hparams["architecture"])[1], claim="output")
+
+
+@given(net=networks(), batch=batches())
+def test_the_forward_pass_is_pure(device, net, batch):
+    """It writes to nothing that it reads, draws no random numbers, and repeats itself to the bit."""
+    net, x = net.to(device), batch[0].to(device)
+    before = [values.clone() for values in (x, *net.parameters(), torch.get_rng_state())]
+
+    first, second = net(x), net(x)
+
+    assert_identical(second, first, claim="second call")
+    after = [x, *net.parameters(), torch.get_rng_state()]
+    for values, kept in zip(after, before, strict=True):
+        assert torch.equal(values, kept)
+
+
+@given(net=networks(), batch=batches())
+def test_neither_mode_nor_the_record_for_gradients_changes_the_output(device, net, batch):
+    net, x = net.to(device), batch[0].to(device)
+    expected = net.train()(x)
+
+    assert_identical(net.eval()(x), expected, claim="eval mode")
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            output = net(x)
+        assert_identical(output, expected, claim=context.__name__)
+        assert not output.requires_grad
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(data=st.data())
+def test_the_memory_layout_of_the_input_changes_only_roundings(device, layout, data):
+    """Nor is anything around the input written."""
+    net = data.draw(networks(hidden=few, device=device), label="net")
+    x, _ = data.draw(batches(few, device=device), label="batch")
+    placed = place(x, layout)
+
+    output = net(placed.tensor)
+
+    assert placed.guard_is_intact()
+    assert_identical(placed.tensor, x, claim="input")
+    p, rows = in_balls(net, x)
+    assert_in_balls(output, reference.forward(p, rows, net.hparams["architecture"])[1], claim=layout)
+
+
+@given(net=this_net, batch=batches(), layout=st.sampled_from(list(LAYOUTS)))
+def test_the_memory_layout_of_the_input_changes_no_bit(net, batch, layout):
+    """For the 2-4-1 net, on the CPU; with one hidden unit, BLAS has another kernel for a transposed batch."""
+    x, _ = batch
+
+    output = net(place(x, layout).tensor)
+
+    assert_identical(output, net(x), claim=layout)
+
+
+@given(data=st.data(), net=networks(), n=batch_sizes)
+def test_a_row_or_column_repeated_without_memory_of_its_own_is_one_like_any_other(data, net, n):
+    """An expanded input has stride 0."""
+    x = data.draw(tensors((n, 2)), label="inputs")
+    for view in (x[:1].expand(n, 2), x[:, :1].expand(n, 2)):
+        assert_identical(net(view), net(view.contiguous()), claim=f"strides {view.stride()}")
+
+
+@given(net=networks(), batch=batches(), data=st.data())
+def test_a_row_does_not_see_the_others(device, net, batch, data):
+    """Put NaN into all of them, and its output keeps every bit."""
+    net, x = net.to(device), batch[0].to(device)
+    row = data.draw(st.integers(0, len(x) - 1), label="row")
+    others = torch.full_like(x, float("nan"))
+    others[row] = x[row]
+
+    output = net(others)
+
+    assert_identical(output[row], net(x)[row], claim=f"row {row} of {len(x)}")
+    assert output.isnan().sum() == len(x) - 1
+
+
+@given(net=networks(hidden=few), batch=batches(few))
+def test_a_row_alone_is_the_row_of_the_batch_up_to_roundings(device, net, batch):
+    """Both lie in the ball of the exact value: the sigmoid of 16 numbers is vectorised, that of 4 is not."""
+    net, x = net.to(device), batch[0].to(device)
+    p, rows = in_balls(net, x)
+    _, expected = reference.forward(p, rows, net.hparams["architecture"])
+
+    assert_in_balls(net(x), expected, claim="batch")
+    assert_in_balls(torch.stack([net(row) for row in x]), expected, claim="rows alone")
+
+
+@given(net=networks(st.just("listing"), hidden=st.just(4)), data=st.data())
+def test_a_row_alone_is_the_row_of_the_batch_where_no_sigmoid_is_vectorised(net, data):
+    """To the bit: up to four rows of the listing, on the CPU; beyond, the sigmoids' vectors begin."""
+    x = data.draw(tensors((data.draw(st.integers(1, 4), label="rows"), 2)), label="inputs")
+
+    output = net(x)
+
+    assert_identical(torch.stack([net(row) for row in x]), output, claim="rows alone")
+
+
+@given(net=this_net, order=st.permutations(range(4)))
+def test_permuting_the_rows_of_the_truth_table_permutes_the_outputs(net, order):
+    """To the bit, on the CPU: its 16 hidden numbers fill whole vectors or none, so no row is in the rest."""
+    x, _ = xor()
+
+    assert_identical(net(x[order]), net(x)[order], claim=f"order {order}")
+
+
+@given(net=networks(), batch=batches())
+def test_batch_dimensions_are_rows_in_another_arrangement(device, net, batch):
+    net, x = net.to(device), batch[0].to(device)
+
+    assert_identical(net(x[None, :, None]), net(x)[None, :, None], claim="dimensions of size 1")
+    assert_identical(net(x[0]), net(x[:1])[0], claim="no batch dimension")
+    if len(x) % 2 == 0:
+        assert_identical(net(x.reshape(2, -1, 2)).reshape(-1, 1), net(x), claim="two halves")
+
+
+@pytest.mark.parametrize("parameters", DTYPES, ids=lambda dtype: f"parameters={dtype}")
+@pytest.mark.parametrize("inputs", DTYPES, ids=lambda dtype: f"inputs={dtype}")
+def test_the_outputs_dtype_is_the_parameters_and_mixed_ones_are_refused(device, parameters, inputs):
+    skip_where_missing(affine, parameters, device)
+    net = SimpleNet().to(device, parameters)
+    x = torch.ones(3, 2, dtype=inputs, device=device)
+
+    if inputs == parameters:
+        assert net(x).dtype == parameters
+    else:
+        with pytest.raises(RuntimeError, match=r"dtype|scalar type"):
+            net(x)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_autocast_computes_as_a_network_cast_by_hand(device, architecture):
+    """The output is that of a bfloat16 network, bit for bit; parameters and their gradients stay in float32."""
+    net = SimpleNet(architecture).to(device)
+    x, y = (rows.to(device) for rows in xor())
+
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        output = net(x)
+    mse_loss(output.float(), y).backward()
+
+    cast = SimpleNet(architecture).to(device)
+    cast.load_state_dict(net.state_dict())
+    assert_identical(output, cast.to(torch.bfloat16)(x.to(torch.bfloat16)), claim="autocast")
+    assert {p.dtype for p in net.parameters()} == {p.grad.dtype for p in net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_default_dtype_decides_that_of_weights_and_data(dtype):
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        net, rows = SimpleNet(), xor()
+    finally:
+        torch.set_default_dtype(default)
+
+    assert {values.dtype for values in (*net.parameters(), *rows)} == {dtype}
+    assert net(rows[0]).dtype == dtype
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_shapes_can_be_had_without_numbers(architecture):
+    """On the meta device nothing is stored and nothing computed."""
+    with torch.device("meta"):
+        net, x = SimpleNet(architecture), torch.empty(5, 3, 2)
+
+    output = net(x)
+
+    assert output.is_meta
+    assert output.shape == (5, 3, 1)
+
+
+@pytest.mark.skipif(torch_version < (2, 1), reason="torch.export exists from 2.1")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_exported_network_computes_the_same_bits(architecture):
+    net = SimpleNet(architecture)
+    x, _ = xor()
+
+    exported = torch.export.export(net, (x,)).module()
+
+    assert_identical(exported(x), net(x), claim="exported")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's imports call what torch deprecates
+@pytest.mark.filterwarnings("ignore::UserWarning")  # and it advises on TF32 and on the number of cores
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_network_computes_the_formulas(device, backend):
+    """Fused kernels may round otherwise, within the same bound."""
+    if backend == "inductor" and settings.default.max_examples < settings.get_profile("explore").max_examples:
+        pytest.skip("the compiler takes seconds: only under --hypothesis-profile=explore")
+    net = SimpleNet().to(device)
+    x, _ = (rows.to(device) for rows in xor())
+    with mock.patch.dict(os.environ):  # it leaves settings for its worker processes there
+        try:
+            compiled = torch.compile(net, backend=backend)
+        except RuntimeError as error:
+            pytest.skip(f"torch {torch.__version__}: {error}")
+
+        output = compiled(x)
+
+    p, rows = in_balls(net, x)
+    assert_in_balls(output, reference.forward(p, rows, "overview")[1], claim="compiled")
+
+
+@given(shape=batch_shapes, width=st.integers(0, 5))
+def test_a_wrong_width_is_refused_with_both_widths(shape, width):
+    assume(width != 2)
+    x = torch.ones(*shape, width)
+
+    with pytest.raises(ValueError, match=rf"inputs have shape .*\b{width},?\), but the last dimension should be 2"):
+        SimpleNet()(x)
+
+
+def test_a_number_that_is_no_row_is_refused():
+    with pytest.raises(ValueError, match=r"inputs have shape \(\), but the last dimension should be 2"):
+        SimpleNet()(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.complex64], ids=str)
+def test_inputs_that_are_not_floating_point_are_refused(dtype):
+    with pytest.raises(TypeError, match=f"inputs have dtype {dtype}, but should be floating-point"):
+        SimpleNet()(torch.ones(4, 2, dtype=dtype))
+
+
+def curvature(net):
+    """Return f(00) + f(11) - f(01) - f(10), which is 0 for every affine f."""
+    f00, f01, f10, f11 = net(xor()[0])
+    return f00 + f11 - f01 - f10
+
+
+@pytest.mark.claim("4/nonlinear")
+@given(data=st.data(), net=this_net)
+def test_without_the_sigmoid_between_them_the_layers_are_affine(data, net):
+    """Exactly, in integers; of the listing, this is what stands before its last sigmoid."""
+    for parameter in net.parameters():
+        parameter.data = data.draw(tensors(tuple(parameter.shape), elements=integers))
+    net.hidden_activation = net.output_activation = torch.nn.Identity()
+
+    assert_identical(curvature(net), torch.zeros(1), claim="curvature")
+
+
+@pytest.mark.claim("4/nonlinear")
+@pytest.mark.parametrize("architecture", ["overview", "derivation"])
+def test_the_sigmoid_between_the_layers_makes_the_network_nonlinear(architecture):
+    """A unit that adds its inputs and saturates: 1/2 + 1 - 2 sigmoid(4) = -0.46, times 4."""
+    net = SimpleNet(architecture, hidden=1)
+    for parameter, value in zip(net.parameters(), (4.0, 0.0, 4.0, 0.0), strict=True):
+        parameter.data.fill_(value)
+
+    assert curvature(net) < 0
+
+
+@pytest.mark.claim("4/forward-is-the-listing")
+@refuted
+@given(data=st.data(), net=networks(st.just("overview")))
+def test_the_listing_computes_what_the_overview_describes(data, net):
+    """§5 calls the sigmoid after both layers, §4 between them."""
+    listing = SimpleNet("listing", hidden=net.hparams["hidden"])
+    listing.load_state_dict(net.state_dict())
+    x = data.draw(tensors((4, 2)))
+
+    assert_identical(listing(x), net(x), claim="output")
+
+
+@pytest.mark.claim("4/forward-is-the-listing")
+@given(data=st.data(), net=networks(st.just("listing")))
+def test_the_listings_two_layers_collapse_into_one(data, net):
+    """sigmoid((W2 W1) x + (W2 b1 + b2)): to the bit, in integers."""
+    for parameter in net.parameters():
+        parameter.data = data.draw(tensors(tuple(parameter.shape), elements=integers))
+    x = data.draw(tensors((4, 2), elements=integers))
+    w_in, b_in, w_out, b_out = net.parameters()
+
+    output = net(x)
+
+    assert_identical(output, torch.sigmoid(x @ (w_out @ w_in).T + (w_out @ b_in + b_out)), claim="one layer")
+
+
+@pytest.mark.claim("4/adam")
+@given(architecture=architectures, hidden=hidden_widths)
+def test_the_optimizer_is_adam_at_a_hundredth_over_all_parameters(architecture, hidden):
+    """The other settings are those of §4.2: betas 0.9 and 0.999, epsilon 1e-8, and no decay."""
+    net = SimpleNet(architecture, hidden=hidden)
+
+    optimizer = net.configure_optimizers()
+
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in net.parameters()]
+    settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")}
+    assert settings == {
+        "lr": 0.01,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0,
+        "amsgrad": False,
+        "maximize": False,
+    }
+
+
+@pytest.mark.claim("4/training-step")
+@given(net=networks(hidden=few), batch=batches(few))
+def test_a_training_steps_loss_is_the_mse_of_outputs_and_targets(device, net, batch):
+    """It is what is logged, too."""
+    net = net.to(device)
+    x, y = (rows.to(device) for rows in batch)
+    logged = {}
+    net.log = lambda name, value, **options: logged.update({name: (value, options)})
+
+    loss = net.training_step((x, y), 0)
+
+    p, rows, targets = in_balls(net, x, y)
+    errors = reference.forward(p, rows, net.hparams["architecture"])[1] - targets
+    assert_in_balls(loss.reshape(1), np.array([(errors * errors).sum() / errors.size]), claim="loss")
+    assert logged == {"train_loss": (loss, {"batch_size": len(x)})}
+
+
+def test_a_training_step_refuses_targets_without_a_column():
+    """Left alone, torch would compare every prediction with every target."""
+    with pytest.raises(ValueError, match=r"targets have shape \(4,\), .* of the predictions, \(4, 1\)"):
+        SimpleNet().training_step((xor()[0], xor()[1].flatten()))
