@@ -28,8 +28,8 @@ from tests.strategies import architectures, seeds
 # The largest batch of an epoch, and one that does not divide it.
 batch_sizes = st.integers(1, 4)
 
-# Past Adam's first step, whose update is special, and past the first epoch.
-step_counts = st.integers(1, 9)
+# Past Adam's first step, whose update is special, and into the second epoch at batch size 1.
+step_counts = st.integers(1, 5)
 
 
 @given(seed=seeds, architecture=architectures, batch_size=batch_sizes, steps=step_counts)
@@ -45,10 +45,10 @@ def test_the_same_seed_gives_the_same_weights_after_any_step(device, seed, archi
 
 def test_a_hundred_repetitions_are_identical(device):
     """One after another, so what one leaves behind would show in the next."""
-    first = trained_weights(device, 1996, "overview", 1, 9)
+    first = trained_weights(device, 1996, "overview", 1, 5)
 
     for repetition in range(1, 100):
-        again = trained_weights(device, 1996, "overview", 1, 9)
+        again = trained_weights(device, 1996, "overview", 1, 5)
         assert_identical(again, first, claim=f"repetition {repetition}")
 
 
@@ -120,12 +120,12 @@ def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alo
 @given(missing=st.integers(1, 9))
 def test_a_thread_that_leaves_out_a_row_would_be_caught(missing):
     """In float64; float32's bound is wider than a row."""
-    whole = all_positive_step(MANY_ROWS, torch.float64, "cpu")["output_layer.bias"]
     once = gamma(MANY_ROWS, torch.float64)
+    whole = torch.ones(1, dtype=torch.float64)
 
     left_out = whole * (1 - missing / MANY_ROWS)
 
-    assert_within(left_out, whole, rtol=2 * once / (1 - once), claim="output bias")
+    assert_within(left_out, whole, rtol=2 * once / (1 - once), claim=f"{missing} of {MANY_ROWS} equal rows left out")
 
 
 # Every setting that deterministic borrows, and all that it may find there.
@@ -233,14 +233,14 @@ def test_an_operation_without_a_deterministic_algorithm_raises_inside_and_nowher
         assert put_with_a_repeated_index(device)[1] in (1, 2)
 
 
-@given(seed=seeds, workspace=st.sampled_from([None, ":16:8"]))
-def test_training_runs_and_repeats_in_deterministic_mode(device, seed, workspace):
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_training_runs_and_repeats_in_deterministic_mode(device, workspace):
     """On CUDA cuBLAS needs CUBLAS_WORKSPACE_CONFIG for it, which the block sets where it is absent."""
     with flags_set(AS_TORCH_STARTS | {"CUBLAS_WORKSPACE_CONFIG": workspace}), deterministic():
-        first = trained_weights(device, seed, "overview", 4, 3)
-        second = trained_weights(device, seed, "overview", 4, 3)
+        first = trained_weights(device, 1996, "overview", 4, 9)
+        second = trained_weights(device, 1996, "overview", 4, 9)
 
-    assert_identical(second, first, claim=f"seed {seed}")
+    assert_identical(second, first, claim="9 steps")
 
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
