@@ -19,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
+from simplenet import set_seed
 from tests.assertions import assert_identical, refuted
 from tests.fresh_process import DRAWS, EPOCHS, GENERATORS, SEEDS, START_METHODS, TRAINED, WORKERS, trained_weights
 from tests.generators import global_generators
@@ -91,6 +92,15 @@ def test_the_way_workers_are_started_does_not_change_what_they_draw(start_method
     streams = [[worker[generator] for worker in epoch] for epoch in here[start_method]]
 
     assert streams == [[worker[generator] for worker in epoch] for epoch in here[START_METHODS[0]]]
+
+
+def test_set_seed_has_lightning_seed_the_workers(monkeypatch):
+    """By rank too: torch alone gives the workers of two ranks of one seed the same streams."""
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+
+    set_seed(1996)
+
+    assert os.environ["PL_SEED_WORKERS"] == "1"
 
 
 # What tells workers apart: 63 bits that a DataLoader draws for an epoch, and the 16 each that Lightning has
