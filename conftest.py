@@ -94,6 +94,8 @@ def _global_state_is_given_back() -> Iterator[None]:
     before = _global_state()
     seeded = {name: os.environ.get(name) for name in _SEEDED}
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    cudnn = torch.backends.cudnn
+    cudnn_flags = cudnn.deterministic, cudnn.benchmark
     yield
     random.setstate(generators[0])
     np.random.set_state(generators[1])  # noqa: NPY002
@@ -102,6 +104,8 @@ def _global_state_is_given_back() -> Iterator[None]:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+    if torch.cuda.is_available():  # where set_seed changes them, again by design
+        cudnn.deterministic, cudnn.benchmark = cudnn_flags
     after = _global_state()
     kept = {name for name in before if before[name] != after[name]}
     assert not kept, {name: (before[name], after[name]) for name in kept}

@@ -157,6 +157,8 @@ def load_checkpoint(path: str | Path) -> SimpleNet:
 def _rebuild(checkpoint: dict[str, Any]) -> SimpleNet:
     # Lightning's own CLI adds entries of its own, with a leading underscore.
     arguments = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
-    net = SimpleNet(**arguments)
+    # The initial weights, which are replaced at once, should cost the caller's generator nothing.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        net = SimpleNet(**arguments)
     net.load_state_dict(checkpoint["state_dict"])
     return net

@@ -73,6 +73,6 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         cudnn.deterministic, cudnn.benchmark = cudnn_flags
         if workspace is None:
-            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
         else:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace

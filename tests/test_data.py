@@ -5,10 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.cli import LightningCLI
+from torch.autograd import Variable
+from torch.utils.data import DataLoader
 
-from simplenet import SimpleNet, XORDataModule, load_checkpoint, xor, xor_dataloader
+from simplenet import SimpleNet, XORDataModule, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
+from tests.assertions import assert_identical
+from tests.strategies import architectures, batch_shapes, seeds, tensors
 
 
+@pytest.mark.claim("3.1/truth-table")
 def test_the_targets_are_the_exclusive_or_of_the_inputs():
     """In counting order, as in §3.1."""
     inputs, targets = xor()
@@ -35,6 +40,52 @@ def test_an_epoch_is_the_truth_table_in_its_order(batch_size):
     assert torch.equal(torch.cat(inputs), xor()[0])
     assert torch.equal(torch.cat(targets), xor()[1])
     assert [len(batch) for batch in inputs[:-1]] == [batch_size] * (len(inputs) - 1)
+
+
+@pytest.mark.claim("3.1/batch-of-one")
+@pytest.mark.parametrize(
+    "loader", [xor_dataloader, lambda: XORDataModule().train_dataloader()], ids=["loader", "module"]
+)
+def test_a_batch_holds_one_pair_unless_more_are_asked_for(loader):
+    """Four batches of one row and its target."""
+    batches = list(loader())
+
+    assert len(batches) == 4
+    for row, (inputs, targets) in enumerate(batches):
+        assert_identical(inputs, xor()[0][row : row + 1], claim=f"inputs of batch {row}")
+        assert_identical(targets, xor()[1][row : row + 1], claim=f"targets of batch {row}")
+
+
+@pytest.mark.claim("3.1/variable")
+@given(data=st.data(), shape=batch_shapes, requires_grad=st.booleans())
+def test_a_variable_is_the_tensor_it_wraps(data, shape, requires_grad):
+    """The same type on the same memory, part of the same graph."""
+    tensor = data.draw(tensors(shape), label="tensor").requires_grad_(requires_grad)
+
+    variable = Variable(tensor)
+
+    assert type(variable) is torch.Tensor
+    assert variable.data_ptr() == tensor.data_ptr()
+    assert_identical(variable, tensor, claim="Variable")
+
+
+@pytest.mark.claim("3.1/variable")
+@given(seed=seeds, architecture=architectures)
+def test_training_on_variables_gives_the_bits_of_training_without(seed, architecture):
+    """§3.1's loader of wrapped pairs against ours, over an epoch."""
+    pairs = [tuple(map(Variable, pair)) for pair in zip(*xor(), strict=True)]
+    weights = []
+    for loader in (DataLoader(pairs, batch_size=1), xor_dataloader()):
+        set_seed(seed)
+        net = SimpleNet(architecture)
+        optimizer = net.configure_optimizers()
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            mse_loss(net(inputs), targets).backward()
+            optimizer.step()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+
+    assert_identical(*weights, claim=f"{architecture} on Variables, seed {seed}")
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5])

@@ -1,0 +1,63 @@
+"""The global generators that a program draws from: torch's, NumPy's and Python's own."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class Generator(NamedTuple):
+    """A global generator.
+
+    Attributes:
+        draw: Return this many numbers, uniform from 0 to 1; for torch, from the device's own generator.
+        get_state: Return where the generator stands.
+        set_state: Put it there.
+    """
+
+    draw: Callable[[int], list[float]]
+    get_state: Callable[[], Any]
+    set_state: Callable[[Any], None]
+
+
+def global_generators(device: torch.device | str = "cpu") -> dict[str, Generator]:
+    """Return the three by name; torch has one for the CPU and one for each GPU."""
+    rng = torch.cuda if torch.device(device).type == "cuda" else torch
+    return {
+        "torch": Generator(lambda n: torch.rand(n, device=device).tolist(), rng.get_rng_state, rng.set_rng_state),
+        "numpy": Generator(lambda n: np.random.random(n).tolist(), np.random.get_state, np.random.set_state),  # noqa: NPY002
+        "random": Generator(lambda n: [random.random() for _ in range(n)], random.getstate, random.setstate),
+    }
+
+
+def disturb(n: int) -> None:
+    """Draw ``n`` numbers from each; an odd count of normal ones leaves half a pair waiting in a generator."""
+    torch.randn(n)
+    np.random.standard_normal(n)  # noqa: NPY002
+    for _ in range(n):
+        random.gauss()
+
+
+@contextmanager
+def nothing_drawn(claim: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Demand that the block leaves every generator where it stands, those of the CPU and of ``device``."""
+    before = _states(device)
+    yield
+    after = _states(device)
+    moved = [name for name in before if before[name] != after[name]]
+    assert not moved, f"{claim}: {', '.join(moved)} moved, but every generator should stay where it is"
+
+
+def _states(device: torch.device | str) -> dict[str, str | bytes]:
+    _, words, *rest = np.random.get_state()  # noqa: NPY002
+    states = {
+        "torch on the CPU": torch.get_rng_state().numpy().tobytes(),
+        "numpy": words.tobytes() + repr(rest).encode(),
+        "random": repr(random.getstate()),
+    }
+    if torch.device(device).type == "cuda":
+        states[f"torch on {device}"] = torch.cuda.get_rng_state(device).numpy().tobytes()
+    return states

@@ -1,0 +1,358 @@
+"""Training is a function of its seed: run again, run on more threads, or watched, it gives the same bits.
+
+References:
+    The notebook, §2.3.
+    PyTorch documentation, "Reproducibility".
+"""
+
+import itertools
+import os
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+from simplenet import SimpleNet, deterministic, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
+from tests.assertions import assert_identical, assert_within, refuted
+from tests.bounds import gamma
+from tests.fresh_process import trained_weights
+from tests.generators import disturb, nothing_drawn
+from tests.strategies import architectures, seeds
+
+# The largest batch of an epoch, and one that does not divide it.
+batch_sizes = st.integers(1, 4)
+
+# Past Adam's first step, whose update is special, and into the second epoch at batch size 1.
+step_counts = st.integers(1, 5)
+
+
+@given(seed=seeds, architecture=architectures, batch_size=batch_sizes, steps=step_counts)
+def test_the_same_seed_gives_the_same_weights_after_any_step(device, seed, architecture, batch_size, steps):
+    """Whatever was drawn in between."""
+    first = trained_weights(device, seed, architecture, batch_size, steps)
+    disturb(3)
+
+    second = trained_weights(device, seed, architecture, batch_size, steps)
+
+    assert_identical(second, first, claim=f"{architecture} after {steps} steps, seed {seed}")
+
+
+def test_a_hundred_repetitions_are_identical(device):
+    """One after another, so what one leaves behind would show in the next."""
+    first = trained_weights(device, 1996, "overview", 1, 5)
+
+    for repetition in range(1, 100):
+        again = trained_weights(device, 1996, "overview", 1, 5)
+        assert_identical(again, first, claim=f"repetition {repetition}")
+
+
+@refuted
+@given(seed=seeds)
+def test_training_that_draws_its_seed_anew_would_be_caught(device, seed):
+    first = trained_weights(device, seed, "overview", 1, 2)
+
+    assert_identical(trained_weights(device, seed ^ 1, "overview", 1, 2), first, claim=f"seed {seed}")
+
+
+@contextmanager
+def threads(n):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@given(seed=seeds, architecture=architectures, batch_size=batch_sizes, steps=step_counts)
+def test_the_number_of_threads_changes_no_bit_of_training(device, seed, architecture, batch_size, steps):
+    """The four rows are too few for torch to divide."""
+    with threads(1):
+        one = trained_weights(device, seed, architecture, batch_size, steps)
+
+    with threads(2):
+        two = trained_weights(device, seed, architecture, batch_size, steps)
+
+    assert_identical(two, one, claim=f"{architecture} on 2 threads, seed {seed}")
+
+
+# Above torch's grain of 32,768 elements, so that two threads share the sum.
+MANY_ROWS = 40_000
+
+
+def all_positive_step(rows, dtype, device):
+    """Return loss and gradients of a step whose every summand is positive, so that no sum cancels."""
+    set_seed(1996)
+    inputs = torch.rand(rows, 2, dtype=dtype).to(device)
+    gaps = torch.rand(rows, 1, dtype=dtype).to(device)
+    net = SimpleNet().to(device, dtype)
+    with torch.no_grad():
+        net.output_layer.weight.abs_()
+        targets = net(inputs) - gaps
+
+    loss = mse_loss(net(inputs), targets)
+    loss.backward()
+    return {"loss": loss.detach(), **{name: parameter.grad for name, parameter in net.named_parameters()}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alone(device, dtype):
+    """Two threads add in another order: measured, an ulp of the output bias' gradient at 40,000 rows."""
+    with threads(1):
+        one = all_positive_step(MANY_ROWS, dtype, device)
+
+    with threads(2):
+        two = all_positive_step(MANY_ROWS, dtype, device)
+
+    # What a row contributes is computed within one thread. Each run is within gamma(n) of the exact sum of n such
+    # products, all positive: n - 1 additions and the product's own rounding.
+    once = gamma(MANY_ROWS, dtype)
+    for name in one:
+        assert_within(two[name], one[name].double(), rtol=2 * once / (1 - once), claim=f"{name} on 2 threads")
+
+
+@refuted
+@given(missing=st.integers(1, 9))
+def test_a_thread_that_leaves_out_a_row_would_be_caught(missing):
+    """In float64; float32's bound is wider than a row."""
+    once = gamma(MANY_ROWS, torch.float64)
+    whole = torch.ones(1, dtype=torch.float64)
+
+    left_out = whole * (1 - missing / MANY_ROWS)
+
+    assert_within(left_out, whole, rtol=2 * once / (1 - once), claim=f"{missing} of {MANY_ROWS} equal rows left out")
+
+
+# Every setting that deterministic borrows, and all that it may find there.
+flags = st.fixed_dictionaries(
+    {
+        "algorithms": st.booleans(),
+        "warn only": st.booleans(),
+        "cudnn.deterministic": st.booleans(),
+        "cudnn.benchmark": st.booleans(),
+        "CUBLAS_WORKSPACE_CONFIG": st.sampled_from([None, "", ":16:8", ":4096:8"]),
+    }
+)
+INSIDE = {
+    "algorithms": True,
+    "warn only": False,
+    "cudnn.deterministic": True,
+    "cudnn.benchmark": False,
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+AS_TORCH_STARTS = dict.fromkeys(INSIDE, False) | {"CUBLAS_WORKSPACE_CONFIG": None}
+
+
+def get_flags():
+    return {
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+def set_flags(values):
+    torch.use_deterministic_algorithms(values["algorithms"], warn_only=values["warn only"])
+    torch.backends.cudnn.deterministic = values["cudnn.deterministic"]
+    torch.backends.cudnn.benchmark = values["cudnn.benchmark"]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    if values["CUBLAS_WORKSPACE_CONFIG"] is not None:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = values["CUBLAS_WORKSPACE_CONFIG"]
+
+
+@contextmanager
+def flags_set(values):
+    before = get_flags()
+    set_flags(values)
+    try:
+        yield
+    finally:
+        set_flags(before)
+
+
+class Interruption(BaseException):
+    """What no handler of ordinary errors catches, as KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("way_out", [None, ValueError, Interruption], ids=["its end", "an error", "an interrupt"])
+@given(before=flags, changed=flags)
+@example(before=AS_TORCH_STARTS, changed=AS_TORCH_STARTS)
+def test_deterministic_gives_back_every_flag(way_out, before, changed):
+    """However the block is left, and whatever it did to the flags itself."""
+    with flags_set(before):
+        try:
+            with deterministic():
+                inside = get_flags()
+                set_flags(changed)
+                if way_out:
+                    raise way_out
+        except (ValueError, Interruption) as left_by:
+            assert type(left_by) is way_out  # noqa: PT017 - and none of its own
+
+        assert inside == INSIDE
+        assert get_flags() == before
+
+
+@given(before=flags)
+def test_deterministic_nests(before):
+    """Leaving the inner block leaves the outer one as it was."""
+    with flags_set(before):
+        with deterministic():
+            with deterministic():
+                assert get_flags() == INSIDE
+            assert get_flags() == INSIDE
+
+        assert get_flags() == before
+
+
+def put_with_a_repeated_index(device):
+    """Write two values to one place: the order decides which stays, and torch has no algorithm that fixes it."""
+    return torch.zeros(3, device=device).put_(
+        torch.tensor([1, 1], device=device), torch.tensor([1.0, 2.0], device=device)
+    )
+
+
+@given(before=flags)
+def test_an_operation_without_a_deterministic_algorithm_raises_inside_and_nowhere_else(device, before):
+    """With only a warning before, too; afterwards it runs again."""
+    refusal = pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation")
+
+    with flags_set(before), deterministic(), refusal:
+        put_with_a_repeated_index(device)
+
+    with flags_set(before | {"algorithms": False}):
+        with deterministic():
+            pass
+        assert put_with_a_repeated_index(device)[1] in (1, 2)
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_training_runs_and_repeats_in_deterministic_mode(device, workspace):
+    """On CUDA cuBLAS needs CUBLAS_WORKSPACE_CONFIG for it, which the block sets where it is absent."""
+    with flags_set(AS_TORCH_STARTS | {"CUBLAS_WORKSPACE_CONFIG": workspace}), deterministic():
+        first = trained_weights(device, 1996, "overview", 4, 9)
+        second = trained_weights(device, 1996, "overview", 4, 9)
+
+    assert_identical(second, first, claim="9 steps")
+
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of a short run."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    trainer = Trainer(max_epochs=1, callbacks=[ModelCheckpoint(directory)], **QUIET)
+    trainer.fit(SimpleNet(), xor_dataloader())
+    return trainer.checkpoint_callback.best_model_path
+
+
+@given(seed=seeds, drawn=st.integers(0, 3))
+def test_loading_a_checkpoint_draws_nothing(device, checkpoint, seed, drawn):
+    """Not even initial weights: a run that looks at a checkpoint goes on as one that does not."""
+    set_seed(seed)
+    disturb(drawn)
+
+    with nothing_drawn("load_checkpoint", device):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # there is no Trainer to log to
+@given(seed=seeds, architecture=architectures)
+def test_a_step_a_score_and_a_save_draw_nothing(device, tmp_path_factory, seed, architecture):
+    """Once the weights are drawn, training is a function of the rows."""
+    set_seed(seed)
+    net = SimpleNet(architecture).to(device)
+    optimizer = net.configure_optimizers()
+    inputs, targets = (tensor.to(device) for tensor in xor())
+    path = tmp_path_factory.getbasetemp() / "weights.pt"
+
+    with nothing_drawn("a training step", device):
+        net.training_step((inputs, targets)).backward()
+        optimizer.step()
+    with nothing_drawn("a score", device), torch.no_grad():
+        net.eval()(inputs)
+    with nothing_drawn("a save", device):
+        torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, path)
+
+
+class Order(Callback):
+    """Keep the rows in the order in which training was given them."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_train_batch_start(self, _trainer, _net, batch, _index):
+        self.rows += batch[0].tolist()
+
+
+class ValidatedNet(SimpleNet):
+    def validation_step(self, batch, _):
+        self.log("val_loss", mse_loss(self(batch[0]), batch[1]))
+
+
+# What may happen beside training, as arguments of the Trainer; each is given a directory and the rows.
+BESIDE = {
+    "logging": lambda path: {"logger": CSVLogger(path), "log_every_n_steps": 1},
+    "saving": lambda path: {"callbacks": [ModelCheckpoint(path, every_n_train_steps=1, save_top_k=-1)]},
+    "a sanity check": lambda _: {"num_sanity_val_steps": 2, "limit_val_batches": 2, "check_val_every_n_epoch": 99},
+    "validation": lambda _: {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 1},
+}
+
+
+def order_of_rows(**options):
+    """Train for three shuffled epochs and return the order of the rows."""
+    order = Order()
+    # Thirty-two rows: two random orders agree once in 32! times.
+    rows = TensorDataset(torch.arange(64.0).reshape(32, 2), torch.zeros(32, 1))
+    options = QUIET | {"max_epochs": 3, "log_every_n_steps": 50, "enable_checkpointing": False} | options
+    options["callbacks"] = [order, *options.get("callbacks", [])]
+    options["enable_checkpointing"] = len(options["callbacks"]) > 1
+    validates = "num_sanity_val_steps" in options
+    set_seed(1996)
+    Trainer(**options).fit(
+        ValidatedNet() if validates else SimpleNet(),
+        DataLoader(rows, batch_size=8, shuffle=True),
+        DataLoader(rows, batch_size=8) if validates else None,
+    )
+    return order.rows
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
+def test_the_order_of_the_rows_does_not_depend_on_what_happens_beside_training(tmp_path, beside):
+    """Shuffled epochs under the Trainer, with it and without."""
+    without = order_of_rows()
+
+    rows = order_of_rows(**BESIDE[beside](tmp_path))
+
+    epochs = [sorted(rows[start : start + 32]) for start in (0, 32, 64)]
+    assert all(a == b for a, b in itertools.pairwise(epochs)), "every epoch should hold every row"
+    assert rows == without, f"with {beside}, training sees its rows in another order, but should see them in the same"
+
+
+@given(seed=seeds, batch_size=st.integers(1, 9))
+def test_a_pass_over_a_loader_draws_one_number_from_torch_and_no_more(seed, batch_size):
+    """The base seed of workers that are not there, as torch documents; with a generator of its own, none of ours."""
+    rows = TensorDataset(torch.zeros(8, 1))
+    set_seed(seed)
+    torch.empty((), dtype=torch.int64).random_()
+    after_one = torch.get_rng_state()
+
+    set_seed(seed)
+    for _ in DataLoader(rows, batch_size):
+        pass
+
+    assert_identical(torch.get_rng_state(), after_one, claim="torch's generator after a pass")
+    with nothing_drawn("a loader with a generator of its own"):
+        for _ in DataLoader(rows, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)):
+            pass

@@ -1,0 +1,195 @@
+"""The initial weights are uniform on ±1/√fan_in, independent, and decided by the seed alone.
+
+A statistical claim here fails by chance with a probability below ``FALSE_ALARM``. The seeds are fixed, so that a
+chance failure could only come with another random stream: a new torch, or a device not tried yet.
+
+References:
+    K. He et al., Delving Deep into Rectifiers, ICCV 2015, with torch's a = √5: the bound √(6 / ((1 + a²) fan_in)).
+    W. Hoeffding, Probability Inequalities for Sums of Bounded Random Variables, JASA 58, 1963, Theorem 2.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from simplenet import SimpleNet, set_seed
+from tests.assertions import assert_identical, assert_within, refuted
+from tests.generators import disturb
+from tests.strategies import architectures, hidden_widths, seeds
+
+# For one comparison; the 255 of this file, on each of two devices, together stay below 1e-6.
+FALSE_ALARM = 1e-9
+
+# Neighbours, which differ in low bits alone, and multiples of 2^20, which differ in high bits alone.
+SEEDS = sorted({*range(6000), *range(0, 2**32, 2**20)})
+
+# The fan-in of each of the 17 weights and biases of the 2-4-1 network, in the order of its parameters.
+FAN_IN = [2] * 8 + [2] * 4 + [4] * 4 + [4]
+
+_drawn = {}
+
+
+def flat(net):
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+def initial_weights(device):
+    """Return the 17 parameters for each of ``SEEDS``, a row each, in units of their bounds."""
+    if device not in _drawn:
+        # torch.manual_seed also visits the devices that are not there, and that is most of its time.
+        generator = (
+            torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+        )
+        with device:
+            net = SimpleNet()
+        rows = []
+        for seed in SEEDS:
+            generator.manual_seed(seed)
+            net.input_layer.reset_parameters()
+            net.output_layer.reset_parameters()
+            rows.append(flat(net))
+        _drawn[device] = torch.stack(rows).cpu().double() * torch.tensor(FAN_IN).double().sqrt()
+    return _drawn[device]
+
+
+def assert_mean(values, expected, width, *, claim):
+    """Demand the mean that independent numbers from an interval of this width have, but for a false alarm."""
+    n = len(values)
+    # Hoeffding: P(|mean - expected| >= t) <= 2 exp(-2 n t^2 / width^2).
+    assert_within(values.mean(), expected, atol=width * math.sqrt(math.log(2 / FALSE_ALARM) / (2 * n)), claim=claim)
+
+
+@given(seed=seeds, architecture=architectures, hidden=hidden_widths, disturbance=st.integers(0, 3))
+def test_the_same_seed_gives_the_same_initial_weights(device, seed, architecture, hidden, disturbance):
+    """To the bit, and whatever was drawn before."""
+    set_seed(seed)
+    with device:
+        first = flat(SimpleNet(architecture, hidden))
+    disturb(disturbance)
+
+    set_seed(seed)
+    with device:
+        second = flat(SimpleNet(architecture, hidden))
+
+    assert_identical(second, first, claim=f"{architecture} of {hidden} hidden units, seed {seed}")
+
+
+@given(seed=seeds, hidden=hidden_widths)
+def test_the_architecture_does_not_change_the_initial_weights(device, seed, hidden):
+    """Activations hold no parameters, so the three networks start as one."""
+    weights = {}
+    for architecture in ("overview", "derivation", "listing"):
+        set_seed(seed)
+        with device:
+            weights[architecture] = flat(SimpleNet(architecture, hidden))
+
+    assert_identical(weights["derivation"], weights["overview"], claim=f"derivation, seed {seed}")
+    assert_identical(weights["listing"], weights["overview"], claim=f"listing, seed {seed}")
+
+
+@given(seed=seeds, bit=st.integers(0, 31))
+@example(seed=0, bit=31)
+def test_a_seed_with_one_bit_flipped_gives_other_initial_weights(device, seed, bit):
+    """None of the 17 is fixed by anything else; by chance one in 2^24 stays."""
+    nets = []
+    for each in (seed, seed ^ (1 << bit)):
+        set_seed(each)
+        with device:
+            nets.append(flat(SimpleNet()))
+
+    assert not torch.equal(*nets)
+
+
+def test_distinct_seeds_give_distinct_initial_weights(device):
+    rows = {tuple(row) for row in initial_weights(device).tolist()}
+
+    assert len(rows) == len(SEEDS) >= 10_000
+
+
+def test_drawing_again_equals_a_new_network(device):
+    """So that what the other tests draw is what a user gets."""
+    weights = initial_weights(device)
+
+    for index in (0, 1, 5999, len(SEEDS) - 1):
+        set_seed(SEEDS[index])
+        with device:
+            fresh = flat(SimpleNet())
+        fresh = fresh.cpu().double() * torch.tensor(FAN_IN).double().sqrt()
+        assert_identical(weights[index], fresh, claim=f"seed {SEEDS[index]}")
+
+
+@given(seed=seeds, hidden=hidden_widths)
+def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed, hidden):
+    """Not even by a rounding: the bound as a float32 is the limit."""
+    set_seed(seed)
+    with device:
+        net = SimpleNet(hidden=hidden)
+
+    for layer in (net.input_layer, net.output_layer):
+        bound = torch.tensor(1 / math.sqrt(layer.in_features))
+        for name, values in layer.named_parameters():
+            assert values.abs().max() <= bound, f"{name} of fan-in {layer.in_features}, seed {seed}"
+
+
+@pytest.mark.parametrize("parameter", range(17))
+def test_each_initial_weight_is_uniform_up_to_its_bound(device, parameter):
+    """Kolmogorov and Smirnov's test over all seeds, and both ends are come near."""
+    values = initial_weights(device)[:, parameter]
+    # P(no value in the last share of the interval, at one end) = (1 - share)^n < exp(-share n).
+    share = math.log(1 / FALSE_ALARM) / len(values)
+
+    p = stats.kstest(values.numpy(), stats.uniform(-1, 2).cdf).pvalue
+
+    assert p > FALSE_ALARM, f"parameter {parameter}: p is {p:.3g}, but should be more than {FALSE_ALARM}"
+    assert values.min() < -1 + 2 * share
+    assert values.max() > 1 - 2 * share
+
+
+@pytest.mark.parametrize("power", [1, 2, 3, 4])
+def test_the_moments_of_the_initial_weights_are_those_of_the_uniform_distribution(device, power):
+    """In units of the bound: 0, 1/3, 0, 1/5."""
+    for parameter, values in enumerate(initial_weights(device).T):
+        assert_mean(
+            values**power,
+            (power % 2 == 0) / (power + 1),
+            1 if power % 2 == 0 else 2,
+            claim=f"moment {power} of parameter {parameter}",
+        )
+
+
+def test_no_two_initial_weights_go_together(device):
+    """Uncorrelated over the seeds, so hidden units start apart and can learn to differ."""
+    weights = initial_weights(device)
+
+    for a in range(17):
+        for b in range(a):
+            assert_mean(weights[:, a] * weights[:, b], 0, 2, claim=f"product of parameters {a} and {b}")
+
+
+@refuted
+@given(factor=st.sampled_from([0.99, 1.01]))
+def test_a_bound_one_hundredth_off_would_be_caught(device, factor):
+    values = initial_weights(device)[:, 0] * factor
+    share = math.log(1 / FALSE_ALARM) / len(values)
+
+    assert 1 - 2 * share < values.max() <= 1
+
+
+@refuted
+@given(parameter=st.integers(0, 16))
+def test_normal_weights_of_the_same_variance_would_be_caught(parameter):
+    values = torch.randn(len(SEEDS), dtype=torch.float64) / math.sqrt(3)
+
+    assert stats.kstest(values.numpy(), stats.uniform(-1, 2).cdf).pvalue > FALSE_ALARM, parameter
+
+
+@refuted
+@given(parameter=st.integers(0, 15))
+def test_weights_that_share_a_quarter_of_their_value_would_be_caught(device, parameter):
+    one, other = initial_weights(device)[:, parameter : parameter + 2].T
+
+    assert_mean(one * (0.75 * other + 0.25 * one), 0, 2, claim="product")

@@ -1,0 +1,323 @@
+"""One seed repeats every generator, another seed gives other numbers, and what is no seed is refused.
+
+References:
+    The notebook, §2.3.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+from simplenet import set_seed, xor
+from tests.assertions import assert_identical, refuted
+from tests.generators import disturb, global_generators, nothing_drawn
+from tests.strategies import seeds
+
+# The seeds that torch accepts without remapping: unsigned words of 64 bits.
+torch_seeds = st.integers(0, 2**64 - 1)
+
+# Past the 16 numbers from which on torch's CPU kernels draw in blocks.
+counts = st.integers(1, 35)
+
+# None, one and some numbers that something else drew.
+disturbances = st.integers(0, 3)
+
+# Streams that differ do so within these many numbers: two agree in all by chance once in 2^96 pairs at most.
+ENOUGH = 4
+
+
+def notebook_set_seed(seed):
+    """Seed what §2.3 lists, and no more."""
+    torch.manual_seed(seed)
+    os.environ["PYTHONHASHSEED"] = str(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+SEEDINGS = {"notebook": notebook_set_seed, "simplenet": set_seed}
+
+DISTRIBUTIONS = {
+    "uniform": lambda n, device: torch.rand(n, device=device),
+    "normal": lambda n, device: torch.randn(n, device=device),
+    "exponential": lambda n, device: torch.empty(n, device=device).exponential_(),
+    "bernoulli": lambda n, device: torch.full((n,), 0.5, device=device).bernoulli(),
+    "integers": lambda n, device: torch.randint(2**31 - 1, (n,), device=device),
+    "permutation": lambda n, device: torch.randperm(n, device=device),
+}
+
+
+@pytest.mark.claim("2.3/torch-repeats")
+@given(seed=torch_seeds, n=counts, disturbance=disturbances)
+def test_the_same_seed_draws_the_same_numbers_from_torch(device, seed, n, disturbance):
+    """Whatever is drawn, one after another, and whatever was drawn before."""
+    torch.manual_seed(seed)
+    first = {name: draw(n, device) for name, draw in DISTRIBUTIONS.items()}
+    disturb(disturbance)
+
+    torch.manual_seed(seed)
+    second = {name: draw(n, device) for name, draw in DISTRIBUTIONS.items()}
+
+    for name in DISTRIBUTIONS:
+        assert_identical(second[name], first[name], claim=f"{n} draws, {name}, from seed {seed}")
+
+
+@pytest.mark.parametrize("half", ["low", "high"])
+@given(seed=torch_seeds, bit=st.integers(0, 31))
+@example(seed=1, bit=0)
+def test_a_seed_with_one_bit_flipped_draws_other_numbers_from_torch(device, half, seed, bit):
+    """In either half of the 64 bits that ``torch.manual_seed`` accepts; the example of the high one is 1 + 2^32."""
+    other = seed ^ (1 << (bit + (32 if half == "high" else 0)))
+    draw = global_generators(device)["torch"].draw
+
+    torch.manual_seed(seed)
+    first = draw(ENOUGH)
+    torch.manual_seed(other)
+    second = draw(ENOUGH)
+
+    assert first != second, f"seeds {seed} and {other} draw the same numbers on {device}, but should differ"
+
+
+def draw_from_each(device):
+    return {name: generator.draw(ENOUGH) for name, generator in global_generators(device).items()}
+
+
+@pytest.mark.claim("2.3/everything-repeats")
+@given(seed=seeds, disturbance=disturbances)
+@example(seed=0, disturbance=1)
+@example(seed=2**32 - 1, disturbance=1)
+def test_set_seed_repeats_every_generator(device, seed, disturbance):
+    """What the notebook's function leaves out, ours seeds."""
+    set_seed(seed)
+    first = draw_from_each(device)
+    disturb(disturbance)
+
+    set_seed(seed)
+
+    assert draw_from_each(device) == first
+
+
+@pytest.mark.claim("2.3/everything-repeats")
+@pytest.mark.parametrize("generator", ["numpy", "random"])
+@refuted
+@given(seed=seeds)
+def test_the_notebooks_seeding_repeating_every_generator_would_be_caught(generator, seed):
+    """It seeds torch alone; the other two go on from where they were."""
+    draw = global_generators()[generator].draw
+    notebook_set_seed(seed)
+    first = draw(ENOUGH)
+
+    notebook_set_seed(seed)
+
+    assert draw(ENOUGH) == first
+
+
+@pytest.mark.claim("2.3/everything-repeats")
+@given(seed=seeds)
+def test_the_notebooks_seeding_leaves_numpy_and_random_where_they_were(seed):
+    """And torch where a generator of its own with that seed stands."""
+    torch.manual_seed(seed)
+
+    with nothing_drawn("the notebook's set_seed"):
+        notebook_set_seed(seed)
+
+
+@given(seed=seeds)
+def test_set_seed_gives_each_generator_the_seed_itself(seed):
+    """All 32 bits of it: the streams are those that each library documents for the seed."""
+    set_seed(seed)
+
+    own = random.Random(seed)
+    assert draw_from_each("cpu") == {
+        "torch": torch.rand(ENOUGH, generator=torch.Generator().manual_seed(seed)).tolist(),
+        "numpy": np.random.RandomState(seed).random_sample(ENOUGH).tolist(),
+        "random": [own.random() for _ in range(ENOUGH)],
+    }
+
+
+@given(seed=seeds, bit=st.integers(0, 31))
+def test_a_seed_with_one_bit_flipped_draws_other_numbers(device, seed, bit):
+    """From every generator, over all that set_seed accepts."""
+    set_seed(seed)
+    first = draw_from_each(device)
+    set_seed(seed ^ (1 << bit))
+    second = draw_from_each(device)
+
+    alike = [name for name in first if first[name] == second[name]]
+    assert not alike, f"seeds {seed} and {seed ^ (1 << bit)} draw alike from {alike}"
+
+
+@given(seed=st.one_of(st.integers(max_value=-1), st.integers(min_value=2**32)))
+@example(seed=-1)
+@example(seed=2**32)
+@example(seed=1 + 2**32)
+def test_an_integer_out_of_range_is_refused_and_nothing_is_seeded(seed):
+    """Such a seed would repeat the stream of a smaller one on the CPU."""
+    set_seed(0)
+
+    with (
+        nothing_drawn(f"set_seed({seed})"),
+        pytest.raises(ValueError, match=f"^seed is {seed}, but should be from 0 to 4294967295$"),
+    ):
+        set_seed(seed)
+
+    assert os.environ["PL_GLOBAL_SEED"] == os.environ["PYTHONHASHSEED"] == "0"
+
+
+@given(
+    seed=st.one_of(
+        st.none(),
+        st.booleans(),
+        st.floats(),
+        st.builds(np.int64, seeds),
+        st.builds(np.uint32, seeds),
+        st.builds(np.bool_, st.booleans()),
+        st.builds(torch.tensor, seeds),
+        st.builds(Decimal, seeds),
+        st.builds(Fraction, seeds),
+        st.builds(str, seeds),
+    )
+)
+@example(seed=1996.0)
+def test_what_is_no_int_is_refused_and_nothing_is_seeded(seed):
+    """A NumPy integer neither: the seed of a run should be what its log says."""
+    set_seed(0)
+
+    message = f"seed is {seed!r} of type {type(seed).__name__}, but should be an int"
+    with nothing_drawn(f"set_seed({seed!r})"), pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        set_seed(seed)
+
+    assert os.environ["PL_GLOBAL_SEED"] == os.environ["PYTHONHASHSEED"] == "0"
+
+
+@given(seed=seeds, drawn=counts)
+def test_a_state_put_back_repeats_what_followed(device, seed, drawn):
+    """From anywhere in a stream, half a pair of normal numbers included."""
+    generators = global_generators(device)
+    set_seed(seed)
+    disturb(drawn)
+    states = {name: generator.get_state() for name, generator in generators.items()}
+    first = draw_from_each(device)
+    disturb(drawn)
+
+    for name, generator in generators.items():
+        generator.set_state(states[name])
+
+    assert draw_from_each(device) == first
+
+
+@given(seed=seeds, batch_size=st.integers(1, 4), disturbance=disturbances)
+def test_the_same_seed_serves_the_same_shuffled_batches(seed, batch_size, disturbance):
+    loader = DataLoader(TensorDataset(*xor()), batch_size, shuffle=True)
+    set_seed(seed)
+    first = [rows for batch in loader for rows in batch]
+    disturb(disturbance)
+
+    set_seed(seed)
+    second = [rows for batch in loader for rows in batch]
+
+    assert len(first) == len(second)
+    for index, (again, before) in enumerate(zip(second, first, strict=True)):
+        assert_identical(again, before, claim=f"batch {index // 2} of seed {seed}")
+
+
+@refuted
+@given(seed=seeds, other=seeds)
+def test_shuffling_that_ignores_the_seed_would_be_caught(seed, other):
+    """The four rows have 24 orders, so other seeds soon give another one."""
+    loader = DataLoader(TensorDataset(torch.arange(4)), shuffle=True)
+
+    set_seed(seed)
+    first = [row.item() for (row,) in loader]
+    set_seed(other)
+
+    assert [row.item() for (row,) in loader] == first
+
+
+def _hashes():
+    return [hash(f"name {i}") for i in range(8)]  # new strings: a string keeps its hash
+
+
+def _hashes_of_a_child():
+    program = "print([hash(f'name {i}') for i in range(8)])"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.claim("2.3/hash-seed")
+@pytest.mark.parametrize("seeding", SEEDINGS)
+def test_the_hash_seed_reaches_child_processes_and_not_this_one(seeding):
+    """Python reads PYTHONHASHSEED once, when it starts."""
+    before = _hashes()
+
+    SEEDINGS[seeding](1996)
+    here = _hashes()
+    child, twin = _hashes_of_a_child(), _hashes_of_a_child()
+    SEEDINGS[seeding](1997)
+    other_here = _hashes()
+    other_child = _hashes_of_a_child()
+
+    assert here == other_here == before
+    assert child == twin != other_child
+
+
+@pytest.mark.claim("2.3/cuda-seeded")
+@given(seed=torch_seeds, n=counts, disturbance=disturbances)
+def test_manual_seed_all_repeats_every_gpu(device, seed, n, disturbance):
+    """Each GPU has a generator of its own; all of them get the seed, so all draw the same."""
+    if device.type != "cuda":
+        pytest.skip("manual_seed_all is CUDA's")
+    gpus = range(torch.cuda.device_count())
+    torch.cuda.manual_seed_all(seed)
+    first = [torch.rand(n, device=f"cuda:{gpu}") for gpu in gpus]
+    for gpu in gpus:
+        torch.randn(disturbance, device=f"cuda:{gpu}")
+
+    torch.cuda.manual_seed_all(seed)
+
+    for gpu in gpus:
+        assert_identical(torch.rand(n, device=f"cuda:{gpu}"), first[gpu], claim=f"cuda:{gpu}, seed {seed}")
+        assert_identical(first[gpu], first[0], claim=f"cuda:{gpu} against cuda:0, seed {seed}")
+
+
+@pytest.mark.claim("2.3/cudnn-flags")
+@pytest.mark.parametrize("seeding", SEEDINGS)
+@pytest.mark.parametrize("available", [True, False], ids=["CUDA", "no CUDA"])
+@pytest.mark.parametrize("before", [(False, True), (True, False), (False, False), (True, True)], ids=str)
+def test_cudnn_is_held_to_deterministic_algorithms_where_there_is_a_gpu(monkeypatch, seeding, available, before):
+    """The flags alone, so torch is only told whether a GPU is there; without one they stay as they are."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", before[0])
+    monkeypatch.setattr(cudnn, "benchmark", before[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+
+    SEEDINGS[seeding](1996)
+
+    assert (cudnn.deterministic, cudnn.benchmark) == ((True, False) if available else before)
+
+
+@pytest.mark.claim("2.3/cudnn-flags")
+@given(seed=seeds)
+def test_a_convolution_of_cudnn_repeats_its_gradient(device, seed):
+    """The gradient by the weights, which cuDNN's other algorithms sum in whatever order threads finish."""
+    if device.type != "cuda":
+        pytest.skip("cuDNN is CUDA's")
+
+    def gradient():
+        set_seed(seed)
+        convolution = torch.nn.Conv2d(8, 8, 3).to(device)
+        convolution(torch.randn(16, 8, 32, 32, device=device)).square().sum().backward()
+        return convolution.weight.grad
+
+    assert_identical(gradient(), gradient(), claim=f"convolution, seed {seed}")

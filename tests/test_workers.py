@@ -1,0 +1,152 @@
+"""Other processes: a second one trains to the same bits, and DataLoader workers draw from streams of their own.
+
+References:
+    PyTorch documentation, "Randomness in multi-process data loading".
+    Lightning issue 20412: from 2.4.0 to 2.6.0 every base seed gave workers the same torch stream.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from lightning.fabric.utilities.seed import pl_worker_init_function
+
+from simplenet import set_seed
+from tests.assertions import assert_identical, refuted
+from tests.fresh_process import DRAWS, EPOCHS, GENERATORS, SEEDS, START_METHODS, TRAINED, WORKERS, trained_weights
+from tests.generators import global_generators
+
+LIBRARIES = ["torch", "lightning"]
+
+
+@cache
+def answers(device):
+    """Ask another process, once a device; its hash seed is not ours, so nothing may depend on that."""
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "tests.fresh_process", device]
+    ran = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("run", range(len(TRAINED)), ids=[f"seed {seed}, {name}" for seed, name, *_ in TRAINED])
+def test_two_processes_train_to_the_same_bits(device, run):
+    """Weights after training, as one process computes them and as another does."""
+    here = trained_weights(device, *TRAINED[run])
+
+    there = torch.tensor(answers(str(device))["trained"][run])
+
+    assert_identical(there, here.cpu(), claim=f"another process, {TRAINED[run]}")
+
+
+def forked(library, generator):
+    """Return what forked workers drew: by position in ``SEEDS``, by epoch, by worker."""
+    if "fork" not in START_METHODS:
+        pytest.skip("this platform does not fork")
+    drawn = answers("cpu")[library]
+    return [[[worker[generator] for worker in epoch] for epoch in seed] for seed in drawn]
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_workers_draw_the_same_when_run_again(library, generator):
+    """Every epoch of every worker, after other runs in between."""
+    drawn = forked(library, generator)
+
+    assert SEEDS[0] == SEEDS[-1]
+    assert drawn[0] == drawn[-1]
+    assert all(len(stream) == DRAWS for seed in drawn for epoch in seed for stream in epoch)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("axis", ["base seed", "epoch", "worker"])
+def test_the_streams_of_workers_differ(axis, library, generator):
+    """By each axis alone, the others being equal."""
+    drawn = forked(library, generator)
+    cells = list(itertools.product(range(2), range(EPOCHS), range(WORKERS)))  # the third seed is the first
+    along = ["base seed", "epoch", "worker"].index(axis)
+
+    for one, other in itertools.combinations(cells, 2):
+        if [i for i in range(3) if one[i] != other[i]] == [along]:
+            (a, b, c), (d, e, f) = one, other
+            assert drawn[a][b][c] != drawn[d][e][f], f"{generator} draws alike by {axis}: {one} and {other}"
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_the_way_workers_are_started_does_not_change_what_they_draw(start_method, generator):
+    """A forked worker inherits the generators and a spawned one starts afresh; both are seeded before they draw."""
+    here = answers("cpu")["started"]
+
+    streams = [[worker[generator] for worker in epoch] for epoch in here[start_method]]
+
+    assert streams == [[worker[generator] for worker in epoch] for epoch in here[START_METHODS[0]]]
+
+
+def test_set_seed_has_lightning_seed_the_workers(monkeypatch):
+    """By rank too: torch alone gives the workers of two ranks of one seed the same streams."""
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+
+    set_seed(1996)
+
+    assert os.environ["PL_SEED_WORKERS"] == "1"
+
+
+# What tells workers apart: 63 bits that a DataLoader draws for an epoch, and the 16 each that Lightning has
+# for the worker and the rank.
+WORKER = {
+    "base_seed": st.integers(0, 2**63 - 1),
+    "worker": st.integers(0, 2**16 - 1),
+    "rank": st.integers(0, 2**16 - 1),
+}
+
+
+def worker_streams(base_seed, worker, rank):
+    """Return what a worker draws from each generator once Lightning has seeded it, in this process."""
+    torch.manual_seed(base_seed + worker)  # as torch does first
+    pl_worker_init_function(worker, rank)
+    return {name: generator.draw(DRAWS) for name, generator in global_generators().items()}
+
+
+@pytest.mark.parametrize("axis", WORKER)
+@given(data=st.data(), one=st.fixed_dictionaries(WORKER))
+def test_lightnings_seed_of_a_worker_depends_on(axis, data, one):
+    """The base seed, the worker and the rank, each by itself and in every generator.
+
+    torch's takes 32 bits of what Lightning hashes, so two streams agree by chance once in 2^32 pairs.
+    """
+    other = one | {axis: data.draw(WORKER[axis].filter(lambda value: value != one[axis]), label=f"other {axis}")}
+
+    first, second = worker_streams(**one), worker_streams(**other)
+
+    alike = [name for name in first if first[name] == second[name]]
+    assert not alike, f"{one} and {other} draw alike from {alike}"
+
+
+@given(one=st.fixed_dictionaries(WORKER))
+@example(one={"base_seed": 0, "worker": 0, "rank": 0})
+@example(one={"base_seed": 2**63 - 1, "worker": 2**16 - 1, "rank": 2**16 - 1})
+def test_lightnings_seed_of_a_worker_depends_on_nothing_else(one):
+    first = worker_streams(**one)
+
+    assert worker_streams(**one) == first
+
+
+@refuted
+@given(base_seed=WORKER["base_seed"], worker=st.integers(1, 2**16 - 1))
+def test_workers_that_draw_alike_would_be_caught(base_seed, worker):
+    """As NumPy's did under torch before 1.9, where only the process was copied."""
+    one, other = (worker_streams(base_seed, each, rank=0) for each in (0, worker))
+
+    assert one["numpy"] == other["numpy"]
