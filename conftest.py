@@ -19,7 +19,7 @@ from tests.targets import adams, devices
 
 settings.register_profile(
     "default",
-    max_examples=50,
+    max_examples=25,
     derandomize=True,
     database=None,
     deadline=None,
@@ -52,11 +52,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a wrong option before anything is collected."""
+    """Refuse a wrong option before anything is collected; share the cores among xdist's workers."""
     try:
         adams(config)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

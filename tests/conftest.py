@@ -13,7 +13,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from tests import ledger
+from tests.strategies import DTYPES
 from tests.targets import adams
+
+# What a run's checks are counted by: the parameter, and the values that count, if not all.
+AXES = {"adam": None, "device": None, "dtype": DTYPES}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,10 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
         for mark in item.iter_markers("claim"):
             item.user_properties += [("claim", claim) for claim in mark.args]
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        axes = (
-            str(parameters[name]).removeprefix("torch.") for name in ("adam", "device", "dtype") if name in parameters
-        )
-        item.user_properties += [("axis", axis) for axis in axes]
+        item.user_properties += [
+            ("axis", str(parameters[name]).removeprefix("torch."))
+            for name, values in AXES.items()
+            if name in parameters and (values is None or parameters[name] in values)
+        ]
     if config.getoption("--adam"):  # what speaks of torch has no say: neither other tests nor the ledger of its defects
         others = [item for item in items if "adam" not in item.fixturenames]
         items[:] = [item for item in items if "adam" in item.fixturenames]

@@ -157,15 +157,6 @@ def _user_implementation(path: str) -> Implementation:
     return Implementation(name, build=build, options=Implementation.options & has)
 
 
-def require(dtype: torch.dtype, device: torch.device) -> None:
-    """Skip the test where torch has no arithmetic in this type on this device."""
-    one = torch.ones(1, dtype=dtype, device=device)
-    try:
-        one.lerp(one, 0.5).sqrt().addcmul(one, one).addcdiv(one, one)
-    except RuntimeError:
-        pytest.skip(f"torch {torch.__version__} does not compute {dtype} on {device.type}")
-
-
 def apply_step(optimizer: Optimizer, parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
     """Give each parameter its gradient and take one step."""
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -83,3 +83,16 @@ def test_an_option_given_to_the_constructor_survives_loading(option):
     loaded.load_state_dict(saved.state_dict())
 
     assert loaded.param_groups[0][option] == values[1]
+
+
+def test_a_loaded_optimizer_shares_no_state_with_its_source():
+    """Stepping one leaves the other alone."""
+    parameters = [torch.ones(3, requires_grad=True) for _ in "ab"]
+    source, loaded = (torch.optim.Adam([p]) for p in parameters)
+    apply_step(source, parameters[:1], [torch.ones(3)])
+    loaded.load_state_dict(source.state_dict())
+    before = source.state[parameters[0]]["exp_avg"].clone()
+
+    apply_step(loaded, parameters[1:], [torch.ones(3)])
+
+    assert_identical(source.state[parameters[0]]["exp_avg"], before, claim="first moment of the source")

@@ -24,6 +24,7 @@ def weights(net):
     return [parameter.detach().clone() for parameter in net.parameters()]
 
 
+@pytest.mark.claim("4/learns")
 def test_the_notebooks_run_learns_exclusive_or(tmp_path):
     """Seed 1996 and batch size 1, as in the notebook."""
     result = run(tmp_path, batch_size=1)
@@ -41,6 +42,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert all(map(torch.equal, weights(first.net), weights(second.net)))
 
 
+@pytest.mark.claim("5/listing-learns")
 def test_the_listing_is_not_solved_and_its_mse_is_not_below_a_quarter(tmp_path):
     result = run(tmp_path, architecture="listing", max_epochs=400)
 
