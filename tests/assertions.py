@@ -1,0 +1,99 @@
+"""One voice for failures: what was observed, what was permitted, and where."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import Phase, settings
+from torch import Tensor
+
+
+def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
+    """Demand the same dtype, shape and bits; NaN equals NaN, and 0 is not -0."""
+    __tracebackhide__ = True
+    assert actual.dtype == expected.dtype, f"{claim}: dtype is {actual.dtype}, but should be {expected.dtype}"
+    assert actual.shape == expected.shape, (
+        f"{claim}: shape is {tuple(actual.shape)}, but should be {tuple(expected.shape)}"
+    )
+    actual, expected = actual.detach().cpu(), expected.detach().cpu()
+    same = (actual == expected) & (actual.signbit() == expected.signbit()) | (actual.isnan() & expected.isnan())
+    if not same.all():
+        where = tuple(np.argwhere(~same.numpy())[0].tolist())
+        raise AssertionError(
+            f"{claim}: {int((~same).sum())} of {same.numel()} entries differ, but all should be identical "
+            f"[entry {where}: actual={actual[where].item()!r}, expected={expected[where].item()!r}]"
+        )
+
+
+def assert_within(
+    actual: Tensor, expected: Tensor | np.ndarray | float, *, rtol: float = 0.0, atol: float = 0.0, claim: str
+) -> None:
+    """Demand an error of at most ``atol + rtol |expected|`` in every entry; NaN and infinity never pass.
+
+    Args:
+        actual: What was computed.
+        expected: What is true: float64, or anything that float64 holds exactly.
+        rtol: Permitted error relative to ``expected``, from ``tests.bounds``.
+        atol: Permitted error in the units of ``expected``, from ``tests.bounds``.
+        claim: What is compared, for the message.
+    """
+    __tracebackhide__ = True
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    assert actual.shape == expected.shape, (
+        f"{claim}: shape is {tuple(actual.shape)}, but should be {tuple(expected.shape)}"
+    )
+    values = actual.detach().cpu().double()
+    expected = expected.detach().cpu()
+    _demand(values.numpy(), expected.numpy(), atol + rtol * expected.abs().numpy(), claim)
+
+
+def assert_in_balls(actual: Tensor, expected: np.ndarray, *, claim: str) -> None:
+    """Demand that every entry lies in its ball: the exact value, give or take its counted error."""
+    __tracebackhide__ = True
+    assert tuple(actual.shape) == expected.shape, (
+        f"{claim}: shape is {tuple(actual.shape)}, but should be {expected.shape}"
+    )
+    values = np.array(actual.detach().cpu().double().tolist(), dtype=object)
+    centres = np.vectorize(lambda ball: ball.centre, otypes=[object])(expected)
+    radii = np.vectorize(lambda ball: ball.radius, otypes=[object])(expected)
+    _demand(values, centres, radii, claim)
+
+
+def _demand(values: np.ndarray, expected: np.ndarray, permitted: np.ndarray, claim: str) -> None:
+    __tracebackhide__ = True
+    worst = None
+    for where in np.ndindex(expected.shape):
+        error = abs(expected[where] - values[where])
+        if not error <= permitted[where]:
+            ratio = float(error / permitted[where]) if permitted[where] else float("inf")
+            if worst is None or not ratio <= worst[0]:
+                worst = ratio, where, error
+    if worst is not None:
+        ratio, where, error = worst
+        raise AssertionError(
+            f"{claim}: error is {float(error):.3g}, but should be at most {float(permitted[where]):.3g}, "
+            f"{ratio:.3g} times less [entry {where}: actual={float(values[where])!r}, "
+            f"expected={float(expected[where])!r}]"
+        )
+
+
+def refuted(test: Callable[..., Any]) -> Callable[..., None]:
+    """Pass a counter-claim only if an assertion in it fails: the bound beside it can tell right from wrong.
+
+    Goes above ``@given``; nothing is shrunk, since any refutation will do.
+    """
+    unshrunk = settings(settings.default, phases=[Phase.explicit, Phase.generate], database=None)(test)
+
+    def counter_claim(*arguments: Any, **keywords: Any) -> None:
+        with pytest.raises(AssertionError):
+            unshrunk(*arguments, **keywords)
+
+    # pytest reads the signature to find fixtures and parameters, and the name for its report.
+    counter_claim.__dict__.update({k: v for k, v in vars(test).items() if not k.startswith("_hypothesis")})
+    counter_claim.__name__, counter_claim.__doc__ = test.__name__, test.__doc__
+    counter_claim.__module__, counter_claim.__qualname__ = test.__module__, test.__qualname__
+    counter_claim.__signature__ = inspect.signature(test)
+    return counter_claim

@@ -1,0 +1,105 @@
+"""The ledgers, the notebook's claims and upstream's defects, and the tests that decide them.
+
+``python -m tests.ledger`` writes docs/claims.md and docs/defects.md.
+"""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parent
+DOCS = TESTS.parent / "docs"
+
+
+def claims() -> dict[str, dict[str, Any]]:
+    """Return the claims by id, in the notebook's order."""
+    return {claim["id"]: claim for claim in tomllib.loads((TESTS / "claims.toml").read_text("utf-8"))["claim"]}
+
+
+def defects() -> dict[str, dict[str, Any]]:
+    """Return the defects by id."""
+    return {defect["id"]: defect for defect in tomllib.loads((TESTS / "defects.toml").read_text("utf-8"))["defect"]}
+
+
+def claim_marks() -> Iterator[tuple[str, str, str]]:
+    """Find each ``@pytest.mark.claim(id)``: yield the id, the test's file and its name."""
+    for path in sorted(TESTS.glob("test_*.py")):
+        for function in ast.parse(path.read_text("utf-8")).body:
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for decorator in function.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.claim":
+                    for argument in decorator.args:
+                        yield ast.literal_eval(argument), path.name, function.name
+
+
+def claims_page() -> str:
+    """Render the claims, the tests that decide them, and what is true where the notebook is not."""
+    tests: dict[str, list[str]] = {}
+    for claim, file, name in claim_marks():
+        tests.setdefault(claim, []).append(f"[`{name}`](../tests/{file})")
+    lines = [
+        "# What the notebook claims, and what holds",
+        "",
+        "Every statement of *Anatomia de Uma Rede Neural: SimpleNet* that a test can decide, with the tests that do.",
+        "The ledger is [tests/claims.toml](../tests/claims.toml); this page is written by `python -m tests.ledger`.",
+        "",
+        "| section | claim | verdict | decided by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for id_, claim in claims().items():
+        section, name = id_.split("/")
+        verdict = claim["verdict"] if "correction" not in claim else f"[{claim['verdict']}](#{_anchor(id_)})"
+        lines.append(f"| §{section} | {claim['statement']} | {verdict} | {'<br>'.join(tests.get(id_, ['nothing']))} |")
+    for id_, claim in claims().items():
+        if "correction" in claim:
+            lines += ["", f"## {_heading(id_)}", "", f"> {claim['statement']}", "", claim["correction"].strip()]
+    return "\n".join(lines) + "\n"
+
+
+def defects_page() -> str:
+    """Render the defects with their reproductions."""
+    lines = [
+        "# Defects found upstream",
+        "",
+        "Each is a strict expected failure of the named test in the named versions: the suite fails when one shows",
+        "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError` where the",
+        "defect is. The ledger is [tests/defects.toml](../tests/defects.toml); this page is written by",
+        "`python -m tests.ledger`.",
+    ]
+    for id_, defect in defects().items():
+        lines += [
+            "",
+            f"## {defect['title']}",
+            "",
+            f"`{id_}` · {', '.join(f'{name} {range_}' for name, range_ in defect['versions'].items())}"
+            + (f" · [upstream]({defect['link']})" if "link" in defect else ""),
+            "",
+            defect["consequence"].strip(),
+            "",
+            "Found by " + ", ".join(f"`{cell['test']}`" for cell in defect["cell"]) + ".",
+            "",
+            "```python",
+            defect["reproduction"].strip(),
+            "```",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {DOCS / "claims.md": claims_page, DOCS / "defects.md": defects_page}
+
+
+def _heading(id_: str) -> str:
+    section, name = id_.split("/")
+    return f"§{section}, {name.replace('-', ' ')}"
+
+
+def _anchor(id_: str) -> str:
+    return _heading(id_).replace("§", "").replace(".", "").replace(",", "").replace(" ", "-")
+
+
+if __name__ == "__main__":
+    for path, page in PAGES.items():
+        path.write_text(page(), "utf-8")

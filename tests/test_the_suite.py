@@ -1,0 +1,196 @@
+"""The suite itself: its assertions fail on what is false, its strategies stay in their domains."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, find, given, settings
+from hypothesis import strategies as st
+
+from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from tests.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
+from tests.strategies import DTYPES, LAYOUTS, floats, place
+
+dtypes = st.sampled_from(DTYPES)
+
+
+@given(dtype=dtypes)
+def test_the_unit_roundoff_is_half_the_spacing_at_one(dtype):
+    one = torch.ones((), dtype=dtype)
+    u = unit_roundoff(dtype)
+
+    assert one + u == one  # a tie, to even
+    assert one + 2 * u > one
+
+
+@given(dtype=dtypes)
+def test_half_the_smallest_subnormal_rounds_to_zero(dtype):
+    eta = smallest_subnormal(dtype)
+
+    assert torch.tensor(eta, dtype=dtype) > 0
+    assert torch.tensor(eta / 2, dtype=dtype) == 0
+
+
+@given(dtype=dtypes, n=st.integers(1, 50))
+def test_gamma_bounds_every_product_of_that_many_roundings(dtype, n):
+    """Higham's lemma 3.1, at its worst case: all errors of one sign."""
+    u = unit_roundoff(dtype)
+
+    assert (1 + u) ** n - 1 <= gamma(n, dtype)
+    assert 1 - (1 - u) ** n <= gamma(n, dtype)
+
+
+def test_gamma_refuses_a_count_that_it_cannot_bound():
+    with pytest.raises(ValueError, match=r"256 roundings .* have n u = 1"):
+        gamma(256, torch.bfloat16)
+
+
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]), operation=st.sampled_from("+-*/s"))
+def test_a_ball_holds_what_the_rounded_operation_returns(data, dtype, operation):
+    """IEEE 754: the basic operations and the root are rounded correctly."""
+    a, b = (data.draw(floats(dtype, min_exponent=-40, max_exponent=40, signed=operation != "s")) for _ in "ab")
+    x, y = (Ball(value, dtype=dtype) for value in (a, b))
+    ta, tb = (torch.tensor(value, dtype=dtype) for value in (a, b))
+    if operation == "/" and b == 0:
+        return
+
+    actual, expected = {
+        "+": lambda: (ta + tb, x + y),
+        "-": lambda: (ta - tb, x - y),
+        "*": lambda: (ta * tb, x * y),
+        "/": lambda: (ta / tb, x / y),
+        "s": lambda: (ta.sqrt(), x.sqrt()),
+    }[operation]()
+
+    assert_in_balls(actual.reshape(1), np.array([expected]), claim=f"{a!r} {operation} {b!r}")
+
+
+@given(data=st.data())
+def test_errors_of_the_operands_reach_the_result(data):
+    """A chain in float32 stays in its ball, cancellation included."""
+    values = data.draw(st.lists(floats(torch.float32, min_exponent=-20, max_exponent=20), min_size=4, max_size=4))
+    a, b, c, d = (torch.tensor(value) for value in values)
+    x, y, z, w = (Ball(value, dtype=torch.float32) for value in values)
+
+    actual = (a * b - c * d) * (a - d) + b
+
+    assert_in_balls(actual.reshape(1), np.array([(x * y - z * w) * (x - w) + y]), claim="chain")
+
+
+@refuted
+@given(data=st.data())
+def test_a_ball_that_forgets_its_roundings_would_be_caught(data):
+    a, b = (torch.tensor(data.draw(floats(torch.float32, min_exponent=-20, max_exponent=20))) for _ in "ab")
+
+    assert Ball(a.item(), dtype=torch.float32).centre * b.item() == mpmath.mpf((a * b).item())
+
+
+def test_a_quotient_by_a_ball_around_zero_is_unbounded():
+    quotient = Ball(1, dtype=torch.float32) / Ball(1e-9, 1e-8, dtype=torch.float32)
+
+    assert quotient.radius == mpmath.inf
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [(1.0, 1.1), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (float("nan"), float("nan"))],
+)
+def test_assert_within_fails_on_what_is_false_or_not_finite(actual, expected):
+    with pytest.raises(AssertionError, match=r"sabotage: error is .*, but should be at most .* \[entry \(0,\)"):
+        assert_within(torch.tensor([actual]), torch.tensor([expected]), rtol=gamma(9, torch.float32), claim="sabotage")
+
+
+def test_assert_within_passes_at_its_bound_and_fails_beyond_it():
+    bound = gamma(4, torch.float32)
+
+    assert_within(
+        torch.tensor([1 + bound], dtype=torch.float64), torch.tensor([1.0]), rtol=bound * (1 + 1e-9), claim=""
+    )
+    with pytest.raises(AssertionError, match=r"times less"):
+        assert_within(torch.tensor([1 + 2 * bound], dtype=torch.float64), torch.tensor([1.0]), rtol=bound, claim="")
+
+
+def test_assert_in_balls_fails_outside_and_on_nan():
+    expected = balls([1.0], dtype=torch.float32) * balls([1.0], dtype=torch.float32)
+
+    assert_in_balls(torch.tensor([1.0]), expected, claim="product")
+    for wrong in (1 + 2**-22, math.nan, math.inf):
+        with pytest.raises(AssertionError, match="product: error is"):
+            assert_in_balls(torch.tensor([wrong]), expected, claim="product")
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [
+        (torch.tensor([0.0]), torch.tensor([-0.0])),
+        (torch.tensor([1.0]), torch.tensor([1.0 + 2**-23])),
+        (torch.tensor([1.0]), torch.tensor([math.nan])),
+        (torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64)),
+        (torch.tensor([1.0]), torch.tensor([[1.0]])),
+    ],
+)
+def test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart(actual, expected):
+    assert_identical(actual, actual.clone(), claim="itself")
+    with pytest.raises(AssertionError, match="sabotage"):
+        assert_identical(actual, expected, claim="sabotage")
+
+
+def test_a_counter_claim_that_holds_is_a_failure():
+    @refuted
+    @given(n=st.integers())
+    def true_claim(n):
+        assert n == n  # noqa: PLR0124
+
+    with pytest.raises(pytest.fail.Exception):
+        true_claim()
+
+
+def test_a_counter_claim_that_crashes_is_not_refuted():
+    @refuted
+    @given(n=st.integers())
+    def broken(n):  # noqa: ARG001
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(data=st.data())
+def test_floats_are_finite_and_exact_in_their_type(dtype, data):
+    value = data.draw(floats(dtype))
+
+    assert math.isfinite(value)
+    assert torch.tensor(value, dtype=dtype).double().item() == value
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "corner",
+    [
+        lambda value, _: value == 0 and math.copysign(1, value) < 0,
+        lambda value, finfo: 0 < value < finfo.tiny,
+        lambda value, finfo: value == finfo.max,
+        lambda value, _: value > 1 and math.log2(value).is_integer(),
+    ],
+    ids=["-0", "subnormal", "largest", "power of two"],
+)
+def test_floats_reach_their_corners(dtype, corner):
+    search = settings(max_examples=2000, suppress_health_check=list(HealthCheck), database=None)
+
+    find(floats(dtype), lambda value: corner(value, torch.finfo(dtype)), settings=search)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_shows_the_values_and_guards_the_rest(layout):
+    values = torch.arange(12.0).reshape(3, 4)
+    placed = place(values, layout)
+    assert_identical(placed.tensor, values, claim="the view")
+    assert placed.guard_is_intact()
+
+    placed.base[placed.guard] += 1
+
+    assert_identical(placed.tensor, values, claim="the view")
+    assert placed.guard_is_intact() == (not placed.guard.any())
