@@ -121,7 +121,14 @@ class Certificate:
 
 
 def certify(  # noqa: PLR0913 - what a certificate is about
-    fabric: Fabric, architecture: Architecture, *, batch_size: int, steps: int, seeds: int, confidence: float
+    fabric: Fabric,
+    architecture: Architecture,
+    *,
+    batch_size: int,
+    steps: int,
+    seeds: int,
+    confidence: float,
+    compiled: bool = True,
 ) -> Certificate:
     """Train seeds 0, 1, 2, ..., a share of them on each of the fabric's devices, and count.
 
@@ -134,6 +141,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
         steps: Optimizer steps of each network.
         seeds: How many.
         confidence: Of the bounds, a probability.
+        compiled: As for ``train_ensemble``.
 
     Returns:
         The same certificate on every device.
@@ -150,6 +158,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
         batch_size=batch_size,
         steps=steps,
         device=str(fabric.device),
+        compiled=compiled,
         progress=fabric.is_global_zero,
     )
 
@@ -207,6 +216,7 @@ def resting(weights: Float[Tensor, " parameters"], architecture: Architecture) -
 
     point = weights.double()
     _, y_hat = step.forward(point[:, None])
-    gradient, hessian = torch.func.jacrev(mse)(point), torch.func.hessian(mse)(point)
+    gradient: Tensor = torch.autograd.functional.jacobian(mse, point)  # type: ignore[no-untyped-call]
+    hessian: Tensor = torch.autograd.functional.hessian(mse, point)  # type: ignore[no-untyped-call]
     curvatures = torch.linalg.eigvalsh(hessian)
     return Resting(y_hat.flatten().tolist(), mse(point).item(), gradient.norm().item(), curvatures)

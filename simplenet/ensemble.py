@@ -147,7 +147,16 @@ def schedule(batch_size: int, steps: int, lr: float) -> Float[Tensor, "steps 6"]
         A row for each step: the signed step size ``-lr / (1 - β1ᵗ)``, the square root of the second
         bias correction, and for each row of the truth table ``2 / n`` if it is one of the batch's
         ``n``, else 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but should be at least 1")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, but should be at least 1")
+    if not 0 <= lr < float("inf"):
+        raise ValueError(f"lr is {lr}, but should be finite and at least 0")
     batches = torch.split(torch.arange(4), batch_size)
     shares = [[2 / len(batch) if row in batch else 0.0 for row in range(4)] for batch in batches]
     return torch.tensor(
@@ -171,7 +180,8 @@ class Step:
         self.hidden, self.output = (_ACTIVATIONS[activation] for activation in ARCHITECTURES[architecture])
         self.sizes = [2 * hidden, hidden, hidden, 1]
         inputs, targets = (rows.to(device) for rows in xor())
-        self.x = inputs.reshape(4, 1, 2, 1)
+        # Memory of their own: a compiled loop refuses what overlaps.
+        self.x1, self.x2 = (column.clone().reshape(4, 1, 1) for column in inputs.unbind(1))
         self.y = targets
 
     def forward(
@@ -179,7 +189,7 @@ class Step:
     ) -> tuple[Float[Tensor, "4 hidden seeds"], Float[Tensor, "4 seeds"]]:
         """Return what the hidden layer puts out for each row of the truth table, and the predictions."""
         w_in, b_in, w_out, b_out = weights.split_with_sizes(self.sizes)
-        h = self.hidden.value((w_in.view(-1, 2, weights.shape[-1]) * self.x).sum(2) + b_in)
+        h = self.hidden.value(w_in[::2] * self.x1 + w_in[1::2] * self.x2 + b_in)
         return h, self.output.value((w_out * h).sum(1) + b_out)
 
     def solved_since(
@@ -209,7 +219,7 @@ class Step:
         w_out = weights.split_with_sizes(self.sizes)[2]
         d_out = share * (y_hat - self.y) * self.output.slope(y_hat)  # dE / d(pre-activation of the output)
         d_in = d_out[:, None] * w_out * self.hidden.slope(h)  # dE / d(pre-activation of the hidden layer)
-        g_in = (d_in[:, :, None] * self.x).sum(0).flatten(0, 1)
+        g_in = torch.stack([(d_in * self.x1).sum(0), (d_in * self.x2).sum(0)], dim=1).flatten(0, 1)
         g_out = (d_out[:, None] * h).sum(0)
         g = torch.cat([g_in, d_in.sum(0), g_out, d_out.sum(0, keepdim=True)])
 
@@ -334,17 +344,16 @@ def train_ensemble(  # noqa: PLR0913 - the parameters of a run
     Raises:
         ValueError: If an argument is out of its range, or there is no such device.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but should be at least 1")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, but should be at least 1")
     place = resolve_device(device)
+    rows = schedule(batch_size, steps, lr).to(place)
     chunks = torch.split(initial_weights(seeds, architecture, hidden), _CHUNK.get(place.type, _CHUNK["cpu"]), dim=1)
     step = Step(architecture, hidden, place)
-    train = _Training(step, schedule(batch_size, steps, lr).to(place), place, threading.Event())
+    train = _Training(step, rows, place, threading.Event())
     run, fallback = _loop(step), None
-    pool = ThreadPoolExecutor(torch.get_num_threads() if place.type == "cpu" else 1)
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads if place.type == "cpu" else 1)
     try:
+        torch.set_num_threads(1)  # each thread its chunk; threads that share an operation wait for each other
         if compiled:
             try:
                 fast = _compiled(architecture, hidden, place, torch.get_default_dtype())
@@ -360,5 +369,6 @@ def train_ensemble(  # noqa: PLR0913 - the parameters of a run
     finally:
         train.stop.set()
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
     solved_at, loss, weights = (torch.cat(parts) for parts in zip(*results, strict=True))
     return Ensemble(torch.tensor(seeds), solved_at, loss, weights, fallback)
