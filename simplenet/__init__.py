@@ -8,7 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simplenet.certificate import Certificate, certify, clopper_pearson
     from simplenet.data import XORDataModule, xor, xor_dataloader
+    from simplenet.ensemble import Ensemble, train_ensemble
     from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, load_checkpoint, mse_loss
     from simplenet.seeding import deterministic, set_seed
     from simplenet.training import TrainingRun, train
@@ -16,19 +18,24 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "Certificate",
+    "Ensemble",
     "SimpleNet",
     "TrainingRun",
     "XORDataModule",
+    "certify",
+    "clopper_pearson",
     "deterministic",
     "load_checkpoint",
     "mse_loss",
     "set_seed",
     "train",
+    "train_ensemble",
     "xor",
     "xor_dataloader",
 ]
 
-_MODULES = ("data", "model", "seeding", "training")
+_MODULES = ("data", "model", "seeding", "training", "ensemble", "certificate")
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

@@ -1,8 +1,9 @@
-"""The command line: ``simplenet train``, ``predict`` and ``info``.
+"""The command line: ``simplenet train``, ``predict``, ``certify`` and ``info``.
 
 torch and Lightning are imported when a command runs, so that ``--help`` answers at once.
 """
 
+import json
 import logging
 import math
 import sys
@@ -17,11 +18,13 @@ from click.core import ParameterSource
 from simplenet.reference import ARCHITECTURES
 
 if TYPE_CHECKING:
+    from simplenet.certificate import Certificate
     from simplenet.data import XORDataModule
-    from simplenet.model import SimpleNet
+    from simplenet.model import Architecture, SimpleNet
     from simplenet.training import TrainingRun
 
 _INTERRUPTED = 128 + 2  # the shell's status for what SIGINT ended
+_NAMED, _EXPLAINED = 12, 3  # failed seeds that a certificate lists, and looks into
 
 
 class _BadInput(click.ClickException):
@@ -85,16 +88,11 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
 
     Exit status: 0 when all four rows are right, 1 when not, 2 on bad usage, 130 on Ctrl-C.
     """
-    if plot is not None and find_spec("matplotlib") is None:
-        raise click.UsageError('--plot needs matplotlib, which is not installed: pip install "simplenet[plot]"')
+    _check_plot(plot)
 
     from simplenet.environment import describe, resolve_device
     from simplenet.training import train as run_training
 
-    if plot is not None:
-        from simplenet.plot import check_picture, plot_run
-
-        check_picture(plot)
     environment = describe(resolve_device(device))
     net, data, origin = _start(context, resume, options)
     for name in ("python", "torch", "lightning", "device"):
@@ -110,9 +108,22 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
     )
     click.echo(_report(run))
     if plot is not None:
+        from simplenet.plot import plot_run
+
         plot_run(run, plot)
         click.echo(f"plot       {plot}")
     sys.exit(_INTERRUPTED if run.stopped_by == "interrupt" else int(not run.solved))
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Refuse a picture that could not be drawn, before the work that it would show."""
+    if plot is None:
+        return
+    if find_spec("matplotlib") is None:
+        raise click.UsageError('--plot needs matplotlib, which is not installed: pip install "simplenet[plot]"')
+    from simplenet.plot import check_picture
+
+    check_picture(plot)
 
 
 def _start(
@@ -181,6 +192,104 @@ def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
         predictions = net(torch.tensor(rows, dtype=net.input_layer.weight.dtype)).flatten().tolist()
     for (a, b), prediction in zip(rows, predictions, strict=True):
         click.echo(f"{a:g},{b:g}  {prediction:.4f}  {str(prediction > 1 / 2).lower()}")
+
+
+@main.command(context_settings={"show_default": True})
+@click.option(
+    "--architecture",
+    "architectures",
+    type=click.Choice(list(ARCHITECTURES)),
+    default=["overview"],
+    multiple=True,
+    help="Which network; may be given again, for a certificate each.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=4, help="Rows in a batch.")
+@click.option("--steps", type=click.IntRange(1), default=2000, help="Optimizer steps of each network.")
+@click.option("--seeds", type=click.IntRange(1, 2**32), default=10_000, help="Train seeds 0, 1, 2, ..., this many.")
+@click.option("--target", type=click.FloatRange(0, 1), default=0.99, help="Rate that the bound should clear.")
+@click.option(
+    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.999, help="Of the bound."
+)
+@_device
+@click.option("--devices", type=click.IntRange(1), default=1, help="Devices on each machine; seeds are shared out.")
+@click.option("--num-nodes", type=click.IntRange(1), default=1, help="Machines.")
+@click.option(
+    "--strategy", type=click.Choice(["auto", "ddp"]), default="auto", help="How Lightning Fabric drives the devices."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the fraction solved against the step.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the figures into this file.")
+def certify(  # noqa: PLR0913 - an argument for each option
+    *,
+    architectures: tuple["Architecture", ...],
+    target: float,
+    device: str,
+    devices: int,
+    num_nodes: int,
+    strategy: str,
+    plot: Path | None,
+    record: Path | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Train thousands of seeds and bound the rate at which they solve XOR.
+
+    Exit status: 0 when the bound clears the target for every architecture, 1 when not, 2 on bad
+    usage, 130 on Ctrl-C.
+    """
+    _check_plot(plot)
+    if record is not None and not record.parent.is_dir():
+        raise click.UsageError(f"--json is '{record}', but should lie in a directory that exists")
+
+    from lightning.fabric import Fabric
+
+    from simplenet.certificate import certify as certify_one
+    from simplenet.environment import describe, resolve_device
+
+    place = resolve_device(device)
+    one = [place.index or 0] if place.type == "cuda" else 1
+    fabric = Fabric(
+        accelerator=place.type, strategy=strategy, devices=one if devices == 1 else devices, num_nodes=num_nodes
+    )
+    fabric.launch()
+    try:
+        certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
+    except KeyboardInterrupt:
+        click.echo("Interrupted: there is no certificate for a part of the seeds.", err=True)
+        sys.exit(_INTERRUPTED)
+    if not fabric.is_global_zero:
+        return  # one process speaks for all, and Lightning takes a status of 1 in another for a crash
+    for certificate in certificates:
+        click.echo(_verdict(certificate))
+    if record is not None:
+        environment = describe(place)
+        document = {**environment, "devices": fabric.world_size, "target": target}
+        document["certificates"] = [certificate.as_dict() for certificate in certificates]
+        record.write_text(json.dumps(document, indent=2) + "\n")
+        click.echo(f"json       {record}")
+    if plot is not None:
+        from simplenet.plot import plot_certificates
+
+        plot_certificates(certificates, plot)
+        click.echo(f"plot       {plot}")
+    sys.exit(int(any(certificate.bounds[0] < target for certificate in certificates)))
+
+
+def _verdict(certificate: "Certificate") -> str:
+    """Lay out the certificate, how soon the solved were solved, and where a few of the others sit."""
+    from simplenet.certificate import QUANTILES, resting
+
+    lines = [str(certificate)]
+    soon = ((f"{100 * quantile:g} %", certificate.steps_to_solve(quantile)) for quantile in QUANTILES)
+    reached = [f"{share} of the seeds by step {step:,}" for share, step in soon if step is not None]
+    if reached:
+        lines += [f"solved     {', '.join(reached)}"]
+    failed = certificate.failed
+    if failed:
+        lines += [f"failed     {', '.join(map(str, failed[:_NAMED]))}{', ...' if len(failed) > _NAMED else ''}"]
+    for seed in failed[:_EXPLAINED]:
+        lines += [f"seed {seed:<5} {resting(certificate.ensemble.weights[seed], certificate.architecture)}"]
+    if certificate.ensemble.fallback is not None:
+        lines += [f"eager      not compiled: {certificate.ensemble.fallback}"]
+    return "\n".join(lines)
 
 
 @main.command()

@@ -1,5 +1,6 @@
-"""What a run looks like: the loss as it fell, and the surface that was learned."""
+"""What a run looks like: the loss as it fell, the surface that was learned, the seeds that learned it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from simplenet.certificate import Certificate, clopper_pearson
 from simplenet.data import xor
 from simplenet.training import TrainingRun
 
@@ -66,4 +68,37 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
     surface_axes.set(title="prediction (line: 1/2; points: targets)")
     figure.colorbar(image, ax=surface_axes)
+    figure.savefig(path, dpi=120)
+
+
+def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
+    """Draw the fraction of seeds that XOR is solved by against the step, with its band.
+
+    Args:
+        certificates: One for each curve, of the same batch size and number of steps.
+        path: The picture to write, as for ``plot_run``.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for certificate in certificates:
+        solved_at = certificate.ensemble.solved_at[certificate.ensemble.solved]
+        steps = np.unique(np.append(solved_at.numpy(), [0, certificate.steps]))
+        counts = np.searchsorted(np.sort(solved_at.numpy()), steps, side="right")
+        # The band holds at each step with the certificate's confidence, half of the doubt on either side.
+        confidence = (1 + certificate.confidence) / 2
+        band = np.array([clopper_pearson(int(count), certificate.seeds, confidence) for count in counts])
+        label = f"{certificate.architecture}: {certificate.solved:,} of {certificate.seeds:,}"
+        (line,) = axes.step(steps, counts / certificate.seeds, where="post", label=label)
+        axes.fill_between(steps, band[:, 0], band[:, 1], step="post", color=line.get_color(), alpha=0.25, linewidth=0)
+    first = certificates[0]
+    axes.set(xlim=(0, first.steps), ylim=(-0.02, 1.02), xlabel="training step", ylabel="fraction of seeds")
+    axes.set(
+        title=f"Seeds that have solved XOR for good, batch {first.batch_size} (band: {100 * first.confidence:g} %)"
+    )
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(loc="center right")
     figure.savefig(path, dpi=120)

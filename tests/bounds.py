@@ -67,13 +67,13 @@ _ZERO, _INFINITY = Decimal(0), Decimal("Infinity")
 
 
 class Ball:
-    """A number, and how far from it the result of a rounded evaluation may lie.
+    """A number, and how far from it the result of a rounded evaluation, and of the exact one, may lie.
 
     Each operation adds to the radius what its operands' errors come to, and ``roundings`` roundings
     of its own in the coarser of the operands' types. Plain numbers are exact.
 
     Args:
-        centre: The exact value.
+        centre: The exact value; beneath a root, it may move to the middle of what the root can be.
         radius: The error so far; infinite where the bound says nothing.
         dtype: The type that the value is computed in.
         roundings: What one operation costs, a count; more than 1 where an implementation may round
@@ -156,6 +156,9 @@ class Ball:
             _REALS.sqrt(max(_REALS.add(self.centre, offset), _ZERO))
             for offset in (self.radius.copy_negate(), _ZERO, self.radius)
         )
+        if self.centre < self.radius:
+            # From 0 to the upper end: a ball around the exact root would hold numbers that are no root.
+            root = _REALS.divide(high, 2)
         return self._rounded(root, max(_REALS.subtract(root, low), _REALS.subtract(high, root)))
 
     def exp(self) -> "Ball":

@@ -1,0 +1,222 @@
+"""The convergence certificate: how often XOR is solved, how surely, how soon, and where the rest sit.
+
+Seeds are taken for independent draws from one distribution of initial weights, which is what a
+generator's seeds are for; then the number that solve XOR is binomial, and its bounds are exact.
+
+References:
+    C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated in the
+    case of the binomial, Biometrika 26, 1934.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.fabric import Fabric
+from scipy.special import betaincinv  # type: ignore[import-untyped]
+from torch import Tensor
+
+from simplenet.ensemble import Ensemble, Step, train_ensemble
+from simplenet.model import Architecture
+
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    """Bound a probability from what was counted, on either side.
+
+    Args:
+        successes: From 0 to ``trials``.
+        trials: Independent ones, at least 1.
+        confidence: Of each bound by itself, a probability.
+
+    Returns:
+        The lower and the upper bound, each of which is true with at least this confidence.
+
+    References:
+        Clopper and Pearson 1934, as quantiles of the beta distribution.
+    """
+    k, n = successes, trials
+    lower = float(betaincinv(k, n - k + 1, 1 - confidence)) if k > 0 else 0.0
+    upper = float(betaincinv(k + 1, n - k, confidence)) if k < n else 1.0
+    return lower, upper
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How often seeds 0, 1, 2, ... solve XOR.
+
+    Attributes:
+        architecture: Of the networks.
+        batch_size: Rows in a batch.
+        steps: Optimizer steps of each network.
+        confidence: Of the bounds, a probability.
+        ensemble: What was counted, with its weights.
+    """
+
+    architecture: Architecture
+    batch_size: int
+    steps: int
+    confidence: float
+    ensemble: Ensemble
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds were trained."""
+        return len(self.ensemble.seeds)
+
+    @property
+    def solved(self) -> int:
+        """How many solve XOR after the last step."""
+        return int(self.ensemble.solved.sum())
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the probability is at least, and what it is at most."""
+        return clopper_pearson(self.solved, self.seeds, self.confidence)
+
+    @property
+    def failed(self) -> list[int]:
+        """The seeds that do not solve XOR."""
+        seeds: list[int] = self.ensemble.seeds[~self.ensemble.solved].tolist()
+        return seeds
+
+    def steps_to_solve(self, quantile: float) -> int | None:
+        """Return the number of steps within which this share of all seeds solves XOR for good, if it does."""
+        rank = math.ceil(quantile * self.seeds)
+        solved_at = self.ensemble.solved_at[self.ensemble.solved].sort().values
+        return int(solved_at[rank - 1]) if rank <= len(solved_at) else None
+
+    def __str__(self) -> str:
+        """Say it in a line; a bound is rounded to the side on which it stays true."""
+        lower, upper = self.bounds
+        if self.solved:
+            bound = f"at least {math.floor(1000 * lower) / 10:.1f} %"
+        else:
+            bound = f"at most {math.ceil(1000 * upper) / 10:.1f} %"
+        return (
+            f"{self.architecture}, batch {self.batch_size}, {self.steps:,} steps: "
+            f"{self.solved:,} of {self.seeds:,} seeds solve XOR; "
+            f"{bound} with {100 * self.confidence:g} % confidence (Clopper-Pearson)"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        lower, upper = self.bounds
+        return {
+            "architecture": self.architecture,
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "seeds": self.seeds,
+            "solved": self.solved,
+            "confidence": self.confidence,
+            "at_least": lower,
+            "at_most": upper,
+            "steps_to_solve": {str(quantile): self.steps_to_solve(quantile) for quantile in QUANTILES},
+            "failed": self.failed,
+            "compiled": self.ensemble.fallback is None,
+        }
+
+
+def certify(  # noqa: PLR0913 - what a certificate is about
+    fabric: Fabric,
+    architecture: Architecture,
+    *,
+    batch_size: int,
+    steps: int,
+    seeds: int,
+    confidence: float,
+    compiled: bool = True,
+) -> Certificate:
+    """Train seeds 0, 1, 2, ..., a share of them on each of the fabric's devices, and count.
+
+    The answer does not depend on the number of devices.
+
+    Args:
+        fabric: Launched already.
+        architecture: As for ``SimpleNet``.
+        batch_size: Rows in a batch.
+        steps: Optimizer steps of each network.
+        seeds: How many.
+        confidence: Of the bounds, a probability.
+        compiled: As for ``train_ensemble``.
+
+    Returns:
+        The same certificate on every device.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    devices, rank = fabric.world_size, fabric.global_rank
+    # Every device trains equally many, so that the results can be gathered; the last seed may come twice.
+    share = [min(seed, seeds - 1) for seed in range(rank, rank + devices * -(-seeds // devices), devices)]
+    part = train_ensemble(
+        share,
+        architecture,
+        batch_size=batch_size,
+        steps=steps,
+        device=str(fabric.device),
+        compiled=compiled,
+        progress=fabric.is_global_zero,
+    )
+
+    def whole(mine: Tensor) -> Tensor:
+        if devices == 1:
+            return mine
+        parts: Any = fabric.all_gather(mine)
+        merged: Tensor = parts.cpu().transpose(0, 1).flatten(0, 1)[:seeds]
+        return merged
+
+    ensemble = Ensemble(whole(part.seeds), whole(part.solved_at), whole(part.loss), whole(part.weights), part.fallback)
+    return Certificate(architecture, batch_size, steps, confidence, ensemble)
+
+
+@dataclass(frozen=True)
+class Resting:
+    """Where on the loss surface a network has come to rest, all in float64.
+
+    Attributes:
+        predictions: For each row of the truth table.
+        loss: The MSE over it.
+        gradient: Euclidean norm of the gradient of that.
+        curvatures: Eigenvalues of the Hessian, in ascending order.
+    """
+
+    predictions: list[float]
+    loss: float
+    gradient: float
+    curvatures: Float[Tensor, " parameters"]
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        # What rounding leaves of an eigenvalue 0.
+        zero = len(self.curvatures) * torch.finfo(self.curvatures.dtype).eps * float(self.curvatures.abs().max())
+        down, up = int((self.curvatures < -zero).sum()), int((self.curvatures > zero).sum())
+        flat = len(self.curvatures) - down - up
+        return (
+            f"predicts {' '.join(f'{prediction:.3f}' for prediction in self.predictions)}, "
+            f"MSE {self.loss:.4f}, gradient {self.gradient:.0e}; "
+            f"curves up in {up}, down in {down}, neither in {flat}: shaped like a {'saddle' if down else 'minimum'}"
+        )
+
+
+def resting(weights: Float[Tensor, " parameters"], architecture: Architecture) -> Resting:
+    """Look at the loss surface around a network.
+
+    Args:
+        weights: Of one network, as ``Ensemble.weights`` has them.
+        architecture: Of that network.
+    """
+    step = Step(architecture, (len(weights) - 1) // 4, torch.device("cpu"))
+
+    def mse(point: Tensor) -> Tensor:
+        return (step.forward(point[:, None])[1] - step.y).square().mean()
+
+    point = weights.double()
+    _, y_hat = step.forward(point[:, None])
+    gradient: Tensor = torch.autograd.functional.jacobian(mse, point)  # type: ignore[no-untyped-call]
+    hessian: Tensor = torch.autograd.functional.hessian(mse, point)  # type: ignore[no-untyped-call]
+    curvatures = torch.linalg.eigvalsh(hessian)
+    return Resting(y_hat.flatten().tolist(), mse(point).item(), gradient.norm().item(), curvatures)

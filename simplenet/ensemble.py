@@ -1,0 +1,374 @@
+"""Thousands of seeds trained at once, so that "SimpleNet learns XOR" becomes a number.
+
+A convergence test on one lucky seed proves nothing. Here replica i starts from the very bits that
+``set_seed(i); SimpleNet()`` starts from, sees the same batches in the same order and takes the
+same Adam steps; from the same state, one step differs from the single network's by roundings only.
+
+The seed is the last, contiguous axis of every tensor, so that one vector instruction serves several
+networks, and the gradient is written by hand, so that torch can compile the whole step. Networks
+need nothing from each other: each thread trains a chunk of them from the first step to the last.
+
+References:
+    The notebook, §4 to §4.3; ``simplenet.reference`` has the same formulas for one network.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parameters_to_vector
+from tqdm import tqdm
+
+from simplenet.data import xor
+from simplenet.environment import resolve_device
+from simplenet.model import ARCHITECTURES, Architecture, SimpleNet
+from simplenet.seeding import MAX_SEED
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
+
+NEVER = -1  # where a step is asked for: none
+
+# Networks trained together. On a CPU their state stays in the cache; on CUDA a launch has to be worth
+# its while. The last chunk is filled up, and the widths are multiples of every vector's, so that a
+# seed meets the same instructions wherever it sits: who trains it beside which others changes no bit.
+_CHUNK = {"cpu": 1024, "cuda": 2**17}
+
+# Steps in one call of the compiled loop; Ctrl-C is heard between calls.
+_BLOCK = 1000
+
+
+class _Activation(NamedTuple):
+    """An activation function, and its derivative in terms of its value."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+_ACTIVATIONS = {
+    nn.Identity: _Activation(lambda z: z, torch.ones_like),
+    nn.Sigmoid: _Activation(torch.sigmoid, lambda a: a * (1 - a)),
+    nn.Tanh: _Activation(torch.tanh, lambda a: 1 - a * a),
+    nn.ReLU: _Activation(torch.relu, lambda a: (a > 0).to(a.dtype)),
+}
+
+
+class State(NamedTuple):
+    """Networks in training.
+
+    Attributes:
+        weights: The parameters of each, in the order of ``SimpleNet.parameters()``.
+        m: Adam's first moments.
+        v: Adam's second moments.
+        since: The number of steps after which all four rows were right, and have been since; or ``NEVER``.
+    """
+
+    weights: Float[Tensor, "parameters seeds"]
+    m: Float[Tensor, "parameters seeds"]
+    v: Float[Tensor, "parameters seeds"]
+    since: Int[Tensor, " seeds"]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What came of many seeds.
+
+    A network is solved while all four predictions are on their target's side of 1/2. It can lose
+    that again: in batches of one, some networks do. What counts is the end.
+
+    Attributes:
+        seeds: The seed of each network.
+        solved_at: The number of steps after which it was solved and stayed so to the last step;
+            ``NEVER`` for a network that is not solved after the last step.
+        loss: The MSE over the truth table after the last step.
+        weights: The parameters after the last step, as ``parameters_to_vector`` orders them.
+        fallback: Why the steps were not compiled although that was asked for, or ``None``.
+    """
+
+    seeds: Int[Tensor, " seeds"]
+    solved_at: Int[Tensor, " seeds"]
+    loss: Float[Tensor, " seeds"]
+    weights: Float[Tensor, "seeds parameters"]
+    fallback: str | None
+
+    @property
+    def solved(self) -> Bool[Tensor, " seeds"]:
+        """Whether each network is solved after the last step."""
+        return self.solved_at != NEVER
+
+
+def initial_weights(
+    seeds: Sequence[int], architecture: Architecture = "overview", hidden: int = 4
+) -> Float[Tensor, "parameters seeds"]:
+    """Draw what ``set_seed(seed); SimpleNet(architecture, hidden)`` starts from, bit for bit.
+
+    Args:
+        seeds: From 0 to 2³² - 1 each.
+        architecture: As for ``SimpleNet``.
+        hidden: As for ``SimpleNet``.
+
+    Returns:
+        A column for each seed, in torch's default dtype; the generator is given back as it was.
+
+    Raises:
+        ValueError: If there is no seed, one is out of range, or ``SimpleNet`` refuses the rest.
+    """
+    if not len(seeds):
+        raise ValueError("seeds is empty, but should hold at least one")
+    if not 0 <= min(seeds) <= max(seeds) <= MAX_SEED:
+        raise ValueError(f"seeds run from {min(seeds)} to {max(seeds)}, but should be from 0 to {MAX_SEED}")
+    with torch.random.fork_rng(devices=[]):
+        net = SimpleNet(architecture, hidden)
+        weights = torch.empty(len(seeds), parameters_to_vector(net.parameters()).numel())
+        for seed, row in zip(seeds, weights, strict=True):
+            torch.default_generator.manual_seed(seed)
+            # As SimpleNet's constructor draws, without the cost of its modules.
+            net.input_layer.reset_parameters()
+            net.output_layer.reset_parameters()
+            row.copy_(parameters_to_vector(net.parameters()).detach())
+    return weights.T.contiguous()
+
+
+def schedule(batch_size: int, steps: int, lr: float) -> Float[Tensor, "steps 6"]:
+    """Tabulate what differs from step to step but not from seed to seed.
+
+    Args:
+        batch_size: Rows in a batch, in the order of ``xor_dataloader``.
+        steps: Optimizer steps.
+        lr: Learning rate of Adam.
+
+    Returns:
+        A row for each step: the signed step size ``-lr / (1 - β1ᵗ)``, the square root of the second
+        bias correction, and for each row of the truth table ``2 / n`` if it is one of the batch's
+        ``n``, else 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but should be at least 1")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, but should be at least 1")
+    if not 0 <= lr < float("inf"):
+        raise ValueError(f"lr is {lr}, but should be finite and at least 0")
+    batches = torch.split(torch.arange(4), batch_size)
+    shares = [[2 / len(batch) if row in batch else 0.0 for row in range(4)] for batch in batches]
+    return torch.tensor(
+        [
+            (-lr / (1 - BETA1**t), (1 - BETA2**t) ** 0.5, *shares[(t - 1) % len(batches)])  # as torch.optim.Adam
+            for t in range(1, steps + 1)
+        ]
+    ).reshape(steps, 6)
+
+
+class Step:
+    """One optimizer step of many networks: forward, backward by the chain rule, Adam.
+
+    Args:
+        architecture: As for ``SimpleNet``.
+        hidden: As for ``SimpleNet``.
+        device: Where the networks are; their dtype is torch's default.
+    """
+
+    def __init__(self, architecture: Architecture, hidden: int, device: torch.device) -> None:
+        self.hidden, self.output = (_ACTIVATIONS[activation] for activation in ARCHITECTURES[architecture])
+        self.sizes = [2 * hidden, hidden, hidden, 1]
+        inputs, targets = (rows.to(device) for rows in xor())
+        # Memory of their own: a compiled loop refuses what overlaps.
+        self.x1, self.x2 = (column.clone().reshape(4, 1, 1) for column in inputs.unbind(1))
+        self.y = targets
+
+    def forward(
+        self, weights: Float[Tensor, "parameters seeds"]
+    ) -> tuple[Float[Tensor, "4 hidden seeds"], Float[Tensor, "4 seeds"]]:
+        """Return what the hidden layer puts out for each row of the truth table, and the predictions."""
+        w_in, b_in, w_out, b_out = weights.split_with_sizes(self.sizes)
+        h = self.hidden.value(w_in[::2] * self.x1 + w_in[1::2] * self.x2 + b_in)
+        return h, self.output.value((w_out * h).sum(1) + b_out)
+
+    def solved_since(
+        self, t: Int[Tensor, ""], since: Int[Tensor, " seeds"], y_hat: Float[Tensor, "4 seeds"]
+    ) -> Int[Tensor, " seeds"]:
+        """Bring ``State.since`` up to date with the predictions after ``t`` steps."""
+        right = ((y_hat - self.y).abs() < 1 / 2).all(0)
+        return torch.where(right, torch.where(since == NEVER, t, since), NEVER)
+
+    def __call__(self, t: Int[Tensor, ""], state: State, rows: Float[Tensor, "block 6"]) -> tuple[Tensor, State]:
+        """Take the step after the first ``t``.
+
+        Args:
+            t: Steps taken so far, a count.
+            state: What they have led to.
+            rows: The block of ``schedule`` that this step is in.
+
+        Returns:
+            ``t + 1``, and the state then.
+        """
+        weights, m, v, since = state
+        row = rows.index_select(0, t.reshape(1) % _BLOCK).squeeze(0)
+        step_size, correction, share = row[0], row[1], row[2:, None]
+        h, y_hat = self.forward(weights)
+        since = self.solved_since(t, since, y_hat)
+
+        w_out = weights.split_with_sizes(self.sizes)[2]
+        d_out = share * (y_hat - self.y) * self.output.slope(y_hat)  # dE / d(pre-activation of the output)
+        d_in = d_out[:, None] * w_out * self.hidden.slope(h)  # dE / d(pre-activation of the hidden layer)
+        g_in = torch.stack([(d_in * self.x1).sum(0), (d_in * self.x2).sum(0)], dim=1).flatten(0, 1)
+        g_out = (d_out[:, None] * h).sum(0)
+        g = torch.cat([g_in, d_in.sum(0), g_out, d_out.sum(0, keepdim=True)])
+
+        m = torch.lerp(m, g, 1 - BETA1)
+        v = torch.addcmul(v * BETA2, g, g, value=1 - BETA2)
+        weights = weights + step_size * m / (v.sqrt() / correction + EPSILON)
+        return t + 1, State(weights, m, v, since)
+
+
+_Advance = Callable[[Tensor, State, Tensor], tuple[Tensor, State]]  # a Step, or one compiled
+
+# Runs a state from step ``t`` up to, and not including, step ``end``, inside one block of the schedule.
+_Run = Callable[[Tensor, Tensor, State, Tensor], State]
+
+
+def _loop(step: _Advance) -> _Run:
+    """Take the steps one by one."""
+
+    def run(t: Tensor, end: Tensor, state: State, rows: Tensor) -> State:
+        for _ in range(int(end - t)):
+            t, state = step(t, state, rows)
+        return state
+
+    return run
+
+
+@cache
+def _compiled(architecture: Architecture, hidden: int, device: torch.device, _dtype: torch.dtype) -> _Run:
+    """Compile the step and, on a CPU, the loop around it.
+
+    The CPU's loop uses one thread and lets go of the interpreter, so that chunks run side by side
+    and no step waits for another thread.
+    """
+    step = Step(architecture, hidden, device)
+    if device.type != "cpu":
+        return _loop(torch.compile(step, fullgraph=True, dynamic=False))
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def run(t: Tensor, end: Tensor, state: State, rows: Tensor) -> State:
+        def ahead(t: Tensor, *_: Tensor) -> Tensor:
+            return t < end
+
+        def advance(t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            t, after = step(t, State(*state), rows)
+            return t, *after
+
+        return State(*while_loop(ahead, advance, (t, *state))[1:])  # type: ignore[no-untyped-call]
+
+    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1}
+    return torch.compile(run, fullgraph=True, dynamic=False, options=options)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the chunks of a run have in common."""
+
+    step: Step
+    rows: Float[Tensor, "steps 6"]
+    place: torch.device
+    stop: threading.Event
+
+    def start(self, columns: Float[Tensor, "parameters seeds"]) -> State:
+        """Fill a chunk up with its own columns, over and over, and remember nothing yet."""
+        width = _CHUNK.get(self.place.type, _CHUNK["cpu"])
+        weights = columns[:, torch.arange(width) % columns.shape[1]].to(self.place)
+        never = torch.full((width,), NEVER, device=self.place)
+        return State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
+
+    def warm(self, run: _Run, columns: Float[Tensor, "parameters seeds"]) -> None:
+        """Take no step, so that whatever compiles does so now."""
+        with torch.no_grad():
+            t, end = torch.zeros(2, dtype=torch.int64, device=self.place).unbind()
+            run(t, end.clone(), self.start(columns), self.block(0))
+
+    def block(self, begin: int) -> Float[Tensor, "block 6"]:
+        """Cut a block out of the schedule; past the end there is nothing, and nothing that reads it."""
+        rows = self.rows[begin : begin + _BLOCK]
+        return functional.pad(rows, (0, 0, 0, _BLOCK - len(rows)))
+
+    def __call__(self, run: _Run, columns: Float[Tensor, "parameters seeds"]) -> list[Tensor]:
+        """Train a chunk from the first step to the last; return ``solved_at``, the loss and the weights."""
+        steps = len(self.rows)
+        with torch.no_grad():  # every thread has a grad mode of its own
+            state = self.start(columns)
+            for begin in range(0, steps, _BLOCK):
+                if self.stop.is_set():
+                    break
+                t, end = (torch.tensor(limit, device=self.place) for limit in (begin, min(begin + _BLOCK, steps)))
+                state = run(t, end, state, self.block(begin))
+            _, y_hat = self.step.forward(state.weights)
+            solved_at = self.step.solved_since(torch.tensor(steps, device=self.place), state.since, y_hat)
+            loss = (y_hat - self.step.y).square().mean(0)
+        return [result[: columns.shape[1]].cpu() for result in (solved_at, loss, state.weights.T)]
+
+
+def train_ensemble(  # noqa: PLR0913 - the parameters of a run
+    seeds: Sequence[int],
+    architecture: Architecture = "overview",
+    *,
+    hidden: int = 4,
+    batch_size: int = 4,
+    steps: int = 2000,
+    lr: float = 0.01,
+    device: str = "cpu",
+    compiled: bool = True,
+    progress: bool = False,
+) -> Ensemble:
+    """Train a network from each seed, in torch's default dtype.
+
+    Args:
+        seeds: From 0 to 2³² - 1 each.
+        architecture: As for ``SimpleNet``.
+        hidden: As for ``SimpleNet``.
+        batch_size: Rows in a batch, as in ``xor_dataloader``.
+        steps: Optimizer steps of each network.
+        lr: Learning rate of Adam.
+        device: As in ``resolve_device``.
+        compiled: Whether to compile the step: seconds once, and many times as fast from then on.
+            Where torch cannot, the same step runs eagerly and ``fallback`` says why.
+        progress: Whether to show a bar in a terminal.
+
+    Raises:
+        ValueError: If an argument is out of its range, or there is no such device.
+    """
+    place = resolve_device(device)
+    rows = schedule(batch_size, steps, lr).to(place)
+    chunks = torch.split(initial_weights(seeds, architecture, hidden), _CHUNK.get(place.type, _CHUNK["cpu"]), dim=1)
+    step = Step(architecture, hidden, place)
+    train = _Training(step, rows, place, threading.Event())
+    run, fallback = _loop(step), None
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads if place.type == "cpu" else 1)
+    try:
+        torch.set_num_threads(1)  # each thread its chunk; threads that share an operation wait for each other
+        if compiled:
+            try:
+                fast = _compiled(architecture, hidden, place, torch.get_default_dtype())
+                pool.submit(train.warm, fast, chunks[0]).result()
+                run = fast
+            except Exception as error:  # noqa: BLE001 - what torch.compile raises depends on what it lacks
+                fallback = f"{type(error).__name__}: {error}".splitlines()[0]
+        results = []
+        with tqdm(total=len(seeds), unit="seed", disable=None if progress else True) as bar:
+            for result in pool.map(partial(train, run), chunks):
+                results.append(result)
+                bar.update(len(result[0]))
+    finally:
+        train.stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+    solved_at, loss, weights = (torch.cat(parts) for parts in zip(*results, strict=True))
+    return Ensemble(torch.tensor(seeds), solved_at, loss, weights, fallback)

@@ -1,0 +1,393 @@
+"""The ensemble: each of its networks is the single network of the same seed."""
+
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
+from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
+from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from tests.bounds import Ball, balls, gamma, unit_roundoff
+from tests.strategies import architectures, floats, hidden_widths, seeds, tensors
+
+CPU = torch.device("cpu")
+dtypes = st.sampled_from([torch.float32, torch.float64])
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# --- the beginning ---
+
+
+@given(drawn=st.lists(seeds, min_size=1, max_size=3), architecture=architectures, hidden=hidden_widths, dtype=dtypes)
+def test_each_network_starts_from_the_bits_of_its_seed(drawn, architecture, hidden, dtype):
+    with default_dtype(dtype):
+        many = initial_weights(drawn, architecture, hidden)
+
+        for seed, column in zip(drawn, many.T, strict=True):
+            set_seed(seed)
+            alone = parameters_to_vector(SimpleNet(architecture, hidden).parameters())
+            assert_identical(column, alone.detach(), claim=f"initial weights of seed {seed}")
+
+
+def test_the_generator_is_given_back():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+
+    train_ensemble([1, 2], steps=1, compiled=False)
+
+    assert_identical(torch.rand(3), expected, claim="draws after an ensemble")
+
+
+@given(batch_size=st.integers(1, 9), steps=st.integers(1, 9))
+def test_the_schedule_serves_the_batches_of_the_loader(batch_size, steps):
+    """A row's share is the 2/n of the loss's gradient in the batches that it is in, and 0 in the others."""
+    batches = [inputs.tolist() for inputs, _ in xor_dataloader(batch_size)]
+
+    shares = schedule(batch_size, steps, lr=0.01)[:, 2:]
+
+    for t, share in enumerate(shares.tolist()):
+        batch = batches[t % len(batches)]
+        expected = [2 / len(batch) if row in batch else 0 for row in xor()[0].tolist()]
+        assert share == torch.tensor(expected).tolist()
+
+
+# --- one step ---
+
+# 1/(1 + e^-z): 4 for e^-z, which SLEEF holds to 1 unit in the last place and CUDA to 2, each worth 2 roundings;
+# 1 for the sum, 1 for the quotient.
+SIGMOID_ROUNDINGS = 6
+
+
+def sigmoid(z: Ball) -> Ball:
+    """Pass the error on by at most the steepest slope, 1/4; what underflows is lost."""
+    with localcontext(prec=60):
+        s = 1 / (1 + (-z.centre).exp())
+        radius = z.radius / 4
+        own = Decimal(gamma(SIGMOID_ROUNDINGS, z.dtype)) * (s + radius) + Decimal(torch.finfo(z.dtype).tiny)
+        return Ball(s, radius + own, dtype=z.dtype)
+
+
+def total(terms: list[Ball]) -> Ball:
+    """Add up in any order: n - 1 roundings, each of at most the sum of all magnitudes."""
+    with localcontext(prec=60):
+        magnitude = sum(abs(term.centre) + term.radius for term in terms)
+        own = Decimal(gamma(len(terms) - 1, terms[0].dtype)) * magnitude
+        radius = sum(term.radius for term in terms)
+        return Ball(sum(term.centre for term in terms), radius + own, dtype=terms[0].dtype)
+
+
+def constant(value: float, dtype: torch.dtype) -> Ball:
+    """A number that is rounded once before it is used."""
+    return Ball(value, abs(value) * unit_roundoff(dtype), dtype=dtype)
+
+
+def exact_step(weights, m, v, *, t, architecture, batch, lr):
+    """Take step ``t`` of one network exactly, with the error that any order of evaluation stays within.
+
+    Both implementations start from the float64 values of the step size and of the correction's root,
+    as Python computes them; those are the exact ones here.
+    """
+    dtype = weights.dtype
+    hidden = (len(weights) - 1) // 4
+    one = {"sigmoid": (sigmoid, lambda a: a * (1 - a)), "identity": (lambda z: z, lambda _: 1)}
+    (f, f_slope), (g, g_slope) = (
+        one[type(activation()).__name__.lower()] for activation in ensemble.ARCHITECTURES[architecture]
+    )
+    p = balls(weights, dtype=dtype)
+    w_in, b_in = p[: 2 * hidden].reshape(hidden, 2), p[2 * hidden : 3 * hidden]
+    w_out, b_out = p[3 * hidden : 4 * hidden], p[-1]
+
+    gradients = [[] for _ in p]
+    for (a, b), y in batch:
+        h = [f(total([w[0] * a, w[1] * b, bias])) for w, bias in zip(w_in, b_in, strict=True)]
+        y_hat = g(total([*(w_out * h), b_out]))
+        d_out = constant(2 / len(batch), dtype) * (y_hat - y) * g_slope(y_hat)
+        d_in = [d_out * w * f_slope(value) for w, value in zip(w_out, h, strict=True)]
+        row = [d * x for d in d_in for x in (a, b)] + d_in + [d_out * value for value in h] + [d_out]
+        for terms, term in zip(gradients, row, strict=True):
+            terms.append(term)
+    g = np.array([total(terms) for terms in gradients])
+
+    m, v = balls(m, dtype=dtype), balls(v, dtype=dtype)
+    m = m + constant(1 - 0.9, dtype) * (g - m)
+    v = v * constant(0.999, dtype) + constant(1 - 0.999, dtype) * g * g
+    correction, epsilon = constant((1 - 0.999**t) ** 0.5, dtype), constant(1e-8, dtype)
+    weights = p - constant(lr / (1 - 0.9**t), dtype) * m / (np.sqrt(v) / correction + epsilon)
+    return weights, m, v
+
+
+def step_of_one(weights, m, v, *, t, architecture, batch_size, lr):
+    """Take step ``t`` with a ``SimpleNet`` and torch's Adam, from any state."""
+    net = SimpleNet(architecture, (len(weights) - 1) // 4, lr)
+    vector_to_parameters(weights.clone(), net.parameters())
+    optimizer = net.configure_optimizers()
+    sizes = [p.numel() for p in net.parameters()]
+    for p, p_m, p_v in zip(net.parameters(), m.split(sizes), v.split(sizes), strict=True):
+        state = {"step": torch.tensor(float(t - 1)), "exp_avg": p_m.clone().view_as(p)}
+        optimizer.state[p] = {**state, "exp_avg_sq": p_v.clone().view_as(p)}
+    batches = list(xor_dataloader(batch_size))
+    inputs, targets = batches[(t - 1) % len(batches)]
+    mse_loss(net(inputs), targets).backward()
+    optimizer.step()
+    moments = (
+        torch.cat([optimizer.state[p][name].flatten() for p in net.parameters()]) for name in ("exp_avg", "exp_avg_sq")
+    )
+    return parameters_to_vector(net.parameters()).detach(), *moments
+
+
+def batch_at(t, batch_size):
+    batches = list(xor_dataloader(batch_size))
+    inputs, targets = batches[(t - 1) % len(batches)]
+    return list(zip(inputs.tolist(), targets.flatten().tolist(), strict=True))
+
+
+# Weights up to 16, so that gradients up to 16^3 have squares that float32 holds.
+numbers = {dtype: floats(dtype, min_exponent=-20, max_exponent=4) for dtype in (torch.float32, torch.float64)}
+
+
+@st.composite
+def steps_to_take(draw):
+    """Draw a state of one network, wherever training might or might not lead, and a step to take from it."""
+    dtype = draw(dtypes)
+    size = 4 * draw(st.integers(1, 4)) + 1
+    weights, m, v = (draw(tensors((size,), dtype, numbers[dtype])) for _ in range(3))
+    step = {
+        "t": draw(st.integers(1, 3000)),
+        "architecture": draw(architectures),
+        "batch_size": draw(st.integers(1, 4)),
+        "lr": draw(st.sampled_from([0.01, 0.5])),
+    }
+    return (weights, m, v.abs()), step
+
+
+def step_of_many(state, *, t, architecture, batch_size, lr):
+    """Take step ``t`` with an ensemble, in which the network is the second of three."""
+    columns = [torch.stack([torch.zeros_like(part), part, -part.abs()], dim=1) for part in state[:2]]
+    columns.append(torch.stack([torch.ones_like(state[2]), state[2], state[2]], dim=1))
+    step = Step(architecture, (len(state[0]) - 1) // 4, CPU)
+    rows = schedule(batch_size, t, lr)[(t - 1) // ensemble._BLOCK * ensemble._BLOCK :]  # noqa: SLF001
+    _, after = step(torch.tensor(t - 1), State(*columns, torch.full((3,), NEVER)), rows)
+    return [part[:, 1] for part in after[:3]]
+
+
+def check_step(actual, state, *, t, architecture, batch_size, lr):
+    __tracebackhide__ = True
+    expected = exact_step(*state, t=t, architecture=architecture, batch=batch_at(t, batch_size), lr=lr)
+    for name, part, ball in zip(("weights", "first moments", "second moments"), actual, expected, strict=True):
+        assert_in_balls(part, ball, claim=f"{name} after step {t} of {architecture}, batch {batch_size}")
+
+
+@given(drawn=steps_to_take())
+def test_a_step_of_a_replica_is_exact_to_its_roundings(drawn):
+    """From any state; the single network stays in the same ball, so they differ by its width at most."""
+    state, step = drawn
+    with default_dtype(state[0].dtype):
+        check_step(step_of_many(state, **step), state, **step)
+
+
+@given(drawn=steps_to_take())
+def test_a_step_of_the_single_network_is_exact_to_its_roundings(drawn):
+    state, step = drawn
+    with default_dtype(state[0].dtype):
+        check_step(step_of_one(*state, **step), state, **step)
+
+
+@refuted
+@given(drawn=steps_to_take())
+def test_a_step_longer_by_a_ten_thousandth_would_be_caught(drawn):
+    state, step = drawn
+    with default_dtype(state[0].dtype):
+        check_step(step_of_many(state, **{**step, "lr": step["lr"] * 1.0001}), state, **step)
+
+
+# --- many steps ---
+
+
+@given(right=st.lists(st.booleans(), min_size=1, max_size=12))
+def test_solved_at_is_the_step_from_which_all_rows_stay_right_to_the_end(right):
+    """By its definition, on made-up histories: entry t says whether all rows are right after t steps."""
+    step = Step("overview", 4, CPU)
+    targets = xor()[1]
+
+    since = torch.full((1,), NEVER)
+    for t, all_right in enumerate(right):
+        wrong = torch.zeros(4, 1)
+        wrong[t % 4] = 0 if all_right else 0.5  # exactly 1/2 is on neither side
+        since = step.solved_since(torch.tensor(t), since, (targets - wrong).abs())
+
+    expected = [t for t in range(len(right)) if all(right[t:])]
+    assert since.item() == (expected[0] if expected else NEVER)
+
+
+def test_what_is_said_of_a_replica_holds_for_the_network_that_its_weights_make():
+    """After 300 steps, when some are solved and some are not."""
+    many = train_ensemble(range(40), steps=300, compiled=False)
+
+    assert 0 < many.solved.sum() < 40
+    for weights, solved, loss in zip(many.weights, many.solved, many.loss, strict=True):
+        net = SimpleNet()
+        vector_to_parameters(weights.clone(), net.parameters())
+        with torch.no_grad():
+            predictions = net(xor()[0])
+        errors = (predictions - xor()[1]).abs()
+        # Each prediction: 2 sums of 3 and 5 terms, their products, a sigmoid; in each of two evaluations.
+        magnitude = weights[3 * 4 :].abs().sum().item() * (1 + weights[: 3 * 4].abs().max().item())
+        slack = 2 * gamma(3 + 1 + SIGMOID_ROUNDINGS + 5, torch.float32) * magnitude
+        if (errors - 1 / 2).abs().min() > slack:
+            assert solved == bool((errors < 1 / 2).all())
+        # The loss moves by at most 2 |error| for each unit; its own evaluation takes 1 + 1 + 4 roundings.
+        atol = 2 * errors.max().item() * slack + slack**2
+        expected = mse_loss(predictions, xor()[1]).item()
+        assert_within(loss, expected, atol=atol, rtol=2 * gamma(6, torch.float32), claim="MSE of a replica")
+
+
+def tensors_of(result):
+    return {"solved_at": result.solved_at, "loss": result.loss, "weights": result.weights}
+
+
+def assert_same_seeds_same_bits(actual, expected):
+    for name, part in tensors_of(actual).items():
+        assert_identical(part, tensors_of(expected)[name], claim=f"{name} in other company")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_a_seed_gives_the_same_bits_in_whatever_company_it_is_trained(batch_size):
+    """Alone, or in the second chunk of several."""
+    options = {"steps": 30, "batch_size": batch_size, "compiled": False}
+
+    many = train_ensemble(range(1100), **options)
+    few = train_ensemble([1050, 3], **options)
+
+    for i, seed in enumerate([1050, 3]):
+        assert_identical(few.weights[i], many.weights[seed], claim=f"weights of seed {seed}")
+        assert_identical(few.loss[i], many.loss[seed], claim=f"loss of seed {seed}")
+
+
+# torch's compiler imports what torch itself deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_is_told(monkeypatch):
+    """Compiled once, since that takes seconds; from the states that 250 steps have led to."""
+    monkeypatch.setenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "")  # torch leaves this set; it is taken back
+    step = Step("overview", 4, CPU)
+    run = ensemble._compiled("overview", 4, CPU, torch.float32)  # noqa: SLF001
+    eager = ensemble._loop(step)  # noqa: SLF001
+    rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740))
+    weights = initial_weights(range(1024))
+    limits = [torch.tensor(t) for t in (0, 250, 251, 253)]
+    blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), torch.full((1024,), NEVER))
+    with torch.no_grad():
+        before = eager(limits[0], limits[1], blank, rows)
+        after = run(limits[1], limits[2], before, rows)
+        none = run(limits[1], limits[1].clone(), before, rows)
+        three = run(limits[1], limits[3], before, rows)
+        single = after
+        for t in (251, 252):
+            single = run(torch.tensor(t), torch.tensor(t + 1), single, rows)
+
+    for i in (0, 1, 511, 1022, 1023):
+        state, actual = ([part[:, i] for part in whole[:3]] for whole in (before, after))
+        check_step(actual, state, t=251, architecture="overview", batch_size=3, lr=0.01)
+    for part, unchanged in zip(none, before, strict=True):
+        assert_identical(part, unchanged, claim="state after no step")
+    for part, expected in zip(three, single, strict=True):
+        assert_identical(part, expected, claim="state after three steps at once")
+    options = {"steps": 40, "batch_size": 3}
+    many, few = train_ensemble(range(1030), **options), train_ensemble([1028], **options)
+    assert many.fallback is None
+    assert_identical(few.weights[0], many.weights[1028], claim="compiled weights of seed 1028")
+
+
+SHARDED = """
+import sys, torch
+from lightning.fabric import Fabric
+from simplenet import certify
+
+fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+fabric.launch()
+certificate = certify(fabric, "overview", batch_size=3, steps=60, seeds=1101, confidence=0.9, compiled=False)
+ensemble = certificate.ensemble
+results = [fabric.world_size, ensemble.seeds, ensemble.solved_at, ensemble.loss, ensemble.weights]
+torch.save(results, f"{fabric.global_rank}.pt")
+"""
+
+
+def test_two_processes_give_exactly_the_answer_of_one(tmp_path):
+    """An odd number of seeds, shared out by Lightning Fabric over gloo; started side by side, as a cluster would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARDED],
+            cwd=tmp_path,
+            env={**os.environ, **rendezvous, "LOCAL_RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], errors
+    alone = train_ensemble(range(1101), batch_size=3, steps=60, compiled=False)
+    for rank in range(2):
+        world_size, drawn, *parts = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert world_size == 2
+        assert drawn.tolist() == list(range(1101))
+        for part, (name, expected) in zip(parts, tensors_of(alone).items(), strict=True):
+            assert_identical(part, expected, claim=f"{name} of two processes")
+
+
+def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(monkeypatch):
+    def broken(*_arguments, **_options):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    ensemble._compiled.cache_clear()  # noqa: SLF001
+
+    fallen = train_ensemble(range(3), steps=20)
+
+    assert fallen.fallback == "RuntimeError: no C++ compiler"
+    assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": []}, "seeds is empty, but should hold at least one"),
+        ({"seeds": [-1, 3]}, "seeds run from -1 to 3, but should be from 0 to 4294967295"),
+        ({"seeds": [2**32]}, "but should be from 0 to 4294967295"),
+        ({"steps": 0}, "steps is 0, but should be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0, but should be at least 1"),
+        ({"hidden": 0}, "hidden is 0, but should be at least 1"),
+        ({"lr": math.nan}, "lr is nan, but should be finite and at least 0"),
+        ({"architecture": "other"}, "architecture is 'other', but should be one of"),
+        ({"device": "abacus"}, "device is 'abacus', but should be"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train_ensemble(**{"seeds": [1], "compiled": False, **arguments})
