@@ -19,14 +19,14 @@ from tests.targets import adams, devices
 
 settings.register_profile(
     "default",
-    max_examples=25,
+    max_examples=20,
     derandomize=True,
     database=None,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.differing_executors],
 )
-settings.register_profile("explore", settings.get_profile("default"), max_examples=2000, derandomize=False)
+settings.register_profile("explore", settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.load_profile("default")
 
 

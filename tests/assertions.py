@@ -88,7 +88,7 @@ def refuted(test: Callable[..., Any]) -> Callable[..., None]:
 
     Goes above ``@given``. Any refutation will do, so nothing is shrunk, and the search may be long: it ends there.
     """
-    unshrunk = settings(settings.default, max_examples=1000, phases=[Phase.explicit, Phase.generate], print_blob=False)(
+    unshrunk = settings(settings.default, max_examples=400, phases=[Phase.explicit, Phase.generate], print_blob=False)(
         test
     )
 
