@@ -218,7 +218,10 @@ def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the fraction solved against the step.")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Write the figures into this file.")
+@click.pass_context
 def certify(  # noqa: PLR0913 - an argument for each option
+    context: click.Context,
+    /,
     *,
     architectures: tuple["Architecture", ...],
     target: float,
@@ -250,6 +253,11 @@ def certify(  # noqa: PLR0913 - an argument for each option
         accelerator=place.type, strategy=strategy, devices=one if devices == 1 else devices, num_nodes=num_nodes
     )
     fabric.launch()
+    if fabric.world_size > 1:
+        import torch
+
+        # A process that ends inside its group is aborted by torch, now and then.
+        context.call_on_close(torch.distributed.destroy_process_group)
     try:
         certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from tests import ledger
+from tests.background import Background
 from tests.strategies import DTYPES
 from tests.targets import adams
 
@@ -88,6 +89,16 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         setattr(test, name, usual)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what tests will wait for; under xdist no worker knows who waits, so each starts when it does."""
+    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
+        return
+    for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
+        for value in vars(module).values():
+            if isinstance(value, Background):
+                value.start()
 
 
 class _Tally:

@@ -34,8 +34,7 @@ from tests.strategies import (
     skip_where_missing,
     tensors,
 )
-
-torch_version = tuple(map(int, torch.__version__.split(".")[:2]))
+from tests.targets import TORCH
 
 this_net = networks(hidden=st.just(4))
 
@@ -286,7 +285,7 @@ def test_shapes_can_be_had_without_numbers(architecture):
     assert output.shape == (5, 3, 1)
 
 
-@pytest.mark.skipif(torch_version < (2, 1), reason="torch.export exists from 2.1")
+@pytest.mark.skipif(TORCH < (2, 1), reason="torch.export exists from 2.1")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_exported_network_computes_the_same_bits(architecture):
     net = SimpleNet(architecture)

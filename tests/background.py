@@ -1,0 +1,37 @@
+"""Other processes that tests ask, started before the first test so that they work beside the others."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Background:
+    """Processes and the directory they write into.
+
+    A module holds one as a global; ``conftest.py`` starts those of the modules that are to run.
+
+    Args:
+        launch: Start the processes, in the directory it is given.
+    """
+
+    def __init__(self, launch: Callable[[Path], list["subprocess.Popen[bytes]"]]) -> None:
+        self._launch = launch
+        self._processes: list[subprocess.Popen[bytes]] | None = None
+
+    def start(self) -> None:
+        """Start, unless started already."""
+        if self._processes is None:
+            self._directory = tempfile.TemporaryDirectory()
+            self._processes = self._launch(Path(self._directory.name))
+
+    def finish(self) -> Path:
+        """Wait until all have ended well; return the directory."""
+        self.start()
+        assert self._processes is not None
+        for process in self._processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, (
+                f"{process.args} ended with {process.returncode}: {(errors or b'').decode()}"
+            )
+        return Path(self._directory.name)
