@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from simplenet.cli import main
+from tests.background import Background
 
 
 @pytest.fixture
@@ -156,3 +157,26 @@ def test_help_and_the_reference_do_not_wait_for_torch():
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert answer.stdout.strip() == "[]"
+
+
+def train_into_files(directory):
+    command = [sys.executable, "-m", "simplenet", "train", "--max-epochs", "1"]
+    with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
+        # The status is 1, XOR not being solved in an epoch; a shell's `|| true` is not everybody's.
+        program = "import subprocess, sys; assert subprocess.run(sys.argv[1:], check=False).returncode == 1"
+        return [
+            subprocess.Popen([sys.executable, "-c", program, *command], cwd=directory, stdout=stdout, stderr=stderr)
+        ]
+
+
+piped = Background(train_into_files)
+
+
+def test_a_pipe_gets_the_report_and_nothing_else():
+    """In a process of its own: no bar, no tip, no hardware line, no warning."""
+    directory = piped.finish()
+
+    assert (directory / "stderr").read_text() == ""
+    lines = (directory / "stdout").read_text().splitlines()
+    assert lines[0].startswith("python")
+    assert len(lines) == 15  # five of origin, the table, verdict, checkpoint, advice
