@@ -34,6 +34,8 @@ class Implementation:
         flags: What the constructor is given beside the hyper-parameters.
         since: The first torch with it, by device type; no entry, no support.
         tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats.
+        placeless: Whether the bits of an entry do not depend on where it lies: the body of a fused CPU kernel, in
+            vectors, and its tail, in scalars, round differently.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
         options: The options it has; ``decoupled`` or ``L2`` for the weight decay that it has.
     """
@@ -42,6 +44,7 @@ class Implementation:
     flags: dict[str, Any] = field(default_factory=dict)
     since: dict[str, tuple[int, int]] = field(default_factory=lambda: {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)})
     tensor_scalars: bool = False
+    placeless: bool = True
     build: Callable[..., Optimizer] = _plain
     options: frozenset[str] = frozenset({"amsgrad", "maximize", "weight_decay", "decoupled", "L2"})
 
@@ -68,7 +71,7 @@ FOR_LOOP = Implementation("for-loop", {"foreach": False})
 IMPLEMENTATIONS = [
     FOR_LOOP,
     Implementation("foreach", {"foreach": True}),
-    Implementation("fused", {"fused": True}, since={"cpu": (2, 4), "cuda": (2, 0)}),
+    Implementation("fused", {"fused": True}, since={"cpu": (2, 4), "cuda": (2, 0)}, placeless=False),
     Implementation("differentiable", {"differentiable": True}, tensor_scalars=True),
     Implementation("tensor-lr", {"foreach": False}, since={"cpu": (2, 1), "cuda": (2, 1)}, build=_with_tensor_lr),
     Implementation("capturable", {"capturable": True}, since={"cuda": (2, 0)}, tensor_scalars=True),

@@ -12,7 +12,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, vmap
@@ -231,9 +231,14 @@ def test_half_the_squared_error_has_the_gradient_of_the_mse(net, batch):
 @pytest.mark.claim("4.3/half")
 @given(net=networks(), batch=batches(st.just(1)))
 def test_the_mse_of_one_example_has_twice_the_gradient_of_half_its_square(device, net, batch):
-    """To the bit, doubling being exact."""
+    """To the bit, doubling being exact where nothing is subnormal.
+
+    An entry of 2^24 times the smallest normal number has no subnormal factor: the others come to less than 2^17.
+    """
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     whole = backward(net, x, y)
+    least = 2**24 * torch.finfo(torch.float32).tiny
+    assume(all(((gradient == 0) | (gradient.abs() >= least)).all() for gradient in whole))
     net.zero_grad()
 
     half_square(net, x, y).backward()
