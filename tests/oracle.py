@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from simplenet.reference import AdamState, adam
 from tests.bounds import Ball, balls, unit_roundoff
 from tests.strategies import floats
+from tests.targets import Implementation
 
 # What an operation of the page costs an implementation at most: the operation itself, and a constant in it that
 # is rounded to the tensor's type first. Refuted at 3/4, unrefuted at 1, for the loop and fused in every type.
@@ -145,23 +146,25 @@ LARGEST_SCALE = 12
 
 
 @st.composite
-def hypers(draw: st.DrawFn, dtype: torch.dtype, options: frozenset[str]) -> Hyper:
+def hypers(draw: st.DrawFn, dtype: torch.dtype, implementation: Implementation) -> Hyper:
     """Draw hyper-parameters; a learning rate of 0 has a test of its own.
 
     float16 holds nothing between 0 and 6e-8, and nothing above 65504: there, beta2 stays below one at which
     (1 - beta2) g^2 would vanish for g near 1, beta1 below one at which 1/(1 - beta1) would overflow, and
-    epsilon is a number that is not 0 in float16.
+    epsilon is a number that is not 0 in float16. Where the step size divides the denominator it stays large enough
+    not to overflow; below, the defect ``adam-float16-step-vanishes`` has a test of its own.
 
     Args:
         draw: Given by Hypothesis.
         dtype: Of the parameters.
-        options: What the implementation has, as in ``tests.targets.Implementation``.
+        implementation: Whose options and limits to keep to.
     """
-    small = dtype is torch.float16
+    small, options = dtype is torch.float16, implementation.options
+    lowest = -9 if small and implementation.tensor_scalars else -14
     flags = {name: name in options and draw(st.booleans(), label=name) for name in ("amsgrad", "maximize")}
     flags["decoupled"] = "decoupled" in options and ("L2" not in options or draw(st.booleans(), label="decoupled"))
     return Hyper(
-        lr=draw(floats(torch.float32, min_exponent=-14, max_exponent=1, signed=False).filter(bool), label="lr"),
+        lr=draw(floats(torch.float32, min_exponent=lowest, max_exponent=1, signed=False).filter(bool), label="lr"),
         beta1=draw(st.sampled_from(BETAS[:3] if small else BETAS), label="beta1"),
         beta2=draw(st.sampled_from(BETAS[:4] if small else BETAS), label="beta2"),
         eps=draw(st.sampled_from(EPSILONS[3:] if small else EPSILONS), label="eps"),

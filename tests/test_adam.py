@@ -24,7 +24,7 @@ def adam_arithmetic(one):
 
 def check_one_step(adam, data, dtype, **choices):
     """Take one step from a drawn state; parameter and state have to end where the page says."""
-    hyper = data.draw(hypers(dtype, adam.implementation.options), label="hyper")
+    hyper = data.draw(hypers(dtype, adam.implementation), label="hyper")
     state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=adam.implementation.tensor_scalars, **choices)
     assume(expected.bounded)
@@ -174,6 +174,15 @@ def test_a_learning_rate_of_zero_moves_nothing(adam, gradient):
     apply_step(adam([p], lr=0.0), [p], [torch.full_like(p, gradient)])
 
     assert_identical(p, torch.ones(3), claim="parameter at lr 0")
+
+
+def test_a_step_of_a_small_learning_rate_does_not_vanish_in_float16(adam):
+    """The first step, of one learning rate; the gradient's square is within float16's 65504."""
+    skip_where_missing(adam_arithmetic, torch.float16, adam.device)
+
+    moved = first_step(adam, torch.full((1,), 200.0), torch.float16, lr=2.0**-12)
+
+    assert_within(moved, [-(2.0**-12)], rtol=gamma(FIRST_STEP_ROUNDINGS, torch.float16), claim="first step")
 
 
 def test_the_step_count_goes_on_past_two_to_the_24(adam):
