@@ -19,7 +19,7 @@ from tests.targets import adams, devices
 
 settings.register_profile(
     "default",
-    max_examples=15,
+    max_examples=12,
     derandomize=True,
     database=None,
     deadline=None,
