@@ -94,12 +94,13 @@ def test_an_interrupt_ends_the_run_after_its_epoch_with_the_state_kept(tmp_path,
         return step(self, *arguments)
 
     monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
+    handler = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     result = run(tmp_path, batch_size=1, max_epochs=50)
 
     assert result.stopped_by == "interrupt"
     assert result.steps == 12
     assert torch.load(result.checkpoint, weights_only=True)["global_step"] == 12
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
