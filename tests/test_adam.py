@@ -79,8 +79,8 @@ def test_the_oracle_kills_every_planted_fault(fault):
 
 
 # Longest float32 path through torch's first step: m 2 (constant, product), v 3 and half of them under the
-# root 2, root 1, correction 2, eps 2, quotient 1, step size 2, product 1, weight 1: 14. In the type itself.
-FIRST_STEP_ROUNDINGS = 14
+# root 2, root 2, correction 2, eps 2, quotient 1, step size 2, product 1, weight 1: 15. In the type itself.
+FIRST_STEP_ROUNDINGS = 15
 
 
 def first_step_rtol(adam):

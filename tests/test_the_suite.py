@@ -50,7 +50,7 @@ def test_gamma_refuses_a_count_that_it_cannot_bound():
 
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]), operation=st.sampled_from("+-*/s"))
 def test_a_ball_holds_what_the_rounded_operation_returns(data, dtype, operation):
-    """IEEE 754: the basic operations and the root are rounded correctly."""
+    """IEEE 754: the basic operations are rounded correctly; the root may cost one rounding more."""
     a, b = (data.draw(floats(dtype, min_exponent=-40, max_exponent=40, signed=operation != "s")) for _ in "ab")
     x, y = (Ball(value, dtype=dtype) for value in (a, b))
     ta, tb = (torch.tensor(value, dtype=dtype) for value in (a, b))
