@@ -1,6 +1,7 @@
 """Every domain that a property draws from, with the reason for each of its limits."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ batch_shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 seeds = st.integers(0, 2**32 - 1)
 
 
+@cache
 def floats(
     dtype: torch.dtype, *, min_exponent: int | None = None, max_exponent: int | None = None, signed: bool = True
 ) -> st.SearchStrategy[float]:
@@ -56,20 +58,25 @@ def floats(
     finfo = torch.finfo(dtype)
     digits = round(-np.log2(finfo.eps))  # after the leading one
     lowest = round(np.log2(finfo.tiny)) if min_exponent is None else min_exponent
-    highest = round(np.log2(finfo.max)) - 1 if max_exponent is None else max_exponent - 1
-    significands = st.one_of(st.just(0), st.integers(0, 2**digits - 1))
-    normals = st.builds(
-        lambda fraction, exponent: float((2**digits + fraction) * 2.0 ** (exponent - digits)),
-        significands,
-        st.integers(lowest, highest),
-    )
-    magnitudes = [st.just(0.0), st.just(1.0), normals]
+    highest = round(np.log2(finfo.max)) if max_exponent is None else max_exponent
+    # A number is a unit times a whole number: the leading one, if it has one, and a fraction.
+    normals = [(2.0 ** (exponent - digits), 2**digits) for exponent in range(lowest, highest)]
+    favoured = [(0.0, 0)]
+    if lowest <= 0 < highest:
+        favoured.append(normals[-lowest])
     if min_exponent is None:
-        magnitudes.append(st.integers(1, 2**digits - 1).map(lambda n: n * finfo.tiny * finfo.eps))
+        favoured.append((finfo.tiny * finfo.eps, 0))
     if max_exponent is None:
-        magnitudes.append(st.just(finfo.max))
-    values = st.one_of(*magnitudes)
-    return st.builds(lambda value, sign: sign * value, values, st.sampled_from([1.0, -1.0])) if signed else values
+        favoured.append(normals[-1])
+    scales = favoured * (1 + len(normals) // (2 * len(favoured))) + normals
+    if signed:
+        scales += [(-unit, leading) for unit, leading in scales]
+    # Two draws a number, for each costs as much as a step of Adam.  Past its ends, a fraction is all zeros or all ones.
+    return st.builds(
+        lambda scale, fraction: scale[0] * (scale[1] + min(max(fraction, 0), 2**digits - 1)),
+        st.sampled_from(scales),
+        st.integers(-(2**digits), 2 ** (digits + 1)),
+    )
 
 
 @st.composite
