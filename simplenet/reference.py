@@ -82,17 +82,24 @@ def mse(y: Float[ndarray, "n 1"], y_hat: Float[ndarray, "n 1"]) -> float:
     return float(np.mean((y - y_hat) ** 2))
 
 
-def gradients(p: Parameters, x: Float[ndarray, "n 2"], y: Float[ndarray, "n 1"], architecture: str) -> Parameters:
-    """Differentiate the MSE by the chain rule, from the output back to the input (§4.3).
+def backpropagate(
+    p: Parameters, x: Float[ndarray, "n 2"], upstream: Float[ndarray, "n 1"], architecture: str
+) -> Parameters:
+    """Pull a gradient by the predictions back to the parameters, by the chain rule (§4.3).
 
-    The notebook's derivation starts from half the loss and loses ``w_out`` on the way to the
-    hidden layer; both are put right here.
+    The notebook loses ``w_out`` on the way to the hidden layer; it is put back here.
     """
     f, g = ARCHITECTURES[architecture]
     h, y_hat = forward(p, x, architecture)
-    d_out = 2 * (y_hat - y) / y.size * g.slope(y_hat)  # dE / d(pre-activation of the output)
-    d_in = d_out @ p.w_out * f.slope(h)  # dE / d(pre-activation of the hidden layer)
+    d_out = upstream * g.slope(y_hat)  # by the pre-activation of the output
+    d_in = d_out @ p.w_out * f.slope(h)  # by the pre-activation of the hidden layer
     return Parameters(d_in.T @ x, d_in.sum(axis=0), d_out.T @ h, d_out.sum(axis=0))
+
+
+def gradients(p: Parameters, x: Float[ndarray, "n 2"], y: Float[ndarray, "n 1"], architecture: str) -> Parameters:
+    """Differentiate the MSE, which is twice the loss that the notebook's derivation starts from (§4.3)."""
+    _, y_hat = forward(p, x, architecture)
+    return backpropagate(p, x, 2 * (y_hat - y) / y.size, architecture)
 
 
 class AdamState(NamedTuple):

@@ -179,6 +179,28 @@ def test_the_gradient_is_linear_in_the_upstream_gradient(device, net, batch, k):
             assert torch.equal(parameter.grad, factor * expected)
 
 
+@given(net=networks(hidden=few), batch=batches(few))
+def test_any_upstream_gradient_is_pulled_back_by_the_chain_rule(device, net, batch):
+    """Row by row, so that what is pulled back is linear in it: additive too, not just under powers of two."""
+    net, (x, upstream) = net.to(device), (rows.to(device) for rows in batch)
+
+    actual = torch.autograd.grad(net(x), list(net.parameters()), upstream)
+
+    expected = reference.backpropagate(*in_balls(net, x, upstream), net.hparams["architecture"])
+    assert_gradients(actual, expected, "upstream gradient pulled back")
+
+
+@refuted
+@given(net=networks(hidden=few), batch=batches(few))
+def test_an_upstream_gradient_that_ignores_the_rows_would_be_caught(net, batch):
+    x, upstream = batch
+
+    actual = torch.autograd.grad(net(x), list(net.parameters()), upstream.mean().expand_as(upstream))
+
+    expected = reference.backpropagate(*in_balls(net, x, upstream), net.hparams["architecture"])
+    assert_gradients(actual, expected, "upstream gradient pulled back")
+
+
 @given(architecture=architectures, data=st.data())
 def test_every_parameter_gets_a_gradient(device, architecture, data):
     """Of its own shape; and not zero, where weights and inputs are positive and every error is negative."""
