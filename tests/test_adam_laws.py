@@ -11,7 +11,7 @@ from tests.assertions import assert_identical, assert_in_balls, assert_within, r
 from tests.bounds import gamma
 from tests.oracle import Hyper, State, one_step
 from tests.strategies import LAYOUTS, floats, place, tensors
-from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
+from tests.targets import FOR_LOOP, LR, TORCH, AdamUnderTest, apply_step
 
 SHAPE = (2, 5)  # past four lanes and eight, so that vector loops meet their tails
 STEPS = 3
@@ -158,6 +158,40 @@ def test_the_callers_group_is_not_written_to(adam):
     adam([group], weight_decay=0.1)
 
     assert group.keys() == before.keys()
+
+
+def gradient_scaler(device):
+    if TORCH >= (2, 3):
+        return torch.amp.GradScaler(device.type)
+    if device.type != "cuda":
+        pytest.skip(f"torch scales gradients on {device.type} from 2.3 on")
+    return torch.cuda.amp.GradScaler()
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+@given(p=parameters, gradients=runs)
+def test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later(adam, skipped, p, gradients):
+    """The gradient scaler skips it, or has the optimizer do so; its scales are powers of two, which round nothing."""
+    scaler = gradient_scaler(adam.device)
+    scaler.scale(torch.ones((), device=adam.device))  # chooses the first scale
+    scaled, plain = (adam.parameter(p.clone().to(adam.device)) for _ in "ab")
+    optimizer, twin = adam([scaled]), adam([plain])
+
+    def scaled_step(g):
+        scaled.grad = g.to(adam.device) * scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+
+    for i, g in enumerate(gradients):
+        if i == skipped:
+            scaled_step(torch.full_like(g, torch.inf))
+            assert_identical(scaled, plain, claim="parameter after a skipped step")
+        scaled_step(g)
+        apply_step(twin, [plain], [g.to(adam.device)])
+
+    assert_identical(scaled, plain, claim="parameter")
+    for name, value in twin.state[plain].items():
+        assert_identical(torch.as_tensor(optimizer.state[scaled][name]), torch.as_tensor(value), claim=name)
 
 
 def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
