@@ -197,29 +197,47 @@ def test_the_step_count_goes_on_past_two_to_the_24(adam):
     assert read(optimizer, p).t == 2**24 + 1
 
 
+DEFAULTS = Hyper(LR, 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
+COMPILED_HYPERS = {
+    "defaults": DEFAULTS,
+    "amsgrad": DEFAULTS._replace(amsgrad=True, eps=1e-3),
+    "L2": DEFAULTS._replace(weight_decay=0.1, maximize=True),
+    "decoupled": DEFAULTS._replace(weight_decay=0.1, decoupled=True, beta1=0.5),
+    "no moments": DEFAULTS._replace(beta1=0.0, beta2=0.0, eps=0.0),
+}
+
+
+def pytest_generate_tests(metafunc):
+    """Compile for one set of hyper-parameters by default, and for all under ``explore``: each takes seconds."""
+    if "compiled" in metafunc.fixturenames:
+        explore = metafunc.config.getoption("--hypothesis-profile") == "explore"
+        names = list(COMPILED_HYPERS)[: None if explore else 1]
+        metafunc.parametrize("compiled", names, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def compiled():
-    """One compiled optimizer a type, at torch's default hyper-parameters: compiling takes seconds."""
+def compiled(request):
+    """Return hyper-parameters, and a compiled optimizer and its parameter by type."""
     if not COMPILED.runs_on(CPU):
         pytest.skip("torch.compile takes an optimizer's step from torch 2.3 on")
-    adam = AdamUnderTest(COMPILED, CPU)
+    adam, hyper = AdamUnderTest(COMPILED, CPU), COMPILED_HYPERS[request.param]
     built = {}
     for dtype in (torch.float32, torch.float64):
         p = adam.parameter(torch.zeros(3, dtype=dtype))
-        built[dtype] = adam([p]), p
+        built[dtype] = adam([p], **hyper.options()), p
         apply_step(*built[dtype][:1], [p], [torch.ones_like(p)])
-    return built
+    return hyper, built
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @given(data=st.data())
 def test_one_compiled_step_from_any_state_is_the_pages(compiled, dtype, data):
-    """At the default hyper-parameters: each other set of them would be compiled anew."""
-    optimizer, p = compiled[dtype]
-    hyper = Hyper(LR, 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
-    state, g = data.draw(states((3,), dtype, amsgrad=False), label="state, g")
+    hyper, built = compiled
+    optimizer, p = built[dtype]
+    state, g = data.draw(states((3,), dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=COMPILED.tensor_scalars)
+    assume(expected.bounded)
     write(optimizer, p, state)
 
     apply_step(optimizer, [p], [g])
