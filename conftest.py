@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, register_random, settings
 
 from simplenet.environment import describe
-from tests.targets import adams, devices
+from tests.targets import adams, devices, networks
 
 settings.register_profile(
     "default",
@@ -49,12 +49,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run on this device alone: cpu, cuda, cuda:1, mps (default: on the CPU, and on CUDA where there is one)",
     )
     parser.addoption("--adam", metavar="PKG.MOD:CLASS", help="test this implementation of Adam instead of torch's")
+    parser.addoption(
+        "--net",
+        metavar="PKG.MOD:FACTORY",
+        help="test what this factory, called without arguments, builds instead of SimpleNet; its example_input_array, "
+        "a batch to try, says what it takes (default: two numbers a row)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a wrong option before anything is collected; share the cores among xdist's workers."""
     try:
-        adams(config)
+        adams(config), networks(config)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -70,6 +76,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     header = {name: value for device in devices(config) for name, value in describe(device).items()}
     header["device"] = ", ".join(describe(device)["device"] for device in devices(config))
     header["adam"] = ", ".join(map(str, adams(config)))
+    header["net"] = ", ".join(map(str, networks(config)))
     return [f"{name}: {value}" for name, value in header.items()]
 
 

@@ -15,15 +15,20 @@ from packaging.version import Version
 from tests import ledger
 from tests.background import Background
 from tests.strategies import DTYPES
-from tests.targets import adams
+from tests.targets import adams, networks
 
 # What a run's checks are counted by: the parameter, and the values that count, if not all.
-AXES = {"adam": None, "device": None, "dtype": DTYPES}
+AXES = {"adam": None, "network": None, "device": None, "dtype": DTYPES}
+
+# What puts a user's own code under test, and the fixture that its tests have.
+USERS = {"--adam": "adam", "--net": "network"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "adam" in metafunc.fixturenames:
         metafunc.parametrize("adam", adams(metafunc.config), ids=str)
+    if "network" in metafunc.fixturenames:
+        metafunc.parametrize("network", networks(metafunc.config), ids=str)
 
 
 def alive(defect: dict[str, Any]) -> bool:
@@ -51,9 +56,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
             for name, values in AXES.items()
             if name in parameters and (values is None or parameters[name] in values)
         ]
-    if config.getoption("--adam"):  # what speaks of torch has no say: neither other tests nor the ledger of its defects
-        others = [item for item in items if "adam" not in item.fixturenames]
-        items[:] = [item for item in items if "adam" in item.fixturenames]
+    theirs = {fixture for option, fixture in USERS.items() if config.getoption(option)}
+    if theirs:  # what speaks of torch or SimpleNet has no say: neither other tests nor the ledger of defects
+        others = [item for item in items if theirs.isdisjoint(item.fixturenames)]
+        items[:] = [item for item in items if not theirs.isdisjoint(item.fixturenames)]
         config.hook.pytest_deselected(items=others)
         return
     narrowed = any("::" in argument for argument in config.args)
@@ -126,7 +132,7 @@ class _Tally:
     def missing(self) -> dict[str, int]:
         """Return by how many checks a whole run on the CPU falls short of the floor; a partial run cannot."""
         options = self.config.option
-        partial = options.keyword or options.markexpr or options.adam or options.device != "all"
+        partial = options.keyword or options.markexpr or options.adam or options.net or options.device != "all"
         if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
             return {}
         floor = tomllib.loads((ledger.TESTS / "floor.toml").read_text("utf-8"))["checks"]
@@ -142,6 +148,8 @@ class _Tally:
         verdicts = Counter(claims[id_]["verdict"] for id_ in decided)
         write = terminalreporter.write_line
         write("checks: " + ", ".join(f"{axis} {count}" for axis, count in sorted(self.checks.items())))
+        if any(map(self.config.getoption, USERS)):
+            return
         for axis, count in self.missing().items():
             write(f"checks: {axis} falls {count} short of tests/floor.toml: what no longer runs?", red=True)
         write(

@@ -1,7 +1,8 @@
-"""What is under test: each implementation of Adam, on each device that it runs on.
+"""What is under test: each implementation of Adam and each network, on each device that it runs on.
 
 An implementation is a way to build an optimizer. torch brings seven; ``--adam pkg.mod:Class``
-puts another in their place.
+puts another in their place. The networks are the notebook's three; ``--net pkg.mod:factory`` puts
+another in theirs.
 """
 
 import importlib
@@ -9,13 +10,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from simplenet import ARCHITECTURES, SimpleNet, set_seed, xor
 from simplenet.environment import resolve_device
 
 TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
@@ -140,12 +143,16 @@ def adams(config: pytest.Config) -> list[AdamUnderTest]:
     return [AdamUnderTest(one, device) for device in devices(config) for one in implementations if one.runs_on(device)]
 
 
-def _user_implementation(path: str) -> Implementation:
+def _imported(path: str, option: str, kind: str) -> Any:
     module, _, name = path.partition(":")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"adam is {path!r}, but should be pkg.mod:Class of an importable optimizer: {error}") from None
+        raise ValueError(f"{option} is {path!r}, but should be pkg.mod:name of {kind}: {error}") from None
+
+
+def _user_implementation(path: str) -> Implementation:
+    cls = _imported(path, "adam", "an importable optimizer")
 
     def build(_torchs: type[Optimizer], parameters: Iterable[Any], **options: Any) -> Optimizer:
         return cls(parameters, **options)
@@ -157,7 +164,67 @@ def _user_implementation(path: str) -> Implementation:
         probe = cls([p], lr=LR, weight_decay=0.1)
         apply_step(probe, [p], [torch.zeros(1)])
         has.add("L2" if probe.state[p]["exp_avg"].any() else "decoupled")
-    return Implementation(name, build=build, options=Implementation.options & has)
+    return Implementation(cls.__name__, build=build, options=Implementation.options & has)
+
+
+@dataclass(frozen=True)
+class NetworkUnderTest:
+    """A network on a device: call it with a seed to build one.
+
+    Attributes:
+        name: What the tests' ids call it.
+        build: Make a network, its weights drawn from torch's generator. It takes rows shaped like those of
+            its ``example_input_array``, Lightning's name for a batch to try; without one, two numbers.
+        device: Where it is put.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    device: torch.device
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.device}"
+
+    def __call__(self, seed: int) -> nn.Module:
+        """Build the network of a seed."""
+        set_seed(seed)
+        return self.build().to(self.device)
+
+    def inputs(self, net: nn.Module, rows: int, seed: int) -> Tensor:
+        """Draw a batch; whole numbers, which may name something, are rows of the example."""
+        example = getattr(net, "example_input_array", None)
+        example = xor()[0] if example is None else example
+        if not isinstance(example, Tensor):
+            raise TypeError(f"example_input_array of {self.name} is a {type(example).__name__}, but should be a tensor")
+        generator = torch.Generator().manual_seed(seed)
+        if example.is_floating_point():
+            batch = torch.randn((rows, *example.shape[1:]), dtype=example.dtype, generator=generator)
+        else:
+            batch = example.cpu()[torch.randint(len(example), (rows,), generator=generator)]
+        return batch.to(self.device)
+
+    def score(self, net: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
+        """Return the output for each row; what it draws while training, it draws from ``seed``."""
+        torch.manual_seed(seed)
+        output = net(x)
+        if not isinstance(output, Tensor) or output.shape[:1] != x.shape[:1]:
+            got = f"a tensor of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise TypeError(f"{self.name} puts out {got}, but should put out a tensor with a row for each of {len(x)}")
+        return output
+
+
+def networks(config: pytest.Config) -> list[NetworkUnderTest]:
+    """List the notebook's networks on each device, or that of ``--net``.
+
+    Raises:
+        ValueError: If ``--net`` or ``--device`` names nothing that is here.
+    """
+    user = config.getoption("--net")
+    if user is not None:
+        factories = {user.rpartition(":")[2]: _imported(user, "net", "an importable factory of networks")}
+    else:
+        factories = {name: partial(SimpleNet, name) for name in ARCHITECTURES}
+    return [NetworkUnderTest(name, build, device) for device in devices(config) for name, build in factories.items()]
 
 
 def apply_step(optimizer: Optimizer, parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:

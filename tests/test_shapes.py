@@ -117,30 +117,10 @@ def test_a_missing_bias_would_be_caught(net, batch):
 
 
 @given(net=networks(), batch=batches())
-def test_the_forward_pass_is_pure(device, net, batch):
-    """It writes to nothing that it reads, draws no random numbers, and repeats itself to the bit."""
+def test_training_mode_does_not_change_the_output(device, net, batch):
     net, x = net.to(device), batch[0].to(device)
-    before = [values.clone() for values in (x, *net.parameters(), torch.get_rng_state())]
 
-    first, second = net(x), net(x)
-
-    assert_identical(second, first, claim="second call")
-    after = [x, *net.parameters(), torch.get_rng_state()]
-    for values, kept in zip(after, before, strict=True):
-        assert torch.equal(values, kept)
-
-
-@given(net=networks(), batch=batches())
-def test_neither_mode_nor_the_record_for_gradients_changes_the_output(device, net, batch):
-    net, x = net.to(device), batch[0].to(device)
-    expected = net.train()(x)
-
-    assert_identical(net.eval()(x), expected, claim="eval mode")
-    for context in (torch.no_grad, torch.inference_mode):
-        with context():
-            output = net(x)
-        assert_identical(output, expected, claim=context.__name__)
-        assert not output.requires_grad
+    assert_identical(net.eval()(x), net.train()(x), claim="eval mode")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -175,20 +155,6 @@ def test_a_row_or_column_repeated_without_memory_of_its_own_is_one_like_any_othe
     x = data.draw(tensors((n, 2)), label="inputs")
     for view in (x[:1].expand(n, 2), x[:, :1].expand(n, 2)):
         assert_identical(net(view), net(view.contiguous()), claim=f"strides {view.stride()}")
-
-
-@given(net=networks(), batch=batches(), data=st.data())
-def test_a_row_does_not_see_the_others(device, net, batch, data):
-    """Put NaN into all of them, and its output keeps every bit."""
-    net, x = net.to(device), batch[0].to(device)
-    row = data.draw(st.integers(0, len(x) - 1), label="row")
-    others = torch.full_like(x, float("nan"))
-    others[row] = x[row]
-
-    output = net(others)
-
-    assert_identical(output[row], net(x)[row], claim=f"row {row} of {len(x)}")
-    assert output.isnan().sum() == len(x) - 1
 
 
 @given(net=networks(hidden=few), batch=batches(few))

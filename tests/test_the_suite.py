@@ -9,10 +9,12 @@ import torch
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from simplenet import reference
+from simplenet import reference, xor
 from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from tests.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
+from tests.faults.networks import FaultyNetwork
 from tests.strategies import DTYPES, LAYOUTS, floats, place
+from tests.targets import NetworkUnderTest, adams, networks
 
 dtypes = st.sampled_from(DTYPES)
 
@@ -246,3 +248,38 @@ def test_a_layout_shows_the_values_and_guards_the_rest(layout):
 
     assert_identical(placed.tensor, values, claim="the view")
     assert placed.guard_is_intact() == (not placed.guard.any())
+
+
+class Options:
+    """A run's options, as pytest's configuration gives them."""
+
+    def __init__(self, **options):
+        self._options = {"device": "cpu", "adam": None, "net": None, **options}
+
+    def getoption(self, name):
+        return self._options[name.removeprefix("--")]
+
+
+def test_a_users_optimizer_and_network_take_the_place_of_ours():
+    config = Options(adam="torch.optim:NAdam", net="tests.faults.networks:FaultyNetwork")
+
+    (adam,), (network,) = adams(config), networks(config)
+
+    assert str(adam) == "NAdam-cpu"
+    assert isinstance(adam([torch.zeros(1, requires_grad=True)]), torch.optim.NAdam)
+    assert str(network) == "FaultyNetwork-cpu"
+    assert isinstance(network(1996), FaultyNetwork)
+
+
+@pytest.mark.parametrize("path", ["torch.optim:Adan", "no_such_module:Adam", "Adam", ""])
+@pytest.mark.parametrize(("option", "of"), [("adam", adams), ("net", networks)])
+def test_what_cannot_be_imported_is_refused_by_name(option, of, path):
+    with pytest.raises(ValueError, match=rf"^{option} is '{path}', but should be pkg\.mod:name"):
+        of(Options(**{option: path}))
+
+
+def test_a_network_that_puts_out_no_rows_is_refused_by_name():
+    network = NetworkUnderTest("lstm", lambda: torch.nn.LSTM(2, 1), torch.device("cpu"))
+
+    with pytest.raises(TypeError, match="lstm puts out a tuple, but should put out a tensor with a row for each of 4"):
+        network.score(network(1996), xor()[0])
