@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, register_random, settings
+from hypothesis import register_random, settings
 
 from simplenet.environment import describe
 from tests.targets import adams, devices, networks
@@ -24,7 +24,6 @@ settings.register_profile(
     database=None,
     deadline=None,
     print_blob=True,
-    suppress_health_check=[HealthCheck.differing_executors],
 )
 settings.register_profile("explore", settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.load_profile("default")

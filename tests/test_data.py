@@ -42,17 +42,6 @@ def test_an_epoch_is_the_truth_table_in_its_order(batch_size):
     assert [len(batch) for batch in inputs[:-1]] == [batch_size] * (len(inputs) - 1)
 
 
-@pytest.mark.claim("3.1/not-separable")
-@given(weights=st.tuples(st.fractions(), st.fractions()), bias=st.fractions())
-def test_no_line_parts_the_true_rows_from_the_false(weights, bias):
-    """In rational numbers: an affine score has one sum over (0, 1) and (1, 0) and over (0, 0) and (1, 1)."""
-    inputs, targets = xor()
-    scores = [weights[0] * int(a) + weights[1] * int(b) + bias for a, b in inputs.tolist()]
-
-    assert scores[1] + scores[2] == scores[0] + scores[3]
-    assert [score > 0 for score in scores] != [bool(target) for target in targets]
-
-
 @pytest.mark.claim("3.1/batch-of-one")
 @pytest.mark.parametrize(
     "loader", [xor_dataloader, lambda: XORDataModule().train_dataloader()], ids=["loader", "module"]
