@@ -64,7 +64,7 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     image = surface_axes.imshow(surface, origin="lower", extent=(low, high, low, high), **colours)
     surface_axes.contour(ticks, ticks, surface, levels=[0.5], colors="black", linewidths=1.2)
     inputs, targets = (rows.numpy() for rows in xor())
-    surface_axes.scatter(*inputs.T, c=targets, edgecolors="black", s=90, zorder=2, **colours)
+    surface_axes.scatter(*inputs.T, c=targets.flatten(), edgecolors="black", s=90, zorder=2, **colours)
     surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
     surface_axes.set(title="prediction (line: 1/2; points: targets)")
     figure.colorbar(image, ax=surface_axes)
