@@ -4,6 +4,7 @@
 """
 
 import ast
+import builtins
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,11 @@ def claims() -> dict[str, dict[str, Any]]:
 def defects() -> dict[str, dict[str, Any]]:
     """Return the defects by id."""
     return {defect["id"]: defect for defect in tomllib.loads((TESTS / "defects.toml").read_text("utf-8"))["defect"]}
+
+
+def error(defect: dict[str, Any]) -> type[Exception]:
+    """Return what a defect's reproduction and its tests raise: what ``error`` names, or ``AssertionError``."""
+    return getattr(builtins, defect.get("error", "AssertionError"))
 
 
 def claim_marks() -> Iterator[tuple[str, str, str]]:
@@ -67,9 +73,9 @@ def defects_page() -> str:
         "# Defects found upstream",
         "",
         "Each is a strict expected failure of the named test in the named versions: the suite fails when one shows",
-        "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError`",
-        "where the defect is. The ledger is [tests/defects.toml](../tests/defects.toml); this page is written by",
-        "`python -m tests.ledger`.",
+        "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError`,",
+        "or the error that is named, where the defect is. The ledger is [tests/defects.toml](../tests/defects.toml);",
+        "this page is written by `python -m tests.ledger`.",
     ]
     for id_, defect in defects().items():
         lines += [
@@ -77,6 +83,7 @@ def defects_page() -> str:
             f"## {defect['title']}",
             "",
             f"`{id_}` · {', '.join(f'{name} {range_}' for name, range_ in defect['versions'].items())}"
+            + (f" · `{defect['error']}`" if "error" in defect else "")
             + (f" · [upstream]({defect['link']})" if "link" in defect else ""),
             "",
             defect["consequence"].strip(),

@@ -38,7 +38,7 @@ def test_a_reproduction_is_short_and_fails_where_the_defect_is_and_only_there(de
     reproduction = compile(defect["reproduction"], defect["id"], "exec")
 
     if alive(defect):
-        with pytest.raises(AssertionError):
+        with pytest.raises(ledger.error(defect)):
             exec(reproduction, {})
     else:
         with contextlib.suppress(RuntimeError, TypeError, AttributeError):  # a version without the feature
