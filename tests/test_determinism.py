@@ -251,7 +251,7 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "e
 def checkpoint(tmp_path_factory):
     """A checkpoint of a short run."""
     directory = tmp_path_factory.mktemp("checkpoint")
-    trainer = Trainer(max_epochs=1, callbacks=[ModelCheckpoint(directory)], **QUIET)
+    trainer = Trainer(max_epochs=1, callbacks=[ModelCheckpoint(str(directory))], **QUIET)
     trainer.fit(SimpleNet(), xor_dataloader())
     return trainer.checkpoint_callback.best_model_path
 
