@@ -1,0 +1,1 @@
+"""The clock: what a training step costs, where it runs and how."""
