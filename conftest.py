@@ -17,6 +17,8 @@ from hypothesis import register_random, settings
 from simplenet.environment import describe
 from tests.targets import adams, devices, networks
 
+pytest_plugins = ["tests.golden"]
+
 settings.register_profile(
     "default",
     max_examples=12,

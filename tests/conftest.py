@@ -20,8 +20,8 @@ from tests.targets import adams, networks
 # What a run's checks are counted by: the parameter, and the values that count, if not all.
 AXES = {"adam": None, "network": None, "device": None, "dtype": DTYPES}
 
-# What puts a user's own code under test, and the fixture that its tests have.
-USERS = {"--adam": "adam", "--net": "network"}
+# What a user brings, code or another environment's bits, and the fixture that the tests of it have: they run alone.
+USERS = {"--adam": "adam", "--net": "network", "--golden": "golden"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -126,15 +126,16 @@ class _Tally:
                 self.checks[name] += as_expected
             elif kind == "defect":
                 self.alive |= {name} if as_expected and report.skipped else set()
-            elif report.failed:
+            elif kind == "claim" and report.failed:
                 self.failed.add(name)
-            elif as_expected:
+            elif kind == "claim" and as_expected:
                 self.decided.add(name)
 
     def missing(self) -> dict[str, int]:
         """Return by how many checks a whole run on the CPU falls short of the floor; a partial run cannot."""
         options = self.config.option
-        partial = options.keyword or options.markexpr or options.adam or options.net or options.device != "all"
+        own = any(map(self.config.getoption, USERS))
+        partial = own or options.keyword or options.markexpr or options.device != "all"
         if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
             return {}
         floors = tomllib.loads((ledger.TESTS / "floor.toml").read_text("utf-8"))["floor"]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import Optimizer
 
+from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
-from tests.bounds import Ball, balls, unit_roundoff
+from tests.bounds import Ball, balls, in_balls, unit_roundoff
 from tests.strategies import floats
 from tests.targets import Implementation
 
@@ -94,21 +95,24 @@ class Expected(NamedTuple):
         return all(ball.radius.is_finite() for ball in self.p)
 
 
-def one_step(state: State, g: Tensor, hyper: Hyper, *, tensor_scalars: bool, roundings: float = ROUNDINGS) -> Expected:
+def one_step(
+    state: State, g: Tensor | np.ndarray, hyper: Hyper, *, tensor_scalars: bool, roundings: float = ROUNDINGS
+) -> Expected:
     """Compute where a step from ``state`` along ``g`` may end.
 
     Args:
         state: The state before the step.
-        g: The gradient.
+        g: The gradient: exact, or an array of balls.
         hyper: The hyper-parameters.
         tensor_scalars: Whether bias corrections may be computed in the parameter's type (at least float32)
             instead of in float64.
         roundings: What one operation of the page may cost.
     """
     dtype = state.p.dtype
-    theta, gradient, m, v = (
-        balls(x.flatten(), dtype=dtype, roundings=roundings) for x in (state.p, g, state.m, state.v)
-    )
+    theta, m, v = (balls(x.flatten(), dtype=dtype, roundings=roundings) for x in (state.p, state.m, state.v))
+    if isinstance(g, Tensor):
+        g = balls(g.flatten(), dtype=dtype)
+    gradient = np.array([Ball(b.centre, b.radius, dtype=dtype, roundings=roundings) for b in g])
 
     # Python's scalars are float64 and exact as given; in a tensor they are rounded first.
     scalar_dtype = max((dtype, torch.float32), key=lambda d: -unit_roundoff(d)) if tensor_scalars else torch.float64
@@ -134,6 +138,32 @@ def one_step(state: State, g: Tensor, hyper: Hyper, *, tensor_scalars: bool, rou
         correction1, correction2 = (1 - beta ** (before.t + 1) for beta in settings[1:3])
         moved = theta - settings[0] * (after.m / correction1) / (np.sqrt(v_max / correction2) + settings[3])
     return Expected(moved, after.m, after.v, v_max)
+
+
+# The notebook's settings (§4.2), which are torch's defaults but for the learning rate.
+NOTEBOOK = Hyper(
+    lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False, amsgrad=False, maximize=False
+)
+
+
+def training_step(net: SimpleNet, state: State, x: Tensor, y: Tensor) -> tuple[Ball, Expected]:
+    """Compute where a whole training step may end: forward, backward and Adam with Python's scalars.
+
+    Args:
+        net: The network, of the weights of ``state``.
+        state: The state before the step, all parameters as one vector.
+        x: The batch's inputs, of shape ``(n, 2)``.
+        y: Its targets, of shape ``(n, 1)``.
+
+    Returns:
+        The balls of the batch's loss before the step, and of what the step leaves.
+    """
+    architecture = net.hparams["architecture"]
+    p, inputs, targets = in_balls(net, x, y)
+    _, y_hat = reference.forward(p, inputs, architecture)
+    loss = ((targets - y_hat) ** 2).sum() / targets.size
+    g = np.concatenate([part.flatten() for part in reference.gradients(p, inputs, targets, architecture)])
+    return loss, one_step(state, g, NOTEBOOK._replace(lr=net.hparams["lr"]), tensor_scalars=False)
 
 
 # What torch's documentation and its users set, and the ends of the domain [0, 1).

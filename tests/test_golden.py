@@ -1,0 +1,280 @@
+"""Training under this torch against the bits recorded under another."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simplenet import ARCHITECTURES
+from tests.assertions import assert_identical, assert_in_balls
+from tests.golden import (
+    COMMITTED,
+    MARKS,
+    TRAINING,
+    TRAJECTORIES,
+    Drift,
+    Golden,
+    Trajectory,
+    drift,
+    dumps,
+    line,
+    loads,
+    read,
+    record,
+    table,
+    ulps,
+)
+from tests.oracle import State
+from tests.strategies import floats
+from tests.training import Training, step_from, train, where_a_step_leads
+
+# --- what every torch has to share ---
+
+
+def check_initial_weights(trajectory, recorded):
+    __tracebackhide__ = True
+    actual = Training(trajectory).weights()
+    assert_identical(actual, recorded.marks[1].p, claim=f"initial weights of {trajectory}")
+
+
+def state_before(t, mark):
+    return State(mark.p, mark.m, mark.v, None, t - 1)
+
+
+def check_step(trajectory, before, *steps):
+    """Hold the outcomes of a step, each a loss and a state, to where it may lead from the state before it."""
+    __tracebackhide__ = True
+    loss, expected = where_a_step_leads(trajectory.architecture, before)
+    claim = f"after step {int(before.t) + 1:,} of {trajectory}"
+    for actual, after in steps:
+        assert_in_balls(actual.reshape(1), np.array([loss]), claim=f"loss {claim}".replace("after", "of"))
+        for name, one, ball in zip(("weights", "first moments", "second moments"), after, expected, strict=False):
+            assert_in_balls(one, ball, claim=f"{name} {claim}")
+
+
+def test_training_starts_from_the_recorded_bits(trajectory, golden):
+    check_initial_weights(trajectory, golden.runs[trajectory])
+
+
+def test_a_step_from_a_recorded_state_is_exact_to_its_roundings(trajectory, golden):
+    """Forward, backward and Adam; what was recorded of that step lies in the same balls."""
+    for t, mark in golden.runs[trajectory].marks.items():
+        before = state_before(t, mark)
+        check_step(trajectory, before, step_from(trajectory, before), (mark.loss, (mark.after,)))
+
+
+def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free, golden, record_property):
+    """From states of its own; how far it drifts from the recorded run is measured and reported, and no verdict."""
+    run = train(free)
+
+    record_property("drift", drift(free, golden.runs[free], run)._asdict())
+    for t, mark in run.marks.items():
+        check_step(free, state_before(t, mark), (mark.loss, (mark.after,)))
+
+
+# --- what would be caught ---
+
+trajectories = st.sampled_from([one for one in TRAJECTORIES if one.implementation == "for-loop"])
+committed = read(COMMITTED)
+
+
+def with_mark(trajectory, t, **changes):
+    """Return the committed file with a mark of one run changed, as it would be read."""
+    run = committed.runs[trajectory]
+    marks = {**run.marks, t: run.marks[t]._replace(**changes)}
+    return loads(dumps(Golden(committed.environment, {trajectory: run._replace(marks=marks)})))
+
+
+@given(trajectory=trajectories, entry=st.integers(0, 16), bit=st.integers(0, 31))
+def test_one_flipped_bit_in_the_initial_weights_would_be_caught(trajectory, entry, bit):
+    weights = committed.runs[trajectory].marks[1].p.clone()
+    weights.numpy().view(np.uint32)[entry] ^= np.uint32(1 << bit)
+    file = with_mark(trajectory, 1, p=weights)
+
+    with pytest.raises(
+        AssertionError, match=rf"initial weights of {trajectory}: 1 of 17 entries differ, .*\({entry},\)"
+    ):
+        check_initial_weights(trajectory, file.runs[trajectory])
+
+
+@pytest.mark.parametrize("t", MARKS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_weight_that_lands_a_hundredth_of_the_learning_rate_off_would_be_caught(architecture, t):
+    """Each by itself."""
+    mark = committed.runs[Trajectory("for-loop", architecture, 1996)].marks[t]
+    _, expected = where_a_step_leads(architecture, state_before(t, mark))
+
+    for weight, ball in zip(mark.after.split(1), expected.p, strict=True):
+        with pytest.raises(AssertionError, match="times less"):
+            assert_in_balls(weight + TRAINING["lr"] / 100, np.array([ball]), claim="weight")
+
+
+@pytest.mark.parametrize("part", "pmv")
+@pytest.mark.parametrize("t", [10, 100])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_recorded_state_that_is_off_by_a_hundredth_would_be_caught(architecture, t, part):
+    """The step recorded from it does not start there. Later on, two of three runs have no gradient but roundings."""
+    trajectory = Trajectory("for-loop", architecture, 1996)
+    values = getattr(committed.runs[trajectory].marks[t], part)
+    file = with_mark(trajectory, t, **{part: 1.01 * values})
+    mark = file.runs[trajectory].marks[t]
+
+    with pytest.raises(AssertionError, match=rf"step {t} of {trajectory}: error is .* times less"):
+        check_step(trajectory, state_before(t, mark), (mark.loss, (mark.after,)))
+
+
+@given(trajectory=trajectories, changed=st.integers(1, 9), entry=st.integers(0, 16))
+def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, changed, entry):
+    """Which takes place after the step's own update; at the mark it shows as that one ulp."""
+
+    class Nudged(Training):
+        def weights(self):
+            weights = super().weights()
+            if self.t >= changed:
+                weights[entry] = torch.nextafter(weights[entry], torch.tensor(torch.inf))
+            return weights
+
+    recorded = train(trajectory, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.training.Training", Nudged)
+        here = train(trajectory, 10)
+
+    found = drift(trajectory, recorded, here)
+    assert found.first == changed
+    assert found.weights == [int(changed == 1), 1]
+
+
+# --- what is said of it ---
+
+
+@given(start=floats(torch.float32, min_exponent=-126, max_exponent=126), n=st.integers(0, 99))
+def test_ulps_count_the_numbers_between(start, n):
+    end = torch.tensor(start)
+    for _ in range(n):
+        end = torch.nextafter(end, torch.tensor(torch.inf))
+
+    assert ulps(torch.tensor(start), end) == ulps(end, torch.tensor(start)) == n
+
+
+def test_zero_lies_between_the_smallest_numbers_of_both_signs():
+    smallest = torch.tensor(2.0**-149)
+
+    assert ulps(-smallest, smallest) == 2
+    assert ulps(torch.tensor(-0.0), torch.tensor(0.0)) == 0
+
+
+def drifts(**firsts):
+    """Make up what three runs have been found to do."""
+    names = {"for_loop": "for-loop", "foreach": "foreach", "fused": "fused"}
+    return [
+        Drift(names[name], "overview", 1996, first, [0, 0, 0, 3, 5 if first else 0], [0, 0, 0, 0, 0])
+        for name, first in firsts.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (drifts(for_loop=None, foreach=None), "none, 2 runs of 2,000 steps are the same in every bit"),
+        (
+            drifts(for_loop=2, foreach=2, fused=None),
+            "initial weights identical; first differing step 2 (for-loop, foreach), none in 2,000 (fused); up to 5",
+        ),
+        (
+            drifts(for_loop=0, fused=None),
+            "initial weights differ in 1 of 2; first differing step 0 (for-loop), none in 2,000 (fused); up to 3 ulps",
+        ),
+    ],
+    ids=["same", "drifted", "other start"],
+)
+def test_the_line_names_the_first_differing_step_of_each_implementation(found, said):
+    assert f"): {said}" in line(committed, found)
+
+
+def test_the_table_has_the_earliest_step_and_the_farthest_weight_over_all_seeds():
+    found = [
+        Drift("foreach", "listing", 0, None, [0] * 5, [0] * 5),
+        Drift("foreach", "listing", 7, 57, [0, 0, 4, 9, 1], [0] * 5),
+        Drift("foreach", "listing", 8, 60, [0, 0, 2, 1234, 0], [0] * 5),
+    ]
+
+    (row,) = [text for text in table(committed, found) if text.startswith("foreach")]
+
+    assert row.split() == ["foreach", "listing", "57", "0", "0", "4", "1,234", "1"]
+
+
+# --- the file ---
+
+
+def test_the_committed_file_holds_every_run():
+    assert list(committed.runs) == TRAJECTORIES
+
+
+def test_a_file_is_read_to_the_bits_that_were_written():
+    assert dumps(committed) == COMMITTED.read_text("utf-8")
+
+
+def test_what_is_recorded_is_what_here_is_trained(monkeypatch, tmp_path):
+    trajectory = TRAJECTORIES[0]
+    monkeypatch.setattr("tests.golden.TRAJECTORIES", [trajectory])
+    monkeypatch.setattr("tests.training.train", committed.runs.__getitem__)
+
+    record(tmp_path / "golden.json")
+
+    assert drift(trajectory, read(tmp_path / "golden.json").runs[trajectory], committed.runs[trajectory]).first is None
+
+
+ONE = committed.runs[TRAJECTORIES[0]]
+TEXT = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE}))
+SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(checksums=ONE.checksums[:-1])}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "should be a file that can be read: No such file or directory"),
+        ("", "should be written by pytest --golden-write, but its format is None"),
+        ("[1, 2]", "should be written by pytest --golden-write, but its format is None"),
+        (TEXT[:-400], "should be written by pytest --golden-write, but its format is None"),
+        (TEXT.replace("golden 1", "golden 2"), "its format is 'simplenet golden 2' and not 'simplenet golden 1'"),
+        (TEXT.replace('"lr": 0.01', '"lr": 0.02'), "should hold training with {'lr': 0.01, .* but holds {'lr': 0.02"),
+        (
+            TEXT.replace('"seed": 1996', '"seed": 3'),
+            "should hold known runs, but holds for-loop-overview-3:",
+        ),
+        (TEXT.replace('"2000": {', '"2001": {'), "should hold 2,000 steps of for-loop-overview-1996, but holds a part"),
+        (SHORTER, "should hold 2,000 steps of for-loop-overview-1996, but holds a part"),
+        (TEXT.replace('"loss"', '"lost"'), "should be as it was written, but is damaged: TypeError: .*'lost'"),
+        (TEXT.replace('"crc32": "', '"crc32": "?'), "is damaged: Error: "),
+    ],
+    ids=[
+        "missing",
+        "empty",
+        "other JSON",
+        "cut",
+        "other format",
+        "other rate",
+        "other seed",
+        "other mark",
+        "shorter",
+        "key",
+        "base64",
+    ],
+)
+def test_a_file_that_cannot_be_compared_with_is_refused_in_a_line(text, message, tmp_path):
+    path = tmp_path / "golden.json"
+    if text is not None:
+        path.write_text(text, "utf-8")
+
+    with pytest.raises(ValueError, match=rf"^golden is '.*golden\.json', (but|which) .*{message}") as refused:
+        read(path)
+
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_trained(monkeypatch, tmp_path):
+    monkeypatch.delattr("tests.training.train")
+
+    with pytest.raises(ValueError, match=r"golden-write is '.*', but should be a file to write to: Is a directory"):
+        record(tmp_path)

@@ -1,0 +1,97 @@
+"""A training step by itself: the bare loop, from the start or from any state, and where a step may lead.
+
+The full batch of four rows in order, in float32, on the CPU: no Trainer, no loader.
+"""
+
+import zlib
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim import Adam
+
+from simplenet import SimpleNet, mse_loss, set_seed, xor
+from tests.bounds import Ball
+from tests.golden import ADAMS, MARKS, STEPS, TRAINING, Mark, Run, Trajectory, bits
+from tests.oracle import Expected, State, training_step, write
+from tests.targets import apply_step
+
+
+class Training:
+    """The bare loop, a step at a time.
+
+    Args:
+        trajectory: What to train from where.
+    """
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        implementation = ADAMS[trajectory.implementation]
+        set_seed(trajectory.seed)
+        self.net = SimpleNet(trajectory.architecture, lr=TRAINING["lr"])
+        self.parameters = list(self.net.parameters())
+        self.optimizer = implementation.build(Adam, self.parameters, lr=TRAINING["lr"], **implementation.flags)
+        self.inputs, self.targets = xor()
+        self.t = 0
+
+    def step(self) -> Float32[Tensor, ""]:
+        """Take a step; return the loss before it."""
+        self.optimizer.zero_grad()
+        loss = mse_loss(self.net(self.inputs), self.targets)
+        loss.backward()
+        self.optimizer.step()
+        self.t += 1
+        return loss.detach()
+
+    def weights(self) -> Float32[Tensor, " parameters"]:
+        """Copy all parameters into one vector."""
+        return parameters_to_vector(self.parameters).detach()
+
+    def state(self) -> State:
+        """Copy the weights, and what the optimizer remembers of them, each as one vector."""
+        m, v = (
+            torch.cat([self.optimizer.state[p].get(name, torch.zeros_like(p)).flatten() for p in self.parameters])
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        return State(self.weights(), m.detach(), v.detach(), None, self.t)
+
+    def go_to(self, state: State) -> None:
+        """Put network and optimizer into a state."""
+        apply_step(self.optimizer, self.parameters, [torch.zeros_like(p) for p in self.parameters])  # makes tensors
+        sizes = [p.numel() for p in self.parameters]
+        parts = zip(*(vector.split(sizes) for vector in (state.p, state.m, state.v)), strict=True)
+        for p, own in zip(self.parameters, parts, strict=True):
+            write(self.optimizer, p, State(*(part.view_as(p) for part in own), None, state.t))
+        self.t = int(state.t)
+
+    def mark(self) -> Mark:
+        """Take a step, and keep what is recorded of it."""
+        before = self.state()
+        return Mark(before.p, before.m, before.v, self.step(), self.weights())
+
+
+def train(trajectory: Trajectory, steps: int = STEPS) -> Run:
+    """Let a run take its course."""
+    training = Training(trajectory)
+    marks, weights = {}, [training.weights()]
+    for t in range(1, steps + 1):
+        if t in MARKS:
+            marks[t] = training.mark()
+        else:
+            training.step()
+        weights.append(training.weights())
+    return Run(marks, [zlib.crc32(bits(row)) for row in torch.stack(weights)])
+
+
+def step_from(trajectory: Trajectory, state: State) -> tuple[Tensor, State]:
+    """Take one step from a given state; return the loss before it and the state after it."""
+    training = Training(trajectory)
+    training.go_to(state)
+    return training.step(), training.state()
+
+
+def where_a_step_leads(architecture: str, before: State) -> tuple[Ball, Expected]:
+    """Compute the balls of the loss in a state, and of what a step leaves."""
+    net = SimpleNet(architecture, lr=TRAINING["lr"])
+    vector_to_parameters(before.p.clone(), net.parameters())
+    return training_step(net, before, *xor())
