@@ -17,7 +17,7 @@ from hypothesis import register_random, settings
 from simplenet.environment import describe
 from tests.targets import adams, devices, networks
 
-pytest_plugins = ["tests.golden"]
+pytest_plugins = ["tests.golden", "tests.drift"]
 
 settings.register_profile(
     "default",
