@@ -21,17 +21,16 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
 from simplenet.data import xor
 from simplenet.environment import resolve_device
-from simplenet.model import ARCHITECTURES, Architecture, SimpleNet
+from simplenet.model import Architecture, SimpleNet
 from simplenet.seeding import MAX_SEED
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
+from simplenet.steps import Formulas, corrections, loop
 
 NEVER = -1  # where a step is asked for: none
 
@@ -42,21 +41,6 @@ _CHUNK = {"cpu": 1024, "cuda": 2**17}
 
 # Steps in one call of the compiled loop; Ctrl-C is heard between calls.
 _BLOCK = 1000
-
-
-class _Activation(NamedTuple):
-    """An activation function, and its derivative in terms of its value."""
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-
-
-_ACTIVATIONS = {
-    nn.Identity: _Activation(lambda z: z, torch.ones_like),
-    nn.Sigmoid: _Activation(torch.sigmoid, lambda a: a * (1 - a)),
-    nn.Tanh: _Activation(torch.tanh, lambda a: 1 - a * a),
-    nn.ReLU: _Activation(torch.relu, lambda a: (a > 0).to(a.dtype)),
-}
 
 
 class State(NamedTuple):
@@ -159,12 +143,9 @@ def schedule(batch_size: int, steps: int, lr: float) -> Float[Tensor, "steps 6"]
         raise ValueError(f"lr is {lr}, but should be finite and at least 0")
     batches = torch.split(torch.arange(4), batch_size)
     shares = [[2 / len(batch) if row in batch else 0.0 for row in range(4)] for batch in batches]
-    return torch.tensor(
-        [
-            (-lr / (1 - BETA1**t), (1 - BETA2**t) ** 0.5, *shares[(t - 1) % len(batches)])  # as torch.optim.Adam
-            for t in range(1, steps + 1)
-        ]
-    ).reshape(steps, 6)
+    return torch.tensor([(*corrections(t, lr), *shares[(t - 1) % len(batches)]) for t in range(1, steps + 1)]).reshape(
+        steps, 6
+    )
 
 
 class Step:
@@ -177,8 +158,7 @@ class Step:
     """
 
     def __init__(self, architecture: Architecture, hidden: int, device: torch.device) -> None:
-        self.hidden, self.output = (_ACTIVATIONS[activation] for activation in ARCHITECTURES[architecture])
-        self.sizes = [2 * hidden, hidden, hidden, 1]
+        self.formulas = Formulas(architecture, hidden)
         inputs, targets = (rows.to(device) for rows in xor())
         # Memory of their own: a compiled loop refuses what overlaps.
         self.x1, self.x2 = (column.clone().reshape(4, 1, 1) for column in inputs.unbind(1))
@@ -188,9 +168,7 @@ class Step:
         self, weights: Float[Tensor, "parameters seeds"]
     ) -> tuple[Float[Tensor, "4 hidden seeds"], Float[Tensor, "4 seeds"]]:
         """Return what the hidden layer puts out for each row of the truth table, and the predictions."""
-        w_in, b_in, w_out, b_out = weights.split_with_sizes(self.sizes)
-        h = self.hidden.value(w_in[::2] * self.x1 + w_in[1::2] * self.x2 + b_in)
-        return h, self.output.value((w_out * h).sum(1) + b_out)
+        return self.formulas.forward(weights, self.x1, self.x2)
 
     def solved_since(
         self, t: Int[Tensor, ""], since: Int[Tensor, " seeds"], y_hat: Float[Tensor, "4 seeds"]
@@ -216,16 +194,8 @@ class Step:
         h, y_hat = self.forward(weights)
         since = self.solved_since(t, since, y_hat)
 
-        w_out = weights.split_with_sizes(self.sizes)[2]
-        d_out = share * (y_hat - self.y) * self.output.slope(y_hat)  # dE / d(pre-activation of the output)
-        d_in = d_out[:, None] * w_out * self.hidden.slope(h)  # dE / d(pre-activation of the hidden layer)
-        g_in = torch.stack([(d_in * self.x1).sum(0), (d_in * self.x2).sum(0)], dim=1).flatten(0, 1)
-        g_out = (d_out[:, None] * h).sum(0)
-        g = torch.cat([g_in, d_in.sum(0), g_out, d_out.sum(0, keepdim=True)])
-
-        m = torch.lerp(m, g, 1 - BETA1)
-        v = torch.addcmul(v * BETA2, g, g, value=1 - BETA2)
-        weights = weights + step_size * m / (v.sqrt() / correction + EPSILON)
+        g = self.formulas.gradient(weights, self.x1, self.x2, h, y_hat, share * (y_hat - self.y))
+        weights, m, v = self.formulas.adam(weights, m, v, g, step_size, correction)
         return t + 1, State(weights, m, v, since)
 
 
@@ -256,20 +226,13 @@ def _compiled(architecture: Architecture, hidden: int, device: torch.device, _dt
     step = Step(architecture, hidden, device)
     if device.type != "cpu":
         return _loop(torch.compile(step, fullgraph=True, dynamic=False))
-    from torch._higher_order_ops.while_loop import while_loop
 
-    def run(t: Tensor, end: Tensor, state: State, rows: Tensor) -> State:
-        def ahead(t: Tensor, *_: Tensor) -> Tensor:
-            return t < end
-
-        def advance(t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            t, after = step(t, State(*state), rows)
-            return t, *after
-
-        return State(*while_loop(ahead, advance, (t, *state))[1:])  # type: ignore[no-untyped-call]
+    def advance(t: Tensor, state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, State]:
+        return step(t, State(*state), rows)
 
     options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1}
-    return torch.compile(run, fullgraph=True, dynamic=False, options=options)
+    run = torch.compile(loop(advance), fullgraph=True, dynamic=False, options=options)
+    return lambda t, end, state, rows: State(*run(t, end, tuple(state), rows))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
+from simplenet import ARCHITECTURES, SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from tests.background import Background
@@ -115,7 +115,7 @@ def exact_step(weights, m, v, *, t, architecture, batch, lr):
     hidden = (len(weights) - 1) // 4
     one = {"sigmoid": (sigmoid, lambda a: a * (1 - a)), "identity": (lambda z: z, lambda _: 1)}
     (f, f_slope), (g, g_slope) = (
-        one[type(activation()).__name__.lower()] for activation in ensemble.ARCHITECTURES[architecture]
+        one[type(activation()).__name__.lower()] for activation in ARCHITECTURES[architecture]
     )
     p = balls(weights, dtype=dtype)
     w_in, b_in = p[: 2 * hidden].reshape(hidden, 2), p[2 * hidden : 3 * hidden]

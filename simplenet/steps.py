@@ -1,0 +1,392 @@
+"""One training step, by execution strategy: the same numbers, at very different speeds.
+
+A step of 17 parameters is all overhead, so how it is launched decides what it costs.  Each strategy
+here takes the same Adam step on the MSE of one fixed batch; tests hold each to the one-step oracle,
+and the benchmarks time what the tests have checked.
+
+``Formulas`` writes the step out by hand, forward, backward and Adam, so that torch can compile the
+whole of it.  ``simplenet.ensemble`` compiles the same formulas for thousands of networks at once.
+
+References:
+    The notebook, §4 to §4.3; ``simplenet.reference`` has the same formulas without torch.
+    PyTorch documentation, "CUDA semantics", whole-network capture.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, mse_loss
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
+
+# From this step on both bias corrections are 1: BETA2 to its power is below half of float64's spacing there.
+_CORRECTED = 37_500
+
+_TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+
+
+class _Activation(NamedTuple):
+    """An activation function, and its derivative in terms of its value."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+_ACTIVATIONS = {
+    nn.Identity: _Activation(lambda z: z, torch.ones_like),
+    nn.Sigmoid: _Activation(torch.sigmoid, lambda a: a * (1 - a)),
+    nn.Tanh: _Activation(torch.tanh, lambda a: 1 - a * a),
+    nn.ReLU: _Activation(torch.relu, lambda a: (a > 0).to(a.dtype)),
+}
+
+
+class Formulas:
+    """The step by hand: of one network, or of many with the network as the last axis of every tensor.
+
+    Args:
+        architecture: As for ``SimpleNet``.
+        hidden: As for ``SimpleNet``.
+    """
+
+    def __init__(self, architecture: Architecture, hidden: int) -> None:
+        self.hidden, self.output = (_ACTIVATIONS[activation] for activation in ARCHITECTURES[architecture])
+        self.sizes = [2 * hidden, hidden, hidden, 1]
+
+    def forward(
+        self,
+        weights: Float[Tensor, "parameters *nets"],
+        x1: Float[Tensor, "rows 1 *#nets"],
+        x2: Float[Tensor, "rows 1 *#nets"],
+    ) -> tuple[Float[Tensor, "rows hidden *nets"], Float[Tensor, "rows *nets"]]:
+        """Return what the hidden layer puts out for each row, and the predictions.
+
+        Args:
+            weights: In the order of ``SimpleNet.parameters()``.
+            x1: The first input of each row.
+            x2: The second.
+        """
+        w_in, b_in, w_out, b_out = weights.split_with_sizes(self.sizes)
+        h = self.hidden.value(w_in[::2] * x1 + w_in[1::2] * x2 + b_in)
+        return h, self.output.value((w_out * h).sum(1) + b_out)
+
+    def gradient(  # noqa: PLR0913, PLR0917 - the symbols of the page
+        self,
+        weights: Float[Tensor, "parameters *nets"],
+        x1: Float[Tensor, "rows 1 *#nets"],
+        x2: Float[Tensor, "rows 1 *#nets"],
+        h: Float[Tensor, "rows hidden *nets"],
+        y_hat: Float[Tensor, "rows *nets"],
+        d_mse: Float[Tensor, "rows *nets"],
+    ) -> Float[Tensor, "parameters *nets"]:
+        """Differentiate the loss by the chain rule, from ``d_mse``, its derivative by the predictions."""
+        w_out = weights.split_with_sizes(self.sizes)[2]
+        d_out = d_mse * self.output.slope(y_hat)  # dE / d(pre-activation of the output)
+        d_in = d_out[:, None] * w_out * self.hidden.slope(h)  # dE / d(pre-activation of the hidden layer)
+        g_in = torch.stack([(d_in * x1).sum(0), (d_in * x2).sum(0)], dim=1).flatten(0, 1)
+        g_out = (d_out[:, None] * h).sum(0)
+        return torch.cat([g_in, d_in.sum(0), g_out, d_out.sum(0, keepdim=True)])
+
+    @staticmethod
+    def adam(  # noqa: PLR0913, PLR0917 - the symbols of the page
+        weights: Float[Tensor, "parameters *nets"],
+        m: Float[Tensor, "parameters *nets"],
+        v: Float[Tensor, "parameters *nets"],
+        g: Float[Tensor, "parameters *nets"],
+        step_size: Float[Tensor, ""],
+        correction: Float[Tensor, ""],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights and moments after a step along ``g``; the last two as ``corrections`` has them."""
+        m = torch.lerp(m, g, 1 - BETA1)
+        v = torch.addcmul(v * BETA2, g, g, value=1 - BETA2)
+        return weights + step_size * m / (v.sqrt() / correction + EPSILON), m, v
+
+
+def corrections(t: int, lr: float) -> tuple[float, float]:
+    """Return what step ``t`` of Adam needs of ``t``, as torch computes it.
+
+    Returns:
+        The signed step size ``-lr / (1 - β1ᵗ)``, and the square root of the second bias correction.
+    """
+    return -lr / (1 - BETA1**t), (1 - BETA2**t) ** 0.5
+
+
+def loop(
+    step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Turn a step into a loop that torch compiles whole, without a way back to the interpreter.
+
+    Args:
+        step: Maps ``t``, a state and further tensors to ``t + 1`` and the state then.
+
+    Returns:
+        What maps ``t``, ``end``, a state and further tensors to the state after step ``end - 1``.
+    """
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def run(t: Tensor, end: Tensor, state: tuple[Tensor, ...], *constants: Tensor) -> tuple[Tensor, ...]:
+        def ahead(t: Tensor, *_: Tensor) -> Tensor:
+            return t < end
+
+        def advance(t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            t, after = step(t, state, *constants)
+            return t, *after
+
+        results: tuple[Tensor, ...] = while_loop(ahead, advance, (t, *state))  # type: ignore[no-untyped-call]
+        return results[1:]
+
+    return run
+
+
+class Training(NamedTuple):
+    """Where a training is.
+
+    Attributes:
+        weights: All parameters, in the order of ``SimpleNet.parameters()``.
+        m: Adam's first moments.
+        v: Adam's second moments.
+        t: Steps taken.
+    """
+
+    weights: Float[Tensor, " parameters"]
+    m: Float[Tensor, " parameters"]
+    v: Float[Tensor, " parameters"]
+    t: int
+
+
+class Stepper:
+    """Takes training steps of a network, in place, on one batch."""
+
+    def __call__(self, steps: int = 1) -> None:
+        """Take so many steps; on CUDA, do not wait for them."""
+        raise NotImplementedError
+
+    def read(self) -> Training:
+        """Copy where the training is."""
+        raise NotImplementedError
+
+    def write(self, training: Training) -> None:
+        """Go on from there."""
+        raise NotImplementedError
+
+
+class _Autograd(Stepper):
+    """Forward, backward and ``torch.optim.Adam``, each operation launched from Python."""
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, **flags: Any) -> None:  # noqa: ANN401 - as Adam takes them
+        self.net, self.x, self.y = net, x, y
+        self.optimizer = net.configure_optimizers()
+        if flags:  # the constructor checks what its flags need
+            self.optimizer = torch.optim.Adam(net.parameters(), lr=net.hparams["lr"], **flags)
+        counted = x.device if flags.get("fused") or flags.get("capturable") else torch.device("cpu")
+        for p in net.parameters():
+            p.grad = None
+            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self.optimizer.state[p] = {"step": torch.zeros((), device=counted, dtype=torch.float32), **moments}
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        mse_loss(self.net(self.x), self.y).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def __call__(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.step()
+
+    def _states(self) -> list[dict[str, Tensor]]:
+        return [self.optimizer.state[p] for p in self.net.parameters()]
+
+    def read(self) -> Training:
+        m, v = (torch.cat([own[name].flatten() for own in self._states()]) for name in ("exp_avg", "exp_avg_sq"))
+        weights = parameters_to_vector(self.net.parameters()).detach()
+        return Training(weights, m, v, int(self._states()[0]["step"]))
+
+    @torch.no_grad()
+    def write(self, training: Training) -> None:
+        parameters = list(self.net.parameters())
+        sizes = [p.numel() for p in parameters]
+        parts = (torch.split(part, sizes) for part in training[:3])
+        for p, own, weights, m, v in zip(parameters, self._states(), *parts, strict=True):
+            p.copy_(weights.view_as(p))
+            own["exp_avg"].copy_(m.view_as(p))
+            own["exp_avg_sq"].copy_(v.view_as(p))
+            own["step"].fill_(training.t)
+
+
+class _CudaGraph(_Autograd):
+    """The same operations, recorded once and launched together."""
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
+        super().__init__(net, x, y, capturable=True, fused=True)
+        before = self.read()
+        side = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call] # libraries set themselves up in a few steps outside the recording
+        side.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(side):
+            super().__call__(3)
+        torch.cuda.current_stream(x.device).wait_stream(side)
+        self.optimizer.zero_grad()  # so that the recording makes gradients in memory of its own
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.step()
+        self.write(before)
+
+    def __call__(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.graph.replay()
+
+
+class _Compiled(Stepper):
+    """``Formulas``, compiled: a step to a call, or in a chunk as many as the call asks for.
+
+    The state is one tensor, and so is the batch: in a compiled loop of so little work, every tensor that
+    comes or goes is seen in the time.
+    """
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, *, chunk: bool) -> None:
+        weights = parameters_to_vector(net.parameters()).detach()
+        self.state = torch.stack([weights, torch.zeros_like(weights), torch.zeros_like(weights)])
+        self.t = torch.zeros((), dtype=torch.int64, device=x.device)
+        self.batch = torch.cat([x.T, y.T]).detach().contiguous()
+        self.table = _table(net.hparams["lr"]).to(x)
+        self.chunk = chunk
+        for p in net.parameters():
+            p.grad = None
+        vector_to_parameters(self.state[0], net.parameters())  # the network's parameters are views from here on
+        formulas = Formulas(net.hparams["architecture"], net.hparams["hidden"])
+        self.run = _compile(_one_call(formulas, chunk=chunk), x.device)
+        before = self.read()
+        self(1)  # compiles
+        self.write(before)
+
+    @torch.no_grad()
+    def __call__(self, steps: int = 1) -> None:
+        if self.chunk:
+            self.run(self.t, self.state, self.table, self.batch, torch.tensor(steps, device=self.t.device))
+        else:
+            for _ in range(steps):
+                self.run(self.t, self.state, self.table, self.batch)
+
+    def read(self) -> Training:
+        weights, m, v = self.state.clone()
+        return Training(weights, m, v, int(self.t))
+
+    def write(self, training: Training) -> None:
+        self.state.copy_(torch.stack(training[:3]))
+        self.t.fill_(training.t)
+
+
+@cache
+def _table(lr: float) -> Float[Tensor, "steps 2"]:
+    """Tabulate ``corrections`` as far as they change; computed from float32's powers, they would be wrong."""
+    return torch.tensor([corrections(t, lr) for t in range(1, _CORRECTED + 1)], dtype=torch.float64)
+
+
+def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
+    """Return what takes one step, or ``steps`` of them, and writes the result where the state was."""
+
+    def step(
+        t: Int[Tensor, ""],
+        state: tuple[Float[Tensor, "3 parameters"]],
+        table: Float[Tensor, "steps 2"],
+        batch: Float[Tensor, "3 rows"],
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        weights, m, v = state[0].unbind()
+        step_size, correction = table.index_select(0, t.clamp(max=_CORRECTED - 1).reshape(1)).squeeze(0).unbind()
+        x1, x2, y = batch[0, :, None], batch[1, :, None], batch[2]
+        h, y_hat = formulas.forward(weights, x1, x2)
+        g = formulas.gradient(weights, x1, x2, h, y_hat, 2 / len(y) * (y_hat - y))
+        return t + 1, (torch.stack(formulas.adam(weights, m, v, g, step_size, correction)),)
+
+    if not chunk:
+
+        def one(t: Tensor, state: Tensor, table: Tensor, batch: Tensor) -> None:
+            after, (result,) = step(t, (state,), table, batch)
+            t.copy_(after)
+            state.copy_(result)
+
+        return one
+
+    many = loop(step)
+
+    def several(t: Tensor, state: Tensor, table: Tensor, batch: Tensor, steps: Tensor) -> None:
+        end = t + steps
+        (result,) = many(t, end, (state,), table, batch)
+        t.copy_(end)
+        state.copy_(result)
+
+    return several
+
+
+def _compile(function: Callable[..., None], device: torch.device) -> Callable[..., None]:
+    # Concatenating is part of the kernel that reads the result, not a kernel and a copy for each part.
+    options: dict[str, Any] = {"force_pointwise_cat": True}
+    if device.type == "cpu":
+        options["cpp_wrapper"] = True  # what is around the kernels is compiled too
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+class _Strategy(NamedTuple):
+    """How to make a stepper, and the first torch that can, by type of device; no entry, no support."""
+
+    make: Callable[[SimpleNet, Tensor, Tensor], Stepper]
+    since: dict[str, tuple[int, int]]
+
+
+# eager      as the Trainer takes it: torch's own choice of loop, which on CUDA is foreach
+# foreach    Adam's operations over all parameters at once
+# fused      Adam in one kernel
+# compiled   the whole step in one call of compiled code
+# compiled-chunk  many steps in one call.  On CUDA each would wait for the loop's condition to come back.
+# cuda-graph the eager step with fused Adam, recorded and replayed
+_STRATEGIES = {
+    "eager": _Strategy(_Autograd, {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)}),
+    "foreach": _Strategy(partial(_Autograd, foreach=True), {"cpu": (2, 0), "cuda": (2, 0)}),
+    "fused": _Strategy(partial(_Autograd, fused=True), {"cpu": (2, 4), "cuda": (2, 0)}),
+    "compiled": _Strategy(partial(_Compiled, chunk=False), {"cpu": (2, 4), "cuda": (2, 4)}),
+    "compiled-chunk": _Strategy(partial(_Compiled, chunk=True), {"cpu": (2, 4)}),
+    "cuda-graph": _Strategy(_CudaGraph, {"cuda": (2, 0)}),
+}
+STRATEGIES = tuple(_STRATEGIES)
+
+
+def unavailable(strategy: str, device: torch.device) -> str | None:
+    """Say why this torch does not have a strategy on a device, or ``None`` where it has.
+
+    Raises:
+        ValueError: If there is no such strategy.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy is {strategy!r}, but should be one of {', '.join(STRATEGIES)}")
+    since = _STRATEGIES[strategy].since
+    if device.type not in since:
+        return f"strategy is {strategy!r} on {device}, but it needs a device of type {' or '.join(since)}"
+    if (needed := since[device.type]) > _TORCH:
+        version = ".".join(map(str, needed))
+        return f"strategy is {strategy!r} on {device} under torch {torch.__version__}, but it needs torch {version}"
+    return None
+
+
+def stepper(strategy: str, net: SimpleNet, x: Float[Tensor, "rows 2"], y: Float[Tensor, "rows 1"]) -> Stepper:
+    """Make what trains ``net`` on a batch; whatever has to be compiled or recorded is when this returns.
+
+    Args:
+        strategy: One of ``STRATEGIES``.
+        net: The network, trained in place by Adam from a fresh state.
+        x: The batch's inputs, on the network's device and in its dtype.
+        y: Its targets.
+
+    Raises:
+        TypeError: If the batch is not floating-point.
+        ValueError: If the batch does not fit, there is no such strategy, or torch does not have it here.
+    """
+    if (reason := unavailable(strategy, x.device)) is not None:
+        raise ValueError(reason)
+    with torch.no_grad():
+        mse_loss(net(x), y)
+    return _STRATEGIES[strategy].make(net, x, y)
