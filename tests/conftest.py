@@ -135,7 +135,7 @@ class _Tally:
         """Return by how many checks a whole run on the CPU falls short of the floor; a partial run cannot."""
         options = self.config.option
         own = any(map(self.config.getoption, USERS))
-        partial = own or options.keyword or options.markexpr or options.device != "all"
+        partial = own or options.keyword or options.markexpr or options.benchmark_only or options.device != "all"
         if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
             return {}
         floors = tomllib.loads((ledger.TESTS / "floor.toml").read_text("utf-8"))["floor"]

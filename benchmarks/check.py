@@ -1,0 +1,173 @@
+"""Whether a step is the page's, on batches and widths that exact arithmetic would take hours for.
+
+The bounds are those of ``tests.bounds``: every operation is charged its roundings. But centres and radii are arrays
+of float64, so ``simplenet.reference`` runs on whole batches at NumPy's speed.  Float64's own roundings are charged
+too; what is checked is float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from torch import Tensor
+
+from simplenet import reference
+from simplenet.steps import Training
+from tests.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, gamma
+from tests.oracle import ROUNDINGS
+
+_TINY = torch.finfo(torch.float32).tiny  # what is smaller may be flushed to zero
+
+
+def _charge(count: int) -> float:
+    """Bound the relative error of so many float32 roundings, and of as many in float64 beneath them."""
+    return gamma(count, torch.float32) + gamma(count, torch.float64)
+
+
+class Balls(NDArrayOperatorsMixin):
+    """Float64 numbers, and how far from each a float32 evaluation may lie."""
+
+    def __init__(self, centre: Any, radius: Any = 0.0) -> None:
+        self.centre, self.radius = np.asarray(centre, np.float64), np.asarray(radius, np.float64)
+
+    size = property(lambda self: self.centre.size)
+    T = property(lambda self: Balls(self.centre.T, np.broadcast_to(self.radius, self.centre.shape).T))
+
+    @property
+    def magnitude(self) -> np.ndarray:
+        """How large it may be."""
+        return np.abs(self.centre) + self.radius
+
+    def rounded(self, count: int = ROUNDINGS) -> "Balls":
+        """Add what so many roundings may do."""
+        return Balls(self.centre, self.radius + _charge(count) * self.magnitude + _TINY)
+
+    def sum(self, axis: int) -> "Balls":
+        """Add up in any order."""
+        own = _charge(self.centre.shape[axis]) * self.magnitude.sum(axis)
+        radius = np.broadcast_to(self.radius, self.centre.shape).sum(axis)
+        return Balls(self.centre.sum(axis), radius + own)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
+        """Evaluate one of the operations that the reference is made of."""
+        return _OPERATIONS[ufunc](*(value if isinstance(value, Balls) else Balls(value) for value in inputs))
+
+    def __array_function__(self, function: Callable[..., Any], _types: Any, arguments: tuple[Any, ...], _: Any) -> Any:
+        """Do likewise with what is no ufunc."""
+        if function is np.where:
+            where, a, b = (value if isinstance(value, Balls) else Balls(value) for value in arguments)
+            centre, radius = (np.where(where.centre, *parts) for parts in ((a.centre, b.centre), (a.radius, b.radius)))
+            return Balls(centre, radius)
+        return Balls(function(arguments[0].centre))  # ones_like
+
+
+def _multiply(a: Balls, b: Balls) -> Balls:
+    radius = a.magnitude * b.radius + np.abs(b.centre) * a.radius
+    return Balls(a.centre * b.centre, radius).rounded()
+
+
+def _divide(a: Balls, b: Balls) -> Balls:
+    nearest = np.abs(b.centre) - b.radius  # to zero, of the divisor
+    assert (nearest > 0).all(), "rounding alone may make a divisor vanish: the bound says nothing"
+    quotient = a.centre / b.centre
+    return Balls(quotient, (np.abs(quotient) * b.radius + a.radius) / nearest).rounded()
+
+
+def _matmul(a: Balls, b: Balls) -> Balls:
+    magnitude = a.magnitude @ b.magnitude
+    exact = np.abs(a.centre) @ np.abs(b.centre)
+    return Balls(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + _charge(a.centre.shape[-1] + 1) * magnitude)
+
+
+def _power(a: Balls, exponent: Balls) -> Balls:
+    power, farthest = a.centre**exponent.centre, a.magnitude**exponent.centre
+    return Balls(power, farthest - np.abs(power)).rounded()
+
+
+def _exp(a: Balls) -> Balls:
+    e, farthest = np.exp(a.centre), np.exp(a.centre + a.radius)
+    return Balls(e, farthest - e + _charge(EXP_ROUNDINGS) * farthest + _TINY)
+
+
+def _sqrt(a: Balls) -> Balls:
+    low, root, high = (np.sqrt(np.maximum(a.centre + sign * a.radius, 0)) for sign in (-1, 0, 1))
+    return Balls(root, np.maximum(root - low, high - root)).rounded(SQRT_ROUNDINGS * ROUNDINGS)
+
+
+_OPERATIONS: dict[Any, Callable[..., Any]] = {
+    np.add: lambda a, b: Balls(a.centre + b.centre, a.radius + b.radius).rounded(),
+    np.subtract: lambda a, b: Balls(a.centre - b.centre, a.radius + b.radius).rounded(),
+    np.multiply: _multiply,
+    np.divide: _divide,
+    np.matmul: _matmul,
+    np.power: _power,
+    np.negative: lambda a: Balls(-a.centre, a.radius),
+    np.absolute: lambda a: Balls(np.abs(a.centre), a.radius),
+    np.greater_equal: lambda a, b: Balls(a.centre >= b.centre),
+    np.exp: _exp,
+    np.sqrt: _sqrt,
+}
+
+
+def split(vector: np.ndarray | Balls, hidden: int) -> reference.Parameters:
+    """Cut a vector of all parameters into the network's."""
+    if isinstance(vector, Balls):
+        parts = zip(split(vector.centre, hidden), split(vector.radius, hidden), strict=True)
+        return reference.Parameters(*(Balls(*part) for part in parts))
+    w_in, b_in, w_out, b_out = np.split(vector, np.cumsum([2 * hidden, hidden, hidden]))
+    return reference.Parameters(w_in.reshape(hidden, 2), b_in, w_out.reshape(1, hidden), b_out)
+
+
+def check_step(
+    x: Tensor,
+    y: Tensor,
+    before: Training,
+    after: Training,
+    *,
+    lr: float = 0.01,
+    float32_scalars: bool = False,
+    share: float = 1.0,
+    epsilon: Callable[[int], float] = lambda _: 1e-8,
+) -> None:
+    """Demand that a step of ``overview`` from ``before`` ended within its roundings of the page's.
+
+    Args:
+        x: The batch's inputs.
+        y: Its targets.
+        before: The state that the step started from.
+        after: The state that it ended in.
+        lr: Learning rate.
+        float32_scalars: Whether betas and their powers may be float32 too.
+        share: What the loss is of the mean squared error.
+        epsilon: What Adam adds to the root, after the correction, by step.
+
+    Raises:
+        AssertionError: If it did not.
+    """
+    hidden = (len(before.weights) - 1) // 4
+    weights, m, v = (part.detach().cpu().double().numpy() for part in before[:3])
+    rows, targets = (Balls(part.detach().cpu().double().numpy()) for part in (x, y))
+    gradients = reference.gradients(split(Balls(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
+    g = Balls(
+        *(
+            np.concatenate([np.ravel(getattr(part, name)) for part in gradients]) * share
+            for name in ("centre", "radius")
+        )
+    )
+    betas = (0.9, 0.999)
+    if float32_scalars:
+        betas = tuple(Balls(beta, beta * _charge(1)) for beta in betas)
+    state = reference.AdamState(Balls(m), Balls(v), before.t)
+    expected, moments = reference.adam(Balls(weights), g, state, lr, *betas, epsilon(before.t + 1))
+    assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
+    named = {"m": (after.m, moments.m), "v": (after.v, moments.v), "weights": (after.weights, expected)}
+    for name, (actual, balls) in named.items():
+        error = np.abs(actual.detach().cpu().double().numpy() - balls.centre)
+        excess = error / balls.radius
+        worst = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
+        assert excess[worst] <= 1, (
+            f"{name} after step {after.t}: error is {error[worst]:.3g}, but should be at most "
+            f"{balls.radius[worst]:.3g} [entry {worst}: expected={balls.centre[worst]!r}]"
+        )

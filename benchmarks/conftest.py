@@ -1,0 +1,258 @@
+"""The clock: what is timed, how, and all that a reader needs to know of where.
+
+``pytest --benchmark-only`` times.  Without it each benchmark runs once, untimed, at the smallest scale, to show that
+it still can.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.peers import NEEDS
+
+# Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
+SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}
+SCALES["full"] = [*SCALES["default"], (65536, 256), (262144, 1024)]
+
+_EVENTS = 20  # batches of steps between two CUDA events
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--benchmark-scale",
+        choices=("default", "full"),
+        default="default",
+        help="how large batches and networks are timed: default ends in five minutes on two cores, full takes longer",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("benchmark_only") and not config.getoption("benchmark_enable"):
+        config.option.benchmark_disable = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests when timing: what they start in the background would share the cores."""
+    if config.getoption("benchmark_only"):
+        others = [item for item in items if "benchmark" not in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        metafunc.parametrize("place", ["cpu", "cuda"], indirect=True)
+    if "rows" in metafunc.fixturenames and "hidden" in metafunc.fixturenames:
+        config = metafunc.config
+        scale = config.getoption("benchmark_scale") if config.getoption("benchmark_only") else "smoke"
+        ids = [f"rows={rows}-hidden={hidden}" for rows, hidden in SCALES[scale]]
+        metafunc.parametrize(("rows", "hidden"), SCALES[scale], ids=ids)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> torch.device:
+    """Find the device; CPU and CUDA are both asked for, and what is not here is skipped and said."""
+    chosen = request.config.getoption("--device")
+    if chosen not in {"all", request.param}:
+        pytest.skip(f"--device {chosen} leaves out {request.param}")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def peer(request: pytest.FixtureRequest) -> str:
+    """Import a peer, or skip what needs it; for a session, so that it is before a test notes the environment."""
+    for module in NEEDS[request.param]:
+        pytest.importorskip(module)
+    return request.param
+
+
+@pytest.fixture
+def timed(request: pytest.FixtureRequest) -> bool:
+    """Say whether this run times, or only tries."""
+    return bool(request.config.getoption("benchmark_only"))
+
+
+@pytest.fixture(autouse=True)
+def _full_float32() -> Iterator[None]:
+    """Pin products to float32: TF32 is another computation."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def flops_per_step(rows: int, hidden: int) -> int:
+    """Count the operations of a step: an exponential is one of them, and so are a root and a quotient.
+
+    Forward: 4 for each pre-activation of the hidden layer, 4 for its sigmoid, 2 for its part in the output.  Backward:
+    2 to the output's weights, 1 to the hidden layer, 3 through its sigmoid, 4 and 1 to its weights and bias.  A row's
+    loss takes 4.  Adam: 3 and 4 for the moments, 6 for the update.
+    """
+    return 21 * rows * hidden + 4 * rows + 13 * (4 * hidden + 1)
+
+
+def bytes_per_step(rows: int, hidden: int) -> int:
+    """Count the float32s that have to move: the batch is read, weights and moments are read and written."""
+    return 4 * (3 * rows + 6 * (4 * hidden + 1))
+
+
+@cache
+def matmul_flops_per_second(device: torch.device) -> float:
+    """Time a plain product of square matrices, the most that one can ask of a device."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.full((n, n), 1.0, device=device)
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        a @ a
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / statistics.median(seconds)
+
+
+@cache
+def processor(device: torch.device) -> str:
+    """Name the CPU or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo")
+    names = [line for line in about.read_text("utf-8").splitlines() if line.startswith("model name")] * about.exists()
+    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+@cache
+def commit() -> str | None:
+    """Name the commit, with a mark where the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+class Clock:
+    """Times one function and records the place beside the time."""
+
+    def __init__(self, benchmark: Any) -> None:
+        self.benchmark = benchmark
+
+    def __call__(
+        self,
+        function: Callable[[], object],
+        device: torch.device,
+        *,
+        strategy: str,
+        steps: int = 1,
+        rows: int | None = None,
+        hidden: int | None = None,
+        networks: int = 1,
+        training: bool = False,
+        rounds: int | None = None,
+    ) -> None:
+        """Time ``function``, warm and with a barrier, and record what it did.
+
+        Args:
+            function: What to time; it has run once and been checked.
+            device: Where it runs.
+            strategy: How; what the report compares by.
+            steps: Of how many steps one call consists.
+            rows: Rows in the batch of a step.
+            hidden: Width of the network.
+            networks: Networks that take each step.
+            training: Whether a step is a training step, whose operations can be counted.
+            rounds: How many calls to time, where one takes long; otherwise as many as fit in the time.
+        """
+
+        def run() -> None:
+            function()
+            synchronize(device)
+
+        device_seconds = None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        if rounds is None:
+            self.benchmark(run)
+        else:
+            self.benchmark.pedantic(run, rounds=rounds)
+        if device.type == "cuda":
+            device_seconds = _between_events(function, device) / steps
+        flops = flops_per_step(rows, hidden) * networks if training else None
+        info: dict[str, Any] = {
+            "device": device.type,
+            "processor": processor(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "lightning": version("lightning"),
+            "python": platform.python_version(),
+            "strategy": strategy,
+            "rows": rows,
+            "hidden": hidden,
+            "parameters": None if hidden is None else 4 * hidden + 1,
+            "steps": steps,
+            "flops_per_step": flops,
+            "bytes_per_step": bytes_per_step(rows, hidden) * networks if training else None,
+            "samples_per_second": None,
+            "flops_per_second": None,
+            "fraction_of_matmul": None,
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "commit": commit(),
+            "device_seconds_per_step": device_seconds,
+        }
+        if self.benchmark.stats is not None:
+            seconds = self.benchmark.stats.stats.median / steps
+            if rows is not None:
+                info["samples_per_second"] = rows * networks / seconds
+            if flops is not None:
+                info["flops_per_second"] = flops / seconds
+                info["fraction_of_matmul"] = flops / seconds / matmul_flops_per_second(device)
+        self.benchmark.extra_info.update(info)
+
+
+def _between_events(function: Callable[[], object], device: torch.device) -> float:
+    """Return the median of the seconds that the device itself spends on a call."""
+    seconds = []
+    for _ in range(_EVENTS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with torch.cuda.device(device):
+            start.record()
+            function()
+            end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1000)
+    return statistics.median(seconds)
+
+
+@pytest.fixture
+def clock(benchmark: Any) -> Clock:
+    """Time a function and record where."""
+    return Clock(benchmark)
+
+
+@pytest.fixture(autouse=True)
+def _compilers_marks_are_taken_back() -> Iterator[None]:
+    """Take back what torch's compiler leaves in the environment."""
+    name = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"
+    before = os.environ.get(name)
+    yield
+    os.environ.pop(name, None)
+    if before is not None:
+        os.environ[name] = before

@@ -1,0 +1,158 @@
+"""What else one could train SimpleNet with, behind the interface of ``simplenet.steps``.
+
+Each takes the same step of Adam on the mean squared error of the same batch, and is held to the
+same oracle as torch's strategies before it is timed.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from benchmarks.check import split
+from simplenet import SimpleNet, reference
+from simplenet.steps import Stepper, Training
+
+
+def _flat(parts: Any) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.ravel(part) for part in parts]))
+
+
+class NumPy(Stepper):
+    """``simplenet.reference``, in float32."""
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
+        self.lr, self.hidden, self.x, self.y = net.hparams["lr"], net.hparams["hidden"], x.numpy(), y.numpy()
+        weights = parameters_to_vector(net.parameters()).detach()
+        self.write(Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0))
+
+    def __call__(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            gradients = reference.gradients(self.p, self.x, self.y, "overview")
+            stepped = [
+                reference.adam(theta, g, state, self.lr)
+                for theta, g, state in zip(self.p, gradients, self.states, strict=True)
+            ]
+            self.p = reference.Parameters(*(theta for theta, _ in stepped))
+            self.states = [state for _, state in stepped]
+
+    def read(self) -> Training:
+        m, v = (_flat(getattr(state, name) for state in self.states) for name in "mv")
+        return Training(_flat(self.p), m, v, self.states[0].t)
+
+    def write(self, training: Training) -> None:
+        weights, m, v = (split(part.clone().numpy(), self.hidden) for part in training[:3])
+        self.p = weights
+        self.states = [reference.AdamState(*moments, training.t) for moments in zip(m, v, strict=True)]
+
+
+class Jax(Stepper):
+    """JAX and optax: a jitted step to a call, or a ``scan`` over all steps of the call."""
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, *, scan: bool) -> None:
+        import jax
+        import optax
+
+        self.jax, self.hidden, self.scan = jax, net.hparams["hidden"], scan
+        x, y = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(y.numpy())
+        optimizer = optax.adam(net.hparams["lr"])
+        weights = parameters_to_vector(net.parameters()).detach()
+        self.p = self._split(weights)
+        self.state = optimizer.init(self.p)
+
+        def loss(p: Any) -> Any:
+            h = jax.nn.sigmoid(x @ p.w_in.T + p.b_in)
+            return jax.numpy.mean((h @ p.w_out.T + p.b_out - y) ** 2)
+
+        def step(p: Any, state: Any) -> Any:
+            updates, state = optimizer.update(jax.grad(loss)(p), state)
+            return optax.apply_updates(p, updates), state
+
+        def several(p: Any, state: Any, steps: int) -> Any:
+            return jax.lax.scan(lambda carry, _: (step(*carry), None), (p, state), length=steps)[0]
+
+        self.one, self.several = jax.jit(step), jax.jit(several, static_argnums=2)
+
+    def _split(self, vector: Tensor) -> reference.Parameters:
+        return reference.Parameters(*map(self.jax.numpy.asarray, split(vector.detach().clone().numpy(), self.hidden)))
+
+    def __call__(self, steps: int = 1) -> None:
+        if self.scan:
+            self.p, self.state = self.several(self.p, self.state, steps)
+        else:
+            for _ in range(steps):
+                self.p, self.state = self.one(self.p, self.state)
+        self.jax.block_until_ready(self.p)
+
+    def read(self) -> Training:
+        adam = self.state[0]
+        return Training(_flat(self.p), _flat(adam.mu), _flat(adam.nu), int(adam.count))
+
+    def write(self, training: Training) -> None:
+        self.p, mu, nu = map(self._split, training[:3])
+        count = self.jax.numpy.asarray(training.t, self.state[0].count.dtype)
+        self.state = (self.state[0]._replace(count=count, mu=mu, nu=nu), *self.state[1:])
+
+
+class ScikitLearn(Stepper):
+    """``MLPRegressor.partial_fit``, an epoch of one batch to a step."""
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
+        from sklearn.neural_network import MLPRegressor
+
+        self.x, self.y = x.numpy(), y.flatten().numpy()
+        self.model = MLPRegressor(
+            hidden_layer_sizes=(net.hparams["hidden"],),
+            activation="logistic",
+            solver="adam",
+            alpha=0.0,
+            batch_size=len(x),
+            learning_rate_init=net.hparams["lr"],
+            shuffle=False,
+        )
+        self.model.partial_fit(self.x, self.y)  # makes weights and moments
+        weights = parameters_to_vector(net.parameters()).detach()
+        self.write(Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0))
+
+    def __call__(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.model.partial_fit(self.x, self.y)
+
+    def _lists(self) -> list[list[np.ndarray]]:
+        optimizer = self.model._optimizer  # noqa: SLF001
+        return [self.model.coefs_ + self.model.intercepts_, optimizer.ms, optimizer.vs]
+
+    def read(self) -> Training:
+        parts = [_flat((w_in.T, b_in, w_out.T, b_out)) for w_in, w_out, b_in, b_out in self._lists()]
+        return Training(*parts, self.model._optimizer.t)  # noqa: SLF001
+
+    def write(self, training: Training) -> None:
+        for own, part in zip(self._lists(), training[:3], strict=True):
+            p = split(part.numpy(), self.model.hidden_layer_sizes[0])
+            for array, values in zip(own, (p.w_in.T, p.w_out.T, p.b_in, p.b_out), strict=True):
+                array[...] = values
+        self.model._optimizer.t = training.t  # noqa: SLF001
+
+
+# What each is made of: imported before a test notes the environment, which imports change.
+NEEDS = {"numpy": (), "jax-jit": ("jax", "optax"), "jax-scan": ("jax", "optax"), "scikit-learn": ("sklearn",)}
+NEEDS["jax-vmap"] = NEEDS["jax-scan"]
+
+PEERS: dict[str, Callable[[SimpleNet, Tensor, Tensor], Stepper]] = {
+    "numpy": NumPy,
+    "jax-jit": partial(Jax, scan=False),
+    "jax-scan": partial(Jax, scan=True),
+    "scikit-learn": ScikitLearn,
+}
+
+# Where a peer's step differs from the page's, and how: the oracle is told, and the step is exact to it.
+TERMS: dict[str, dict[str, Any]] = {
+    "jax-jit": {"float32_scalars": True},
+    "jax-scan": {"float32_scalars": True},
+    # Half the squared error is its loss; epsilon is added to the root before the correction.
+    "scikit-learn": {"share": 1 / 2, "epsilon": lambda t: 1e-8 / (1 - 0.999**t) ** 0.5},
+}
