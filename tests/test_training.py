@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train
+from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training
 
 SEED = 1996
 
@@ -58,6 +58,37 @@ def test_the_trainer_adds_nothing_to_a_bare_loop(tmp_path):
             losses.append(loss.item())
     assert result.losses == losses
     assert all(map(torch.equal, weights(result.net), weights(net)))
+
+
+def leaves(value, path=()):
+    """Yield everything in a checkpoint, with where it is; floats of a tensor's dtype lose nothing in a list."""
+    if isinstance(value, dict | list | tuple):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*path, name))
+    else:
+        yield path, (value.dtype, value.tolist()) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monkeypatch, resumed):
+    """The whole checkpoint: weights, moments, the counters of every loop; past one that is saved on the way."""
+    results = []
+    for led in ("bare", "trainer"):
+        if led == "trainer":
+            monkeypatch.setattr(
+                training, "_saves", lambda *_: True
+            )  # an epoch that is saved is not followed by bare ones
+        directory = tmp_path / led
+        first = run(directory, batch_size=3, max_epochs=13)
+        result = run(directory, batch_size=3, max_epochs=130, resume=first.checkpoint) if resumed else first
+        results.append((result, torch.load(result.checkpoint, weights_only=True)))
+
+    (bare, left), (led, expected) = results
+    assert bare.losses == led.losses
+    assert bare.checkpoint.name == led.checkpoint.name
+    for checkpoint in (left, expected):
+        del checkpoint["callbacks"]  # which names the directory
+    assert dict(leaves(left)) == dict(leaves(expected))
 
 
 @pytest.mark.parametrize("stop", [1, 37])
