@@ -324,10 +324,12 @@ def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
 
 
 def _compile(function: Callable[..., None], device: torch.device) -> Callable[..., None]:
-    # Concatenating is part of the kernel that reads the result, not a kernel and a copy for each part.
-    options: dict[str, Any] = {"force_pointwise_cat": True}
-    if device.type == "cpu":
-        options["cpp_wrapper"] = True  # what is around the kernels is compiled too
+    wanted: dict[str, Any] = {
+        "force_pointwise_cat": True,  # concatenate in the kernel that reads the result, not in one for each part
+        "cpp_wrapper": device.type == "cpu",  # compile what is around the kernels too
+    }
+    known = torch._inductor.list_options()  # noqa: SLF001
+    options = {name: value for name, value in wanted.items() if name in known}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 

@@ -152,8 +152,8 @@ def test_rows_and_width_are_free(device, strategy, data, dtype):
 
 def by_hand(monkeypatch, net, x, y):
     """Make the compiled strategy's stepper without its compiler: the formulas, at a hundredth of the cost."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    return stepper("compiled", net, x, y)
+    monkeypatch.setattr(steps, "_compile", lambda function, _device: function)
+    return steps._Compiled(net, x, y, chunk=False)  # noqa: SLF001
 
 
 @a_few
