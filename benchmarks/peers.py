@@ -98,6 +98,37 @@ class Jax(Stepper):
         self.state = (self.state[0]._replace(count=count, mu=mu, nu=nu), *self.state[1:])
 
 
+class JaxVmap:
+    """JAX and optax over many networks: ``vmap`` of ``scan``; call it with the steps, and get the weights."""
+
+    def __init__(self, start: Tensor, x: Tensor, y: Tensor) -> None:
+        import jax
+        import optax
+
+        x, y = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(y.numpy())
+        optimizer = optax.adam(0.01)
+        hidden = (start.shape[1] - 1) // 4
+
+        def loss(weights: Any) -> Any:
+            w_in, b_in, w_out, b_out = jax.numpy.split(weights, np.cumsum([2 * hidden, hidden, hidden]))
+            return jax.numpy.mean((jax.nn.sigmoid(x @ w_in.reshape(hidden, 2).T + b_in) @ w_out + b_out - y[:, 0]) ** 2)
+
+        def step(carry: Any, _: Any) -> Any:
+            weights, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(weights), state)
+            return (optax.apply_updates(weights, updates), state), None
+
+        def train(weights: Any, steps: int) -> Any:
+            return jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)[0][0]
+
+        self.start = jax.numpy.asarray(start.numpy())
+        self.train = jax.jit(jax.vmap(train, (0, None)), static_argnums=1)
+
+    def __call__(self, steps: int) -> Tensor:
+        """Train from the start."""
+        return torch.from_numpy(np.array(self.train(self.start, steps)))
+
+
 class ScikitLearn(Stepper):
     """``MLPRegressor.partial_fit``, an epoch of one batch to a step."""
 

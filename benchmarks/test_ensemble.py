@@ -1,0 +1,79 @@
+"""Many networks at once; a step is a step of one network."""
+
+import pytest
+import torch
+
+from benchmarks.check import check_step
+from benchmarks.peers import JaxVmap
+from benchmarks.test_training_step import batch
+from simplenet.ensemble import initial_weights, train_ensemble
+from simplenet.steps import Training
+
+pytestmark = [
+    pytest.mark.benchmark(group="ensemble"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+SEEDS, STEPS = 2048, 500
+
+
+@pytest.fixture
+def scale(timed):
+    return (SEEDS, STEPS) if timed else (3, 2)
+
+
+def check_first_step(weights, start):
+    """Hold the first step of two networks to the page; neither implementation shows its moments."""
+    x, y = batch(4, torch.device("cpu"))
+    zero = torch.zeros_like(start[0])
+    for i in (0, len(start) - 1):
+        before, after = Training(start[i], zero, zero, 0), Training(weights[i], zero, zero, 1)
+        check_step(x, y, before, after, moments=False, float32_scalars=True)
+
+
+@pytest.mark.parametrize("strategy", ["eager", "compiled-chunk"])
+def test_ensemble(clock, place, strategy, scale, timed):
+    """From initial weights to the last step; compiled outside the clock."""
+    seeds, steps = scale
+    compiled = strategy == "compiled-chunk"
+    if compiled and not timed:
+        pytest.skip("compiling takes seconds: tests/test_ensemble.py does it once, and --benchmark-only")
+    first = train_ensemble(range(seeds), steps=1, device=str(place), compiled=compiled)
+    if first.fallback is not None:
+        pytest.skip(f"not compiled here: {first.fallback}")
+    check_first_step(first.weights, initial_weights(range(seeds)).T)
+
+    def train():
+        train_ensemble(range(seeds), steps=steps, device=str(place), compiled=compiled)
+
+    clock(
+        train,
+        place,
+        strategy=strategy,
+        steps=seeds * steps,
+        rows=4,
+        hidden=4,
+        training=True,
+        rounds=5,
+    )
+
+
+@pytest.mark.parametrize("peer", ["jax-vmap"], indirect=True)
+def test_ensemble_of_a_peer(clock, peer, scale):
+    seeds, steps = scale
+    start = initial_weights(range(seeds)).T.contiguous()
+    x, y = batch(4, torch.device("cpu"))
+    many = JaxVmap(start, x, y)
+    check_first_step(many(1), start)
+    many(steps)
+
+    clock(
+        lambda: many(steps),
+        torch.device("cpu"),
+        strategy=peer,
+        steps=seeds * steps,
+        rows=4,
+        hidden=4,
+        training=True,
+        rounds=5,
+    )

@@ -1,0 +1,30 @@
+"""The forward pass, without gradients."""
+
+import pytest
+import torch
+
+from benchmarks.check import Balls, split
+from benchmarks.test_training_step import batch
+from simplenet import SimpleNet, reference, set_seed
+
+pytestmark = pytest.mark.benchmark(group="forward", max_time=0.5)
+
+
+def test_forward(clock, place, rows, hidden):
+    """On CUDA a pass of four rows measures launches."""
+    x, _ = batch(rows, place)
+    set_seed(1996)
+    net = SimpleNet(hidden=hidden).to(place)
+    weights = torch.cat([p.detach().flatten() for p in net.parameters()]).cpu().double().numpy()
+    few = x[:4096].cpu().double().numpy()  # a row's score depends on no other row
+    _, expected = reference.forward(split(Balls(weights, 0 * weights), hidden), Balls(few), "overview")
+    with torch.no_grad():
+        error = abs(net(x)[:4096].cpu().double().numpy() - expected.centre)
+    assert (error <= expected.radius).all(), f"error is {error.max()}, but should be at most {expected.radius.max()}"
+
+    def passes():
+        with torch.no_grad():
+            for _ in range(10):
+                net(x)
+
+    clock(passes, place, strategy="eager", steps=10, rows=rows, hidden=hidden)
