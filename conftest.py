@@ -101,6 +101,7 @@ def _global_state() -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _global_state_is_given_back() -> Iterator[None]:
     """Assert that a test leaves no flag changed; put back the generators, which any test may draw from."""
+    torch.set_flush_denormal(False)  # what torch compiles may have turned it on: a defect with a test of its own
     before = _global_state()
     seeded = {name: os.environ.get(name) for name in _SEEDED}
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

@@ -217,7 +217,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def compiled(request):
-    """Return hyper-parameters, and a compiled optimizer and its parameter by type."""
+    """Return hyper-parameters, an optimizer and its parameter by type, and a subnormal number computed thereafter."""
     if not COMPILED.runs_on(CPU):
         pytest.skip("torch.compile takes an optimizer's step from torch 2.3 on")
     adam, hyper = AdamUnderTest(COMPILED, CPU), COMPILED_HYPERS[request.param]
@@ -226,14 +226,14 @@ def compiled(request):
         p = adam.parameter(torch.zeros(3, dtype=dtype))
         built[dtype] = adam([p], **hyper.options()), p
         apply_step(*built[dtype][:1], [p], [torch.ones_like(p)])
-    return hyper, built
+    return hyper, built, torch.tensor(torch.finfo(torch.float32).tiny) / 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @given(data=st.data())
 def test_one_compiled_step_from_any_state_is_the_pages(compiled, dtype, data):
-    hyper, built = compiled
+    hyper, built, _ = compiled
     optimizer, p = built[dtype]
     state, g = data.draw(states((3,), dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=COMPILED.tensor_scalars)
@@ -243,6 +243,13 @@ def test_one_compiled_step_from_any_state_is_the_pages(compiled, dtype, data):
     apply_step(optimizer, [p], [g])
 
     assert_expected(read(optimizer, p), expected, state.t + 1)
+
+
+def test_compiling_a_step_does_not_turn_subnormal_numbers_into_zero(compiled):
+    """What is loaded for one function has no say in what the others compute."""
+    _, _, half_the_smallest_normal_number = compiled
+
+    assert half_the_smallest_normal_number > 0
 
 
 @pytest.mark.parametrize(

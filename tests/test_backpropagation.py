@@ -23,7 +23,8 @@ from tests.bounds import in_balls
 from tests.strategies import architectures, batches, few, networks
 
 # On its first use forward mode compiles rules by torch.jit, which torch itself deprecates, from 2.15 on more loudly.
-forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit")
+# Batched gradients are checked, in 2.4, by what torch has deprecated too.
+forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Please use `torch.vmap`:FutureWarning")
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
 two_sigmoids = st.just("derivation")

@@ -4,6 +4,7 @@ That the values are right is asked elsewhere, of every device by itself and agai
 whatever takes the ``device`` fixture runs on all there are.  Here is what only devices can get wrong.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import pytest
@@ -112,16 +113,34 @@ def test_moving_to_a_device_and_back_in_mid_training_changes_no_bit(device, net)
         assert_identical(values, expected, claim=f"three steps after {device}")
 
 
+def in_a_thread(make):
+    """Make something where the default device is the thread's own, and ends with it."""
+    with ThreadPoolExecutor() as thread:
+        return thread.submit(make).result()
+
+
 @pytest.mark.parametrize("name", ["cpu", "meta", "cuda"])
 def test_the_default_device_decides_where_weights_and_data_are_made(name):
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
-    torch.set_default_device(name)
-    try:
-        net, rows = SimpleNet(), xor()
-        output = net(rows[0])
-    finally:
-        torch.set_default_device(None)
 
-    assert {values.device.type for values in (*net.parameters(), *rows, output)} == {name}
+    def make():
+        torch.set_default_device(name)
+        net, rows = SimpleNet(), xor()
+        return [*net.parameters(), *rows, net(rows[0])]
+
+    made = in_a_thread(make)
+
+    assert {values.device.type for values in made} == {name}
     assert torch.ones(()).device.type == "cpu"
+
+
+def test_a_default_device_can_be_taken_back():
+    """As torch documents it, by ``None``; Lightning's modules ask for the default."""
+
+    def make():
+        torch.set_default_device("cpu")
+        torch.set_default_device(None)
+        return SimpleNet()
+
+    assert in_a_thread(make).device.type == "cpu"
