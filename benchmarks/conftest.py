@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -248,11 +249,7 @@ def clock(benchmark: Any) -> Clock:
 
 
 @pytest.fixture(autouse=True)
-def _compilers_marks_are_taken_back() -> Iterator[None]:
+def _environment_is_given_back() -> Iterator[None]:
     """Take back what torch's compiler leaves in the environment."""
-    name = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"
-    before = os.environ.get(name)
-    yield
-    os.environ.pop(name, None)
-    if before is not None:
-        os.environ[name] = before
+    with patch.dict(os.environ):
+        yield

@@ -134,7 +134,8 @@ def loop(
         def ahead(t: Tensor, *_: Tensor) -> Tensor:
             return t < end
 
-        def advance(t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        # Quoted, for torch's compiler before 2.7 cannot build a tuple's type.
+        def advance(t: Tensor, *state: Tensor) -> "tuple[Tensor, ...]":
             t, after = step(t, state, *constants)
             return t, *after
 
