@@ -17,7 +17,7 @@ pytestmark = pytest.mark.benchmark(group="trainer")
 
 def notebook(net, data, epochs, directory):
     """Save a checkpoint each epoch, as the source does."""
-    lightning(net, data, epochs, directory, callbacks=[ModelCheckpoint(directory)])
+    lightning(net, data, epochs, directory, callbacks=[ModelCheckpoint(str(directory))])
 
 
 def lightning(net, data, epochs, _directory, callbacks=()):
