@@ -52,6 +52,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
 
 
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Leave out the single times: a record is kept in the repository."""
+    for record in output_json["benchmarks"]:
+        record["stats"].pop("data", None)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         metafunc.parametrize("place", ["cpu", "cuda"], indirect=True)

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-SEEDS, STEPS = 2048, 500
+SEEDS, STEPS = 2048, 2000
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_ensemble(clock, place, strategy, scale, timed):
         rows=4,
         hidden=4,
         training=True,
-        rounds=5,
+        rounds=3,
     )
 
 
@@ -75,5 +75,5 @@ def test_ensemble_of_a_peer(clock, peer, scale):
         rows=4,
         hidden=4,
         training=True,
-        rounds=5,
+        rounds=3,
     )

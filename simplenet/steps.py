@@ -352,7 +352,7 @@ _STRATEGIES = {
     "foreach": _Strategy(partial(_Autograd, foreach=True), {"cpu": (2, 0), "cuda": (2, 0)}),
     "fused": _Strategy(partial(_Autograd, fused=True), {"cpu": (2, 4), "cuda": (2, 0)}),
     "compiled": _Strategy(partial(_Compiled, chunk=False), {"cpu": (2, 4), "cuda": (2, 4)}),
-    "compiled-chunk": _Strategy(partial(_Compiled, chunk=True), {"cpu": (2, 4)}),
+    "compiled-chunk": _Strategy(partial(_Compiled, chunk=True), {"cpu": (2, 6)}),
     "cuda-graph": _Strategy(_CudaGraph, {"cuda": (2, 0)}),
 }
 STRATEGIES = tuple(_STRATEGIES)

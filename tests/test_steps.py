@@ -26,8 +26,8 @@ FORCED = 5  # steps in a row, each from the state that the one before has led to
 # An example is five steps in balls, 50 ms: a third of the others' examples.
 a_few = settings(max_examples=settings.default.max_examples // 3)
 
-# torch's compiler imports what torch itself deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+# torch's compiler imports what torch itself deprecates, and before 2.5 warns of what it does not serialize.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
 def pytest_generate_tests(metafunc):
