@@ -229,7 +229,11 @@ def compiled(request):
     return hyper, built, torch.tensor(torch.finfo(torch.float32).tiny) / 2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+# torch's compiler imports what torch itself deprecates.
+compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+@compiles
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @given(data=st.data())
 def test_one_compiled_step_from_any_state_is_the_pages(compiled, dtype, data):
@@ -245,6 +249,7 @@ def test_one_compiled_step_from_any_state_is_the_pages(compiled, dtype, data):
     assert_expected(read(optimizer, p), expected, state.t + 1)
 
 
+@compiles
 def test_compiling_a_step_does_not_turn_subnormal_numbers_into_zero(compiled):
     """What is loaded for one function has no say in what the others compute."""
     _, _, half_the_smallest_normal_number = compiled
