@@ -2,7 +2,7 @@
 
 The Trainer's own way is kept: its optimizer, its batches, its checkpoints, its bits. What is added is a
 stop once XOR is solved, a stop that Ctrl-C can ask for, and one progress bar over the whole run.
-What is left out is its loop: it costs three times the step, so it leads the first epoch of a hundred,
+What is left out is its loop: it costs more than the step does, so it leads the first epoch of a hundred,
 and the others are taken by a bare loop that leaves behind what the Trainer's would have.
 """
 
@@ -131,7 +131,7 @@ class _Watch(Callback):
 
 @contextmanager
 def _unlogged(net: LightningModule) -> Iterator[None]:
-    """Let a module's ``log`` do nothing: nobody listens, and listening costs more than the step."""
+    """Let a module's ``log`` do nothing: nobody listens, and it takes a third of the Trainer's step."""
     net.log = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
