@@ -11,6 +11,9 @@ from importlib.metadata import version
 
 import torch
 
+# Its major and minor version, for what a torch does not have yet.
+TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """Find a device by name.

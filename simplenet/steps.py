@@ -12,7 +12,6 @@ References:
     PyTorch documentation, "CUDA semantics", whole-network capture.
 """
 
-import re
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -22,14 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from simplenet.environment import TORCH
 from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, mse_loss
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
 
 # From this step on both bias corrections are 1: BETA2 to its power is below half of float64's spacing there.
 _CORRECTED = 37_500
-
-_TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
 
 
 class _Activation(NamedTuple):
@@ -369,7 +367,7 @@ def unavailable(strategy: str, device: torch.device) -> str | None:
     since = _STRATEGIES[strategy].since
     if device.type not in since:
         return f"strategy is {strategy!r} on {device}, but it needs a device of type {' or '.join(since)}"
-    if (needed := since[device.type]) > _TORCH:
+    if (needed := since[device.type]) > TORCH:
         version = ".".join(map(str, needed))
         return f"strategy is {strategy!r} on {device} under torch {torch.__version__}, but it needs torch {version}"
     return None

@@ -7,7 +7,6 @@ another in theirs.
 
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,9 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from simplenet import ARCHITECTURES, SimpleNet, set_seed, xor
-from simplenet.environment import resolve_device
-
-TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+from simplenet.environment import TORCH, resolve_device
 
 
 def _plain(cls: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> Optimizer:

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simplenet.environment import TORCH
 from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from tests.bounds import gamma
 from tests.oracle import Hyper, State, one_step
 from tests.strategies import LAYOUTS, floats, place, tensors
-from tests.targets import FOR_LOOP, LR, TORCH, AdamUnderTest, apply_step
+from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
 
 SHAPE = (2, 5)  # past four lanes and eight, so that vector loops meet their tails
 STEPS = 3

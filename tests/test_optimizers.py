@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from simplenet import deterministic
+from simplenet.environment import TORCH
 from tests.assertions import assert_identical
 from tests.strategies import LAYOUTS, place
-from tests.targets import TORCH, apply_step
+from tests.targets import apply_step
 
 SHAPE = (3, 5)
 

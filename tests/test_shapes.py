@@ -18,6 +18,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference, xor
+from simplenet.environment import TORCH
 from tests.assertions import assert_identical, assert_in_balls, refuted
 from tests.bounds import in_balls
 from tests.strategies import (
@@ -34,7 +35,6 @@ from tests.strategies import (
     skip_where_missing,
     tensors,
 )
-from tests.targets import TORCH
 
 this_net = networks(hidden=st.just(4))
 

@@ -244,7 +244,7 @@ def test_a_strategy_of_another_device_is_refused():
 
 
 def test_a_strategy_of_a_later_torch_is_refused(monkeypatch):
-    monkeypatch.setattr(steps, "_TORCH", (2, 3))
+    monkeypatch.setattr(steps, "TORCH", (2, 3))
 
     message = f"'fused' on cpu under torch {torch.__version__}, but it needs torch 2.4"
     with pytest.raises(ValueError, match=re.escape(message)):
