@@ -15,14 +15,14 @@ from tests.targets import COMPILED, FOR_LOOP, LR, AdamUnderTest, Implementation,
 CPU = torch.device("cpu")
 
 # The last two are longer than a vector register's 8 or 16 float32s: kernels have a body and a tail.
-shapes = st.sampled_from([(), (1,), (3,), (2, 2), (11,), (19,)])
+shapes = st.sampled_from([(1,), (3,), (2, 2), (11,), (19,)])
 
 
 def adam_arithmetic(one):
     one.lerp(one, 0.5).sqrt().addcmul(one, one).addcdiv(one, one)
 
 
-def check_one_step(adam, data, dtype, **choices):
+def check_one_step(adam, data, dtype, shapes=shapes, **choices):
     """Take one step from a drawn state; parameter and state have to end where the page says."""
     hyper = data.draw(hypers(dtype, adam.implementation), label="hyper")
     state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
@@ -54,6 +54,14 @@ def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
     """Parameter and state, from any (p, m, v, t), within the rounding error of the page's own operations."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(data=st.data())
+def test_one_step_of_a_parameter_without_dimensions_is_the_pages(adam, dtype, data):
+    """Its type, and not that of what it meets, decides what is computed in."""
+    skip_where_missing(adam_arithmetic, dtype, adam.device)
+    check_one_step(adam, data, dtype, shapes=st.just(()))
 
 
 @refuted

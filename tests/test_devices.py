@@ -126,8 +126,11 @@ def test_the_default_device_decides_where_weights_and_data_are_made(name):
 
     def make():
         torch.set_default_device(name)
-        net, rows = SimpleNet(), xor()
-        return [*net.parameters(), *rows, net(rows[0])]
+        try:
+            net, rows = SimpleNet(), xor()
+            return [*net.parameters(), *rows, net(rows[0])]
+        finally:  # before torch 2.1, the default is every thread's
+            torch.set_default_device(None)
 
     made = in_a_thread(make)
 
