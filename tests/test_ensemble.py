@@ -281,9 +281,8 @@ certificate = certify(fabric, "overview", batch_size=3, steps=60, seeds=1101, co
 ensemble = certificate.ensemble
 results = [fabric.world_size, ensemble.seeds, ensemble.solved_at, ensemble.loss, ensemble.weights]
 torch.save(results, f"{fabric.global_rank}.pt")
-torch.distributed.destroy_process_group()  # torch aborts, now and then, a process that ends inside its group,
-if torch.__version__ < (2, 1):
-    os._exit(0)  # and torch 2.0 one that has left it
+# To end inside its group aborts a process now and then, and to leave it first may take for ever under torch 2.5.
+os._exit(0)
 """
 
 
