@@ -7,6 +7,7 @@ import ast
 import builtins
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,21 @@ def error(defect: dict[str, Any]) -> type[Exception]:
     return getattr(builtins, defect.get("error", "AssertionError"))
 
 
+@cache
+def functions() -> list[tuple[str, ast.FunctionDef]]:
+    """Return every function of the tests, with its file's name."""
+    paths = sorted(TESTS.glob("test_*.py"))
+    nodes = [(path.name, node) for path in paths for node in ast.parse(path.read_text("utf-8")).body]
+    return [(file, node) for file, node in nodes if isinstance(node, ast.FunctionDef)]
+
+
 def claim_marks() -> Iterator[tuple[str, str, str]]:
     """Find each ``@pytest.mark.claim(id)``: yield the id, the test's file and its name."""
-    for path in sorted(TESTS.glob("test_*.py")):
-        for function in ast.parse(path.read_text("utf-8")).body:
-            if not isinstance(function, ast.FunctionDef):
-                continue
-            for decorator in function.decorator_list:
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.claim":
-                    for argument in decorator.args:
-                        yield ast.literal_eval(argument), path.name, function.name
+    for file, function in functions():
+        for decorator in function.decorator_list:
+            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.claim":
+                for argument in decorator.args:
+                    yield ast.literal_eval(argument), file, function.name
 
 
 def claims_page() -> str:

@@ -216,16 +216,18 @@ def states(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, *, amsgr
     scale = 1.0 if dtype is torch.float16 else 10.0 ** draw(st.integers(-LARGEST_SCALE, LARGEST_SCALE), label="scale")
     size = int(np.prod(shape))
     unit = floats(dtype, min_exponent=-3, max_exponent=2)
+    square = floats(dtype, min_exponent=-3, max_exponent=2, signed=False)
 
     def tensor(name: str, unit: st.SearchStrategy[float], scale: float) -> Tensor:
         values = draw(st.lists(unit, min_size=size, max_size=size), label=name)
         return (torch.tensor(values, dtype=torch.float64) * scale).to(dtype).reshape(shape)
 
-    g, m = tensor("g / scale", unit, scale), tensor("m / scale", unit, scale)
-    v = tensor("v / scale^2", floats(dtype, min_exponent=-3, max_exponent=2, signed=False), scale**2)
-    v_max = tensor("v_max / scale^2", floats(dtype, min_exponent=-3, max_exponent=2, signed=False), scale**2)
-    p = torch.zeros(shape, dtype=dtype) if draw(st.booleans(), label="p = 0") else tensor("p", unit, 1.0)
     t = draw(st.sampled_from(STEPS), label="t")
-    if t == 0:
-        m, v, v_max = (torch.zeros(shape, dtype=dtype) for _ in "mvw")
-    return State(p, m, v, v_max if amsgrad else None, t), g
+    g = tensor("g / scale", unit, scale)
+    p = torch.zeros(shape, dtype=dtype) if draw(st.booleans(), label="p = 0") else tensor("p", unit, 1.0)
+    m = v = torch.zeros(shape, dtype=dtype)
+    v_max = torch.zeros(shape, dtype=dtype) if amsgrad else None
+    if t > 0:
+        m, v = tensor("m / scale", unit, scale), tensor("v / scale^2", square, scale**2)
+        v_max = tensor("v_max / scale^2", square, scale**2) if amsgrad else None
+    return State(p, m, v, v_max, t), g
