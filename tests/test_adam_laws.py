@@ -1,6 +1,7 @@
 """Laws of Adam that hold to the bit, whatever the numbers: scaling, symmetry, independence, bookkeeping."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from simplenet.environment import TORCH
 from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
-from tests.bounds import gamma
+from tests.bounds import gamma, unit_roundoff
 from tests.oracle import Hyper, State, one_step
 from tests.strategies import LAYOUTS, floats, place, tensors
 from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
@@ -353,17 +354,19 @@ def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
     """beta1 = 0, 1 - beta2 = d small, and lr / sqrt(t): Kingma and Ba 2015, §5.
 
     v_hat is then a weighted mean of the squares whose weights differ by at most (1 - d)^t, so the root is off
-    by at most t d; and 1 - beta2^t is computed with an error of 2^-53, a share 2^-53 / d of it.
+    by at most t d. 1 - beta2^t is computed in whatever type the scalars have: its error of 2 t roundings of one is a
+    share 2 t u / t d of it, half of which the root leaves. Both are small where d is the root of u.
     """
-    d = 2.0**-26
+    scalars = torch.float32 if adam.implementation.tensor_scalars else torch.float64
+    u = unit_roundoff(scalars)
+    d = 2.0 ** round(math.log2(u) / 2)
     gradients = [(g + (g == 0)).double() for g in gradients]
     actual = last_displacement(adam, gradients, lr=LR / STEPS**0.5, betas=(0.0, 1 - d), eps=0.0)
 
     adagrad = last_displacement(torch.optim.Adagrad, gradients, lr=LR, eps=0.0)
 
-    rtol = STEPS * d + 2.0**-53 / d + gamma(6 * STEPS + 12, torch.float64)
-    if adam.implementation.tensor_scalars:
-        return  # float32 holds no 1 - 2^-26
+    # The rate in scalars of that type too; both sides as in RMSprop's test.
+    rtol = STEPS * d + u / d + gamma(2, scalars) + gamma(6 * STEPS + 12, torch.float64)
     assert_within(actual, adagrad, rtol=rtol, claim="displacement")
 
 
