@@ -51,10 +51,8 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
     """On CUDA a step of 17 parameters measures launches; the batch is on the device before the clock starts."""
     if reason := unavailable(strategy, place):
         pytest.skip(reason)
-    if "compiled" in strategy:
-        if not timed:
-            pytest.skip("compiling takes seconds: tests/test_steps.py does it once, and --benchmark-only")
-        torch.compiler.reset()  # torch compiles a function only so many times
+    if "compiled" in strategy and not timed:
+        pytest.skip("compiling takes seconds: tests/test_steps.py does it once, and --benchmark-only")
     take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place)
     steps = chunk(rows, hidden, loop=strategy in {"compiled-chunk", "cuda-graph"})
     take(steps)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,7 +30,7 @@ from simplenet.data import xor
 from simplenet.environment import resolve_device
 from simplenet.model import Architecture, SimpleNet
 from simplenet.seeding import MAX_SEED
-from simplenet.steps import Formulas, corrections, loop
+from simplenet.steps import Formulas, compile_whole, corrections, loop
 
 NEVER = -1  # where a step is asked for: none
 
@@ -224,14 +224,13 @@ def _compiled(architecture: Architecture, hidden: int, device: torch.device, _dt
     and no step waits for another thread.
     """
     step = Step(architecture, hidden, device)
-    if device.type != "cpu":
-        return _loop(torch.compile(step, fullgraph=True, dynamic=False))
 
     def advance(t: Tensor, state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, State]:
         return step(t, State(*state), rows)
 
-    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1}
-    run = torch.compile(loop(advance), fullgraph=True, dynamic=False, options=options)
+    if device.type != "cpu":
+        return _loop(compile_whole(advance, {}))
+    run = compile_whole(loop(advance), {"cpp_wrapper": True, "cpp.threads": 1})
     return lambda t, end, state, rows: State(*run(t, end, tuple(state), rows))
 
 

@@ -14,6 +14,7 @@ References:
 
 from collections.abc import Callable
 from functools import cache, partial
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -322,14 +323,29 @@ def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
     return several
 
 
+def compile_whole(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """Compile a function without a way back to the interpreter, for one size of its arguments.
+
+    torch compiles the same code only so many times (8) in a process, and closures of one function share
+    their code: each is given a copy of its own.
+
+    Args:
+        function: What to compile; it may be a closure.
+        options: Of torch's compiler; those that this torch does not know are left out.
+    """
+    code = function.__code__.replace()
+    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    known = torch._inductor.list_options()  # noqa: SLF001
+    options = {name: value for name, value in options.items() if name in known}
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
 def _compile(function: Callable[..., None], device: torch.device) -> Callable[..., None]:
-    wanted: dict[str, Any] = {
+    options = {
         "force_pointwise_cat": True,  # concatenate in the kernel that reads the result, not in one for each part
         "cpp_wrapper": device.type == "cpu",  # compile what is around the kernels too
     }
-    known = torch._inductor.list_options()  # noqa: SLF001
-    options = {name: value for name, value in wanted.items() if name in known}
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return compile_whole(function, options)
 
 
 class _Strategy(NamedTuple):

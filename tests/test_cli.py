@@ -85,6 +85,7 @@ def test_a_run_out_of_epochs_says_how_to_go_on(cli):
         (["--seed", "1.5"], "'1.5' is not a valid integer"),
         (["--lr", "-1"], "lr is -1.0, but should be"),
         (["--lr", "nan"], "lr is nan, but should be"),
+        (["--lr", "inf"], "lr is inf, but should be finite"),
         (["--max-epochs", "0"], "0 is not in the range"),
         (["--batch-size", "0"], "0 is not in the range"),
         (["--architecture", "other"], "'other' is not one of 'overview', 'derivation', 'listing'"),

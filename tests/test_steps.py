@@ -232,6 +232,23 @@ def test_the_eager_step_is_the_trainers_bit_for_bit(tmp_path):
         assert_identical(part, trainers, claim=f"{name} after 20 steps")
 
 
+def test_torch_compiles_for_every_stepper_however_many_there_are():
+    """It gives up on code that it has compiled a few times, here once, and closures of one function share theirs."""
+    if reason := unavailable("compiled", CPU):
+        pytest.skip(reason)
+
+    def scaled_by(factor):
+        return lambda x: factor * x
+
+    with patch.dict(os.environ), torch._dynamo.config.patch(cache_size_limit=1):  # noqa: SLF001
+        counted = torch._dynamo.utils.counters["stats"]  # noqa: SLF001
+        before = counted["unique_graphs"]
+        scaled = [steps.compile_whole(scaled_by(factor), {})(torch.ones(())) for factor in (2, 3)]
+
+    assert scaled == [2, 3]
+    assert counted["unique_graphs"] == before + 2
+
+
 def test_an_unknown_strategy_is_refused_with_those_there_are():
     message = "strategy is 'abacus', but should be one of eager, foreach, fused, compiled, compiled-chunk, cuda-graph"
     with pytest.raises(ValueError, match=re.escape(message)):
