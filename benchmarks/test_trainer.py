@@ -12,8 +12,6 @@ from torch.nn.utils import parameters_to_vector
 
 from simplenet import SimpleNet, XORDataModule, set_seed, train, xor_dataloader
 
-pytestmark = pytest.mark.benchmark(group="trainer")
-
 
 def notebook(net, data, epochs, directory):
     """Save a checkpoint each epoch, as the source does."""
@@ -50,22 +48,23 @@ def bare(net, data, epochs, _directory):
 WAYS = {"notebook": notebook, "trainer": lightning, "simplenet": ours, "eager": bare}
 
 
+def trained(way, batch_size, epochs, directory):
+    """Train from the notebook's seed; return the weights."""
+    set_seed(1996)
+    net = SimpleNet()
+    WAYS[way](net, XORDataModule(batch_size), epochs, directory)
+    return parameters_to_vector(net.parameters()).detach()
+
+
+@pytest.mark.benchmark(group="trainer")
 @pytest.mark.parametrize("batch_size", [1, 4], ids="batch={}".format)
 @pytest.mark.parametrize("way", WAYS)
 def test_epochs(clock, way, batch_size, timed, tmp_path):
     epochs = 100 if timed else 2
-    data = XORDataModule(batch_size)
-
-    def fresh(way, count=epochs):
-        set_seed(1996)
-        net = SimpleNet()
-        WAYS[way](net, data, count, tmp_path / way)
-        return parameters_to_vector(net.parameters())
-
-    assert torch.equal(fresh(way, 2), fresh("eager", 2))
+    assert torch.equal(trained(way, batch_size, 2, tmp_path), trained("eager", batch_size, 2, tmp_path))
 
     clock(
-        lambda: fresh(way),
+        lambda: trained(way, batch_size, epochs, tmp_path),
         torch.device("cpu"),
         strategy=way,
         steps=epochs * len(xor_dataloader(batch_size)),
@@ -74,3 +73,37 @@ def test_epochs(clock, way, batch_size, timed, tmp_path):
         training=True,
         rounds=5,
     )
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """Return after how many epochs ``simplenet train`` finds XOR solved, and the weights then."""
+    set_seed(1996)
+    run = train(
+        SimpleNet(), XORDataModule(), max_epochs=3000, device="cpu", checkpoint_dir=tmp_path_factory.mktemp("run")
+    )
+    assert run.solved
+    return run.steps // len(xor_dataloader()), parameters_to_vector(run.net.parameters()).detach()
+
+
+@pytest.mark.benchmark(group="until solved")
+@pytest.mark.parametrize("way", ["eager", "notebook", "simplenet"])
+def test_the_notebooks_run(clock, way, timed, request, tmp_path):
+    """The whole of it, from the Trainer's construction to the epoch after which XOR is solved."""
+    if not timed:
+        pytest.skip("it takes seconds, and its epochs are those of the benchmark above")
+    epochs, weights = request.getfixturevalue("solved")
+    ends = []
+
+    clock(
+        lambda: ends.append(trained(way, 1, epochs, tmp_path)),
+        torch.device("cpu"),
+        strategy=way,
+        steps=epochs * len(xor_dataloader()),
+        rows=1,
+        hidden=4,
+        training=True,
+        rounds=3,
+    )
+
+    assert all(torch.equal(end, weights) for end in ends)
