@@ -4,8 +4,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from simplenet import reference
+from tests.assertions import assert_within
+from tests.bounds import gamma
 
 TABLE = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])
@@ -19,6 +22,24 @@ def test_its_mse_is_the_mean_of_squared_differences(n):
     loss = reference.mse(y, y_hat)
 
     assert loss == sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(y.flat, y_hat.flat, strict=True)) / n
+
+
+# The longest path of a first step: m 2, v 3 and half of them under the root 2, root 1, corrections 2 each and half of
+# the second 1, eps 1, product 1, quotient 1, difference from 0; 1 - 0.9 and 1 - 0.999 cancel alike in both.
+FIRST_STEP_ROUNDINGS = 13
+
+
+def test_its_first_step_is_the_notebooks():
+    """From no memory, with the settings of §4.2: both corrections undo their averages, lr g / (|g| + eps) is left."""
+    g = np.array([2.0**-30, -1.0, 1e12, 3e-9])
+
+    theta, after = reference.adam(np.zeros(4), g, reference.adam_start(g))
+
+    rtol = gamma(FIRST_STEP_ROUNDINGS, torch.float64)
+    assert_within(torch.tensor(theta), -0.01 * g / (abs(g) + 1e-8), rtol=rtol, claim="first step")
+    assert_within(torch.tensor(after.m), (1 - 0.9) * g, rtol=rtol, claim="first moment")
+    assert_within(torch.tensor(after.v), (1 - 0.999) * g**2, rtol=rtol, claim="second moment")
+    assert after.t == 1
 
 
 @pytest.mark.parametrize(("architecture", "solved"), [("overview", True), ("derivation", True), ("listing", False)])
