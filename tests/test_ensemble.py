@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from unittest import mock
 
 import pytest
 import torch
@@ -228,46 +227,59 @@ def test_a_seed_gives_the_same_bits_in_whatever_company_it_is_trained(batch_size
         assert_identical(few.loss[i], many.loss[seed], claim=f"loss of seed {seed}")
 
 
-@pytest.fixture
-def environment_is_given_back():
-    """The compiler leaves settings for its worker processes there."""
-    with mock.patch.dict(os.environ):
-        yield
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+COMPILED = """
+import torch
+from simplenet import ensemble, train_ensemble
+from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
+
+step = Step("overview", 4, torch.device("cpu"))
+run = ensemble._compiled("overview", 4, torch.device("cpu"), torch.float32)
+eager = ensemble._loop(step)
+rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740))
+weights = initial_weights(range(1024))
+start, t, end, far = (torch.tensor(t) for t in (0, 250, 251, 253))
+blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), torch.full((1024,), NEVER))
+with torch.no_grad():
+    before = eager(start, t, blank, rows)
+    states = {"before": before, "after": run(t, end, before, rows), "none": run(t, t.clone(), before, rows)}
+    states |= {"three": run(t, far, before, rows), "single": states["after"]}
+    for i in (251, 252):
+        states["single"] = run(torch.tensor(i), torch.tensor(i + 1), states["single"], rows)
+options = {"steps": 40, "batch_size": 3}
+many, few = train_ensemble(range(1030), **options), train_ensemble([1028], **options)
+trained = {"many": many.weights[1028], "few": few.weights[0], "fallback": many.fallback}
+torch.save({name: tuple(state) for name, state in states.items()} | trained, "compiled.pt")
+"""
+
+
+def start_compiled(directory):
+    """Compile beside the other tests: it takes seconds."""
+    command = [sys.executable, "-W", "ignore", "-c", COMPILED]
+    return [subprocess.Popen(command, cwd=directory, env=environment(), stderr=subprocess.PIPE)] * (TORCH >= (2, 5))
+
+
+in_the_background = Background(start_compiled)
 
 
 @pytest.mark.skipif(TORCH < (2, 5), reason="torch compiles a loop on the CPU from 2.5 on")
-@pytest.mark.usefixtures("environment_is_given_back")
-# torch's compiler imports what torch itself deprecates.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_is_told():
-    """Compiled once, since that takes seconds; from the states that 250 steps have led to."""
-    step = Step("overview", 4, CPU)
-    run = ensemble._compiled("overview", 4, CPU, torch.float32)  # noqa: SLF001
-    eager = ensemble._loop(step)  # noqa: SLF001
-    rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740))
-    weights = initial_weights(range(1024))
-    limits = [torch.tensor(t) for t in (0, 250, 251, 253)]
-    blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), torch.full((1024,), NEVER))
-    with torch.no_grad():
-        before = eager(limits[0], limits[1], blank, rows)
-        after = run(limits[1], limits[2], before, rows)
-        none = run(limits[1], limits[1].clone(), before, rows)
-        three = run(limits[1], limits[3], before, rows)
-        single = after
-        for t in (251, 252):
-            single = run(torch.tensor(t), torch.tensor(t + 1), single, rows)
+    """From the states that 250 steps have led to."""
+    found = torch.load(in_the_background.finish() / "compiled.pt", weights_only=True)
+    before, after = State(*found["before"]), State(*found["after"])
 
     for i in (0, 1, 511, 1022, 1023):
         state, actual = ([part[:, i] for part in whole[:3]] for whole in (before, after))
         check_step(actual, state, t=251, architecture="overview", batch_size=3, lr=0.01)
-    for part, unchanged in zip(none, before, strict=True):
+    for part, unchanged in zip(found["none"], before, strict=True):
         assert_identical(part, unchanged, claim="state after no step")
-    for part, expected in zip(three, single, strict=True):
+    for part, expected in zip(found["three"], found["single"], strict=True):
         assert_identical(part, expected, claim="state after three steps at once")
-    options = {"steps": 40, "batch_size": 3}
-    many, few = train_ensemble(range(1030), **options), train_ensemble([1028], **options)
-    assert many.fallback is None
-    assert_identical(few.weights[0], many.weights[1028], claim="compiled weights of seed 1028")
+    assert found["fallback"] is None
+    assert_identical(found["few"], found["many"], claim="compiled weights of seed 1028")
 
 
 SHARDED = """
@@ -291,12 +303,11 @@ def start_two(directory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    environment = {**os.environ, **rendezvous, "PYTHONPATH": os.pathsep.join(sys.path)}
     return [
         subprocess.Popen(
             [sys.executable, "-c", SHARDED],
             cwd=directory,
-            env={**environment, "LOCAL_RANK": str(rank)},
+            env={**environment(), **rendezvous, "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
         )
         for rank in range(2)
