@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from benchmarks.peers import NEEDS
+from simplenet.environment import processor
 
 # Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
 SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}
@@ -135,16 +136,6 @@ def matmul_flops_per_second(device: torch.device) -> float:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * n**3 / statistics.median(seconds)
-
-
-@cache
-def processor(device: torch.device) -> str:
-    """Name the CPU or the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    about = Path("/proc/cpuinfo")
-    names = [line for line in about.read_text("utf-8").splitlines() if line.startswith("model name")] * about.exists()
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
 @cache

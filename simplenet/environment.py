@@ -8,6 +8,7 @@ import os
 import platform
 import re
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -35,13 +36,22 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def processor(device: torch.device) -> str:
+    """Name the CPU or the GPU as its maker does, where the system says."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", about.read_text("utf-8"), re.MULTILINE) if about.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def describe(device: torch.device) -> dict[str, str]:
     """Describe the software, the device and the numerical flags, an entry each."""
     # What torch's kernels use of the CPU decides their roundings.
     capability = re.search(r"CPU capability usage: (.*)", torch.__config__.show())
     name = f"{platform.machine()} {capability[1] if capability else 'CPU'}"
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name = processor(device)
     return {
         "python": f"{platform.python_version()} on {platform.system()}",
         "torch": torch.__version__,

@@ -7,7 +7,6 @@ writes them from what docs/drift holds.
 """
 
 import json
-import platform
 import shutil
 import sys
 import time
@@ -20,7 +19,7 @@ import pytest
 import torch
 from packaging.version import Version
 
-from simplenet.environment import describe
+from simplenet.environment import describe, processor
 from tests import ledger
 from tests.golden import ADAMS, CPU, MARKS, STEPS, Drift, Trajectory, earliest, farthest, said, writable
 
@@ -35,16 +34,6 @@ Lane = dict[str, Any]
 
 
 # --- a lane ---
-
-
-def cpu_name() -> str:
-    """Name the processor as its maker does, where the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def time_steps(rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -117,7 +106,7 @@ class _Writer:
         kinds = {"passed": "passed", "failed": "failed", "errors": "error", "xfailed": "xfailed", "skipped": "skipped"}
         lane = {
             "format": FORMAT,
-            "environment": {**describe(CPU), "cpu": cpu_name()},
+            "environment": {**describe(CPU), "cpu": processor(CPU)},
             "verdict": {name: len(stats.get(key, [])) for name, key in kinds.items()},
             "failures": sorted({report.nodeid for key in ("failed", "error") for report in stats.get(key, [])}),
             "defects": sorted(tally.alive),
