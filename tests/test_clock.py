@@ -1,7 +1,6 @@
 """The benchmarks' own harness: what they are checked by can fail, and what takes longer reads as longer."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -89,7 +88,7 @@ def test_step(clock, delay):
 def test_a_slowed_step_is_recorded_as_slower(pytester, monkeypatch):
     """By at least what it was slowed: a sleep never ends early."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where pytest-benchmark refuses to time
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
     pytester.makeconftest("from benchmarks.conftest import *")
     pytester.makepyfile(SLOWED)
 
