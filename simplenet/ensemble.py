@@ -6,7 +6,8 @@ same Adam steps; from the same state, one step differs from the single network's
 
 The seed is the last, contiguous axis of every tensor, so that one vector instruction serves several
 networks, and the gradient is written by hand, so that torch can compile the whole step. Networks
-need nothing from each other: each thread trains a chunk of them from the first step to the last.
+need nothing from each other: a chunk of them is trained from the first step to the last, and what is
+compiled for the CPU trains one chunk in each thread.
 
 References:
     The notebook, §4 to §4.3; ``simplenet.reference`` has the same formulas for one network.
@@ -15,8 +16,8 @@ References:
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -34,10 +35,10 @@ from simplenet.steps import Formulas, compile_whole, corrections, loop
 
 NEVER = -1  # where a step is asked for: none
 
-# Networks trained together. On a CPU their state stays in the cache; on CUDA a launch has to be worth
-# its while. The last chunk is filled up, and the widths are multiples of every vector's, so that a
-# seed meets the same instructions wherever it sits: who trains it beside which others changes no bit.
-_CHUNK = {"cpu": 1024, "cuda": 2**17}
+# Networks trained together. Compiled for a CPU, their state stays in the cache; elsewhere an operation
+# has to be worth its launch. The last chunk is filled up, and the widths are multiples of every vector's,
+# so that a seed meets the same instructions wherever it sits: its company changes no bit.
+_WIDTH = {"compiled": 1024, "eager": 2048, "cuda": 2**17}
 
 # Steps in one call of the compiled loop; Ctrl-C is heard between calls.
 _BLOCK = 1000
@@ -238,6 +239,8 @@ def _compiled(architecture: Architecture, hidden: int, device: torch.device, _dt
 class _Training:
     """What the chunks of a run have in common."""
 
+    run: _Run
+    width: int
     step: Step
     rows: Float[Tensor, "steps 6"]
     place: torch.device
@@ -245,23 +248,22 @@ class _Training:
 
     def start(self, columns: Float[Tensor, "parameters seeds"]) -> State:
         """Fill a chunk up with its own columns, over and over, and remember nothing yet."""
-        width = _CHUNK.get(self.place.type, _CHUNK["cpu"])
-        weights = columns[:, torch.arange(width) % columns.shape[1]].to(self.place)
-        never = torch.full((width,), NEVER, device=self.place)
+        weights = columns[:, torch.arange(self.width) % columns.shape[1]].to(self.place)
+        never = torch.full((self.width,), NEVER, device=self.place)
         return State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
 
-    def warm(self, run: _Run, columns: Float[Tensor, "parameters seeds"]) -> None:
+    def warm(self, columns: Float[Tensor, "parameters seeds"]) -> None:
         """Take no step, so that whatever compiles does so now."""
         with torch.no_grad():
             t, end = torch.zeros(2, dtype=torch.int64, device=self.place).unbind()
-            run(t, end.clone(), self.start(columns), self.block(0))
+            self.run(t, end.clone(), self.start(columns), self.block(0))
 
     def block(self, begin: int) -> Float[Tensor, "block 6"]:
         """Cut a block out of the schedule; past the end there is nothing, and nothing that reads it."""
         rows = self.rows[begin : begin + _BLOCK]
         return functional.pad(rows, (0, 0, 0, _BLOCK - len(rows)))
 
-    def __call__(self, run: _Run, columns: Float[Tensor, "parameters seeds"]) -> list[Tensor]:
+    def __call__(self, columns: Float[Tensor, "parameters seeds"]) -> list[Tensor]:
         """Train a chunk from the first step to the last; return ``solved_at``, the loss and the weights."""
         steps = len(self.rows)
         with torch.no_grad():  # every thread has a grad mode of its own
@@ -270,11 +272,28 @@ class _Training:
                 if self.stop.is_set():
                     break
                 t, end = (torch.tensor(limit, device=self.place) for limit in (begin, min(begin + _BLOCK, steps)))
-                state = run(t, end, state, self.block(begin))
+                state = self.run(t, end, state, self.block(begin))
             _, y_hat = self.step.forward(state.weights)
             solved_at = self.step.solved_since(torch.tensor(steps, device=self.place), state.since, y_hat)
             loss = (y_hat - self.step.y).square().mean(0)
         return [result[: columns.shape[1]].cpu() for result in (solved_at, loss, state.weights.T)]
+
+
+def _side_by_side(
+    train: _Training, weights: Float[Tensor, "parameters seeds"], workers: int, *, progress: bool
+) -> list[list[Tensor]]:
+    """Train all chunks, in as many threads as there are workers; Ctrl-C ends them at their next block."""
+    results = []
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with tqdm(total=weights.shape[1], unit="seed", disable=None if progress else True) as bar:
+            for result in pool.map(train, torch.split(weights, train.width, dim=1)):
+                results.append(result)
+                bar.update(len(result[0]))
+    finally:
+        train.stop.set()
+        pool.shutdown(cancel_futures=True)
+    return results
 
 
 def train_ensemble(  # noqa: PLR0913 - the parameters of a run
@@ -308,29 +327,25 @@ def train_ensemble(  # noqa: PLR0913 - the parameters of a run
     """
     place = resolve_device(device)
     rows = schedule(batch_size, steps, lr).to(place)
-    chunks = torch.split(initial_weights(seeds, architecture, hidden), _CHUNK.get(place.type, _CHUNK["cpu"]), dim=1)
-    step = Step(architecture, hidden, place)
-    train = _Training(step, rows, place, threading.Event())
-    run, fallback = _loop(step), None
+    weights = initial_weights(seeds, architecture, hidden)
+    eager = Step(architecture, hidden, place)
+    width = _WIDTH.get(place.type, _WIDTH["eager"])
+    train = _Training(_loop(eager), width, eager, rows, place, threading.Event())
+    workers, fallback = 1, None  # eager threads would wait for each other at the interpreter
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads if place.type == "cpu" else 1)
     try:
         torch.set_num_threads(1)  # each thread its chunk; threads that share an operation wait for each other
         if compiled:
             try:
-                fast = _compiled(architecture, hidden, place, torch.get_default_dtype())
-                pool.submit(train.warm, fast, chunks[0]).result()
-                run = fast
+                run = _compiled(architecture, hidden, place, torch.get_default_dtype())
+                fast = replace(train, run=run, width=_WIDTH.get(place.type, _WIDTH["compiled"]))
+                with ThreadPoolExecutor(1) as alone:
+                    alone.submit(fast.warm, weights).result()
+                train, workers = fast, threads if place.type == "cpu" else 1
             except Exception as error:  # noqa: BLE001 - what torch.compile raises depends on what it lacks
                 fallback = f"{type(error).__name__}: {error}".splitlines()[0]
-        results = []
-        with tqdm(total=len(seeds), unit="seed", disable=None if progress else True) as bar:
-            for result in pool.map(partial(train, run), chunks):
-                results.append(result)
-                bar.update(len(result[0]))
+        results = _side_by_side(train, weights, workers, progress=progress)
     finally:
-        train.stop.set()
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
     solved_at, loss, weights = (torch.cat(parts) for parts in zip(*results, strict=True))
     return Ensemble(torch.tensor(seeds), solved_at, loss, weights, fallback)
