@@ -1,15 +1,20 @@
 """Other processes that tests ask, started before the first test so that they work beside the others."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+# Several of them share what one process of tests leaves of the cores, and nobody waits for them yet.
+NICENESS = 10
+
 
 class Background:
     """Processes and the directory they write into.
 
-    A module holds one as a global; ``conftest.py`` starts those of the modules that are to run.
+    A module holds one as a global, and its tests get at it by the fixture ``finished``: ``conftest.py`` starts it
+    before the first test, and has the tests that ask for it come last.
 
     Args:
         launch: Start the processes, in the directory it is given.
@@ -24,6 +29,8 @@ class Background:
         if self._processes is None:
             self._directory = tempfile.TemporaryDirectory()
             self._processes = self._launch(Path(self._directory.name))
+            for process in self._processes if hasattr(os, "setpriority") else []:
+                os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
 
     def finish(self) -> Path:
         """Wait until all have ended well; return the directory."""

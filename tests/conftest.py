@@ -2,8 +2,9 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    items.sort(key=_waits)  # last, and otherwise in order
     for item in items:
         for mark in item.iter_markers("claim"):
             item.user_properties += [("claim", claim) for claim in mark.args]
@@ -103,10 +105,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Start what tests will wait for; under xdist no worker knows who waits, so each starts when it does."""
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
-    for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
+    for module in {item.module for item in session.items if _waits(item)}:
         for value in vars(module).values():
             if isinstance(value, Background):
                 value.start()
+
+
+@pytest.fixture
+def finished() -> Callable[[Background], Path]:
+    """Wait for processes beside the tests; return the directory that they wrote into."""
+    return Background.finish
+
+
+def _waits(item: pytest.Item) -> bool:
+    return "finished" in getattr(item, "fixturenames", ())
 
 
 class _Tally:

@@ -172,18 +172,18 @@ piped = Background(train_into_files)
 
 
 @pytest.mark.claim("4/learns")
-def test_the_notebooks_run_learns_exclusive_or():
-    """And ends with status 0, which ``finish`` demands."""
-    report = (piped.finish() / "stdout").read_text()
+def test_the_notebooks_run_learns_exclusive_or(finished):
+    """And ends with status 0, which ``finished`` demands."""
+    report = (finished(piped) / "stdout").read_text()
 
     assert report.count("  right\n") == 4
     steps = re.search(r"^solved after ([\d,]+) steps in [\d.]+ s, MSE 0\.00\d{4}$", report, re.MULTILINE)[1]
     assert int(steps.replace(",", "")) < 4 * 3000
 
 
-def test_a_pipe_gets_the_report_and_nothing_else():
+def test_a_pipe_gets_the_report_and_nothing_else(finished):
     """In a process of its own: no bar, no tip, no hardware line, no warning."""
-    directory = piped.finish()
+    directory = finished(piped)
 
     assert (directory / "stderr").read_text() == ""
     lines = (directory / "stdout").read_text().splitlines()

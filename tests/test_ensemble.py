@@ -268,9 +268,9 @@ in_the_background = Background(start_compiled)
 
 
 @pytest.mark.skipif(TORCH < (2, 5), reason="torch compiles a loop on the CPU from 2.5 on")
-def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_is_told():
+def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_is_told(finished):
     """From the states that 250 steps have led to."""
-    found = torch.load(in_the_background.finish() / "compiled.pt", weights_only=True)
+    found = torch.load(finished(in_the_background) / "compiled.pt", weights_only=True)
     before, after = State(*found["before"]), State(*found["after"])
 
     for i in (0, 1, 511, 1022, 1023):
@@ -319,9 +319,9 @@ def start_two(directory):
 two = Background(start_two)
 
 
-def test_two_processes_give_exactly_the_answer_of_one():
+def test_two_processes_give_exactly_the_answer_of_one(finished):
     """An odd number of seeds, shared out by Lightning Fabric over gloo."""
-    directory = two.finish()
+    directory = finished(two)
 
     alone = train_ensemble(range(1101), batch_size=3, steps=60, compiled=False)
     for rank in range(2):

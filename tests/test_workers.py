@@ -41,14 +41,19 @@ on_the_cpu = Background(partial(ask, "cpu"))
 
 
 @cache
-def answers(device):
-    """Return what another process computes there; the CPU's is asked before the first test."""
-    asked = on_the_cpu if device == "cpu" else Background(partial(ask, device))
-    return json.loads((asked.finish() / "answers.json").read_text().splitlines()[-1])
+def elsewhere(device):
+    """Name who computes on a device; for the CPU it is started before the first test."""
+    return on_the_cpu if device == "cpu" else Background(partial(ask, device))
+
+
+@pytest.fixture
+def answers(finished):
+    """Return what another process computes on the device of that name."""
+    return lambda device: json.loads((finished(elsewhere(device)) / "answers.json").read_text().splitlines()[-1])
 
 
 @pytest.mark.parametrize("run", range(len(TRAINED)), ids=[f"seed {seed}, {name}" for seed, name, *_ in TRAINED])
-def test_two_processes_train_to_the_same_bits(device, run):
+def test_two_processes_train_to_the_same_bits(answers, device, run):
     """Weights after training, as one process computes them and as another does."""
     here = trained_weights(device, *TRAINED[run])
 
@@ -57,7 +62,8 @@ def test_two_processes_train_to_the_same_bits(device, run):
     assert_identical(there, here.cpu(), claim=f"another process, {TRAINED[run]}")
 
 
-def forked(library, generator):
+@pytest.fixture
+def forked(answers, library, generator):
     """Return what forked workers drew: by position in ``SEEDS``, by epoch, by worker."""
     if "fork" not in START_METHODS:
         pytest.skip("this platform does not fork")
@@ -67,33 +73,30 @@ def forked(library, generator):
 
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_workers_draw_the_same_when_run_again(library, generator):
+def test_workers_draw_the_same_when_run_again(forked):
     """Every epoch of every worker, after other runs in between."""
-    drawn = forked(library, generator)
-
     assert SEEDS[0] == SEEDS[-1]
-    assert drawn[0] == drawn[-1]
-    assert all(len(stream) == DRAWS for seed in drawn for epoch in seed for stream in epoch)
+    assert forked[0] == forked[-1]
+    assert all(len(stream) == DRAWS for seed in forked for epoch in seed for stream in epoch)
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("axis", ["base seed", "epoch", "worker"])
-def test_the_streams_of_workers_differ(axis, library, generator):
+def test_the_streams_of_workers_differ(axis, forked, generator):
     """By each axis alone, the others being equal."""
-    drawn = forked(library, generator)
     cells = list(itertools.product(range(2), range(EPOCHS), range(WORKERS)))  # the third seed is the first
     along = ["base seed", "epoch", "worker"].index(axis)
 
     for one, other in itertools.combinations(cells, 2):
         if [i for i in range(3) if one[i] != other[i]] == [along]:
             (a, b, c), (d, e, f) = one, other
-            assert drawn[a][b][c] != drawn[d][e][f], f"{generator} draws alike by {axis}: {one} and {other}"
+            assert forked[a][b][c] != forked[d][e][f], f"{generator} draws alike by {axis}: {one} and {other}"
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_the_way_workers_are_started_does_not_change_what_they_draw(start_method, generator):
+def test_the_way_workers_are_started_does_not_change_what_they_draw(answers, start_method, generator):
     """A forked worker inherits the generators and a spawned one starts afresh; both are seeded before they draw."""
     here = answers("cpu")["started"]
 
