@@ -11,12 +11,14 @@ import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from packaging.version import Version
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import set_seed, xor
@@ -132,6 +134,14 @@ def test_the_notebooks_seeding_leaves_numpy_and_random_where_they_were(seed):
 
     with nothing_drawn("the notebook's set_seed"):
         notebook_set_seed(seed)
+
+
+@pytest.mark.skipif(Version(version("lightning")) < Version("2.2"), reason="Lightning before 2.2 announces each seed")
+def test_set_seed_says_nothing(caplog):
+    with caplog.at_level("DEBUG"):
+        set_seed(1996)
+
+    assert not caplog.records
 
 
 @given(seed=seeds)

@@ -113,6 +113,21 @@ def test_the_last_state_is_saved_and_loads_without_running_code(tmp_path):
     assert all(map(torch.equal, weights(load_checkpoint(result.checkpoint)), weights(result.net)))
 
 
+def test_every_hundredth_epoch_and_the_last_are_saved(tmp_path, monkeypatch):
+    saved = []
+    keep = training.ModelCheckpoint.on_train_epoch_end
+
+    def on_train_epoch_end(saver, trainer, net):
+        saved.append(trainer.current_epoch + 1)
+        keep(saver, trainer, net)
+
+    monkeypatch.setattr(training.ModelCheckpoint, "on_train_epoch_end", on_train_epoch_end)
+
+    run(tmp_path, architecture="listing", max_epochs=230)
+
+    assert saved == [100, 200, 230]
+
+
 def test_an_interrupt_ends_the_run_after_its_epoch_with_the_state_kept(tmp_path, monkeypatch):
     """Ctrl-C in the second step of the third epoch; the checkpoint goes on from that epoch's end."""
     step = SimpleNet.training_step
@@ -208,3 +223,20 @@ def test_a_terminal_shows_one_bar_over_the_whole_run(tmp_path, monkeypatch):
     assert sys.stderr.getvalue().count("\n") == 1
     assert "30/30" in bar
     assert re.search(r"mse=2\.\d\de-01", bar)
+
+
+def test_after_a_resume_the_bar_goes_on_and_ends_full_where_xor_is_solved(tmp_path, monkeypatch):
+    first = run(tmp_path, max_epochs=13)
+    bars = []
+
+    class Bar(training.tqdm):
+        def close(self):
+            bars.append((self.initial, self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr(training, "tqdm", Bar)
+    result = run(tmp_path, resume=first.checkpoint)
+
+    assert result.stopped_by == "solved"
+    assert set(bars) == {(13, result.steps, result.steps)}  # in batches of four, an epoch is a step
