@@ -12,6 +12,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
@@ -149,6 +150,38 @@ def test_rows_and_width_are_free(device, strategy, data, dtype):
 
     start = data.draw(trainings(net))
     check_five_steps(net, x, y, stepper(strategy, net, x, y), start)
+
+
+class Launched(TorchDispatchMode):
+    """The names of the operations that torch launches, without their overloads'."""
+
+    def __enter__(self):
+        self.names = set()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        self.names.add(str(operation).rpartition(".")[0])
+        return operation(*args, **kwargs or {})
+
+
+# What moves the weights, in torch's Adam by implementation.
+MOVES = {"for-loop": "aten.addcdiv_", "foreach": "aten._foreach_addcdiv_", "fused": "aten._fused_adam_"}
+
+
+@pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
+def test_a_strategy_launches_the_operations_that_it_is_named_for(device, strategy):
+    """Its numbers cannot tell: they are the page's in all of them."""
+    if reason := unavailable(strategy, device):
+        pytest.skip(reason)
+    net = SimpleNet().to(device)
+    take = stepper(strategy, net, *(rows.to(device) for rows in xor()))
+
+    with Launched() as launched:
+        take()
+
+    torchs_own = "foreach" if device.type == "cuda" else "for-loop"
+    expected = torchs_own if strategy == "eager" else strategy
+    assert [name for name, move in MOVES.items() if move in launched.names] == [expected]
 
 
 def by_hand(monkeypatch, net, x, y):
