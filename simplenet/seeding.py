@@ -18,7 +18,7 @@ from lightning.pytorch import seed_everything
 # torch's CPU generator keeps the low 32 bits of a seed: a larger one repeats a smaller one's stream.
 MAX_SEED = 2**32 - 1
 
-# Lightning before 2.2 announces every seed and cannot be told not to.
+# Lightning before 2.4 announces every seed and cannot be told not to.
 _QUIET = {"verbose": False} if "verbose" in inspect.signature(seed_everything).parameters else {}
 
 

@@ -136,7 +136,7 @@ def test_the_notebooks_seeding_leaves_numpy_and_random_where_they_were(seed):
         notebook_set_seed(seed)
 
 
-@pytest.mark.skipif(Version(version("lightning")) < Version("2.2"), reason="Lightning before 2.2 announces each seed")
+@pytest.mark.skipif(Version(version("lightning")) < Version("2.4"), reason="Lightning before 2.4 announces each seed")
 def test_set_seed_says_nothing(caplog):
     with caplog.at_level("DEBUG"):
         set_seed(1996)
