@@ -46,6 +46,11 @@ def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
     return all(str(parameters.get(name)) in values for name, values in cell.items() if name != "test")
 
 
+def _waits(item: pytest.Item) -> bool:
+    """Whether an item asks processes beside the tests."""
+    return "finished" in getattr(item, "fixturenames", ())
+
+
 @pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     items.sort(key=_waits)  # last, and otherwise in order
@@ -115,10 +120,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def finished() -> Callable[[Background], Path]:
     """Wait for processes beside the tests; return the directory that they wrote into."""
     return Background.finish
-
-
-def _waits(item: pytest.Item) -> bool:
-    return "finished" in getattr(item, "fixturenames", ())
 
 
 class _Tally:

@@ -41,15 +41,16 @@ on_the_cpu = Background(partial(ask, "cpu"))
 
 
 @cache
-def elsewhere(device):
-    """Name who computes on a device; for the CPU it is started before the first test."""
-    return on_the_cpu if device == "cpu" else Background(partial(ask, device))
+def read(finished, device):
+    """Return what another process computes there; the CPU's is asked before the first test."""
+    asked = on_the_cpu if device == "cpu" else Background(partial(ask, device))
+    return json.loads((finished(asked) / "answers.json").read_text().splitlines()[-1])
 
 
 @pytest.fixture
 def answers(finished):
-    """Return what another process computes on the device of that name."""
-    return lambda device: json.loads((finished(elsewhere(device)) / "answers.json").read_text().splitlines()[-1])
+    """Return what another process computes, by the name of the device."""
+    return partial(read, finished)
 
 
 @pytest.mark.parametrize("run", range(len(TRAINED)), ids=[f"seed {seed}, {name}" for seed, name, *_ in TRAINED])
