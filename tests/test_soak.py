@@ -1,0 +1,58 @@
+"""Long forms of tests: left out of a plain run, which counts as a whole one without them."""
+
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import USERS, _Tally
+
+ROOT = Path(__file__).parent.parent
+
+TWO = """
+import pytest
+
+def test_quick(): ...
+
+@pytest.mark.soak
+def test_long(): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "ran"),
+    [([], ["test_quick"]), (["-m", "soak"], ["test_long"]), (["-m", ""], ["test_quick", "test_long"])],
+)
+def test_a_long_form_runs_where_it_is_asked_for_alone(tmp_path, options, ran):
+    """In a process of its own, with pyproject.toml's settings."""
+    (tmp_path / "test_two.py").write_text(TWO)
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--noconftest", "-p", "no:cacheprovider"]
+
+    result = subprocess.run([*command, "-v", *options, tmp_path], capture_output=True, text=True, check=True)
+
+    assert [name for name in ("test_quick", "test_long") if f"{name} PASSED" in result.stdout] == ran
+
+
+class Config:
+    """A run without a single check, as pytest's configuration gives it."""
+
+    args = ("tests", "benchmarks")
+
+    def __init__(self, expression):
+        self.option = Namespace(keyword="", markexpr=expression, benchmark_only=False, device="all", collectonly=False)
+
+    def getoption(self, name):
+        assert name in USERS
+
+    def getini(self, name):
+        return {"testpaths": self.args}[name]
+
+
+@pytest.mark.parametrize(
+    ("expression", "whole"), [("not soak", True), ("", True), ("soak", False), ("not soak and claim", False)]
+)
+def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
+    """And one with them too, but not one of them alone."""
+    assert bool(_Tally(Config(expression)).missing()) == whole
