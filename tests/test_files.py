@@ -1,0 +1,166 @@
+"""Files are written whole or not at all, whatever stops the writing, and no other file is touched."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simplenet import files
+from simplenet.files import STALE_AFTER, check_writable, remove_stale_files, write_file, write_new_file
+
+OLD, NEW = b"what was there before", b"new content"
+
+
+def temporary_files(directory):
+    return [path for path in directory.iterdir() if path.name.endswith(files.SUFFIX)]
+
+
+def age(path):
+    """Let a file look as if nothing had been written to it for longer than any write takes."""
+    past = path.stat().st_mtime - STALE_AFTER - 1
+    os.utime(path, (past, past))
+
+
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="this platform has no SIGKILL")
+@pytest.mark.parametrize("function", ["write_file", "write_new_file"])
+def test_a_kill_at_any_line_of_a_write_leaves_whole_files(tmp_path, function):
+    """The old content or the new one under the name; what else is left is recognised, and removed once it is old."""
+    killed = 0
+    for line in range(1000):
+        directory = tmp_path / str(line)
+        directory.mkdir()
+        path = directory / "file.ckpt"
+        path.write_bytes(OLD)
+        command = [sys.executable, "-m", "tests.killed_write", function, path, NEW.decode(), str(line)]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+
+        left = temporary_files(directory)
+        named = {other.name: other.read_bytes() for other in directory.iterdir() if other not in left}
+        allowed = [{"file.ckpt": OLD}]
+        allowed += [{"file.ckpt": NEW}] if function == "write_file" else [{"file.ckpt": OLD, "file-v1.ckpt": NEW}]
+        assert named in allowed, f"killed before line {line}"
+        if process.stdout == "written":
+            assert named == allowed[1]
+            assert not left
+            break
+        assert process.returncode == -9, process.stderr
+        killed += 1
+        for temporary in left:
+            age(temporary)
+        remove_stale_files(directory)
+        assert not temporary_files(directory)
+    assert killed > 15
+
+
+def test_a_temporary_file_of_a_write_under_way_is_not_taken_for_a_stale_one(tmp_path, monkeypatch):
+    """Another run may look for stale files at any moment."""
+    fsync = os.fsync
+
+    def fsync_and_look(descriptor):
+        remove_stale_files(tmp_path)
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync_and_look)
+
+    assert write_new_file(tmp_path / "file", NEW).read_bytes() == NEW
+
+
+@pytest.mark.parametrize("function", [write_file, write_new_file])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, function, error):
+    path = tmp_path / "file"
+    path.write_bytes(OLD)
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+
+    with pytest.raises(type(error)) as raised:
+        function(path, NEW)
+
+    assert path.read_bytes() == OLD
+    assert list(tmp_path.iterdir()) == [path]
+    if isinstance(error, OSError):
+        assert raised.value.filename == str(path)
+
+
+@pytest.mark.parametrize("function", [write_file, write_new_file, check_writable])
+@pytest.mark.parametrize("inside", ["none/file", "text/file"])
+def test_a_file_that_cannot_be_written_is_named(tmp_path, function, inside):
+    (tmp_path / "text").write_bytes(OLD)
+
+    with pytest.raises(OSError, match=f"{tmp_path / inside}'$"):
+        function(tmp_path / inside, *[NEW] * (function is not check_writable))
+
+
+def test_a_check_leaves_nothing_behind(tmp_path):
+    (tmp_path / "there").write_bytes(OLD)
+
+    for name in ("there", "new"):
+        check_writable(tmp_path / name)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"there": OLD}
+    with pytest.raises(IsADirectoryError, match="should be a file, but is a directory"):
+        check_writable(tmp_path)
+
+
+@given(count=st.integers(1, 12), stem=st.sampled_from(["run", "epoch=1-step=2", "a.b", "with space", "a::b"]))
+def test_a_new_file_replaces_none(tmp_path_factory, count, stem):
+    directory = tmp_path_factory.mktemp("new")
+
+    names = [write_new_file(directory / f"{stem}.ckpt", bytes([i])).name for i in range(count)]
+
+    assert names == [f"{stem}.ckpt", *(f"{stem}-v{i}.ckpt" for i in range(1, count))]
+    assert [(directory / name).read_bytes() for name in names] == [bytes([i]) for i in range(count)]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_writers_at_the_same_time_get_a_name_each(tmp_path, monkeypatch, links):
+    """One after another where the file system has no hard links: there a rename has to look first."""
+    if not links:
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(files.Path, "hardlink_to", refuse)
+    contents = [bytes([i]) * 1000 for i in range(20)]
+    threads = [threading.Thread(target=write_new_file, args=(tmp_path / "file", content)) for content in contents]
+    for thread in threads:
+        thread.start()
+        if not links:
+            thread.join()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == sorted(contents)
+
+
+def test_a_symbolic_link_stays_one_and_a_device_stays_a_device(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "elsewhere" / "link"
+    target.write_bytes(OLD)
+    link.parent.mkdir()
+    link.symlink_to(target)
+
+    for path in (link, files.Path(os.devnull)):
+        check_writable(path)
+        write_file(path, NEW)
+
+    assert link.is_symlink()
+    assert target.read_bytes() == NEW
+    assert not files.Path(os.devnull).is_file()
+    assert [path.name for path in link.parent.iterdir()] == ["link"]
+
+
+def test_a_file_has_the_permissions_that_others_get(tmp_path):
+    """And not those of a temporary file, which its owner alone may read."""
+    (tmp_path / "other").write_bytes(OLD)
+
+    write_file(tmp_path / "file", NEW)
+
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
