@@ -6,8 +6,12 @@ torch and Lightning are imported when a command runs, so that ``--help`` answers
 import json
 import logging
 import math
+import os
+import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from simplenet.files import check_writable, write_file
 from simplenet.reference import ARCHITECTURES
+from simplenet.signals import ending_by_exception, status
 
 if TYPE_CHECKING:
     from simplenet.certificate import Certificate
+    from simplenet.checkpoint import Checkpoint
     from simplenet.data import XORDataModule
     from simplenet.model import Architecture, SimpleNet
     from simplenet.training import TrainingRun
 
-_INTERRUPTED = 128 + 2  # the shell's status for what SIGINT ended
+_DEFECT = 3  # the exit status where an error is one of SimpleNet's own
 _NAMED, _EXPLAINED = 12, 3  # failed seeds that a certificate lists, and looks into
 
 
@@ -32,17 +39,31 @@ class _BadInput(click.ClickException):
 
 
 class _Group(click.Group):
-    """Commands whose bad input ends in one line and status 2, and that keep the libraries' hints to themselves."""
+    """Commands that end in one line and status 2 on bad input, and in 128 plus the number of a signal.
+
+    Status 0 and 1 are verdicts: an error of SimpleNet's own ends in status 3, which is Python's 1 otherwise.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), ending_by_exception():
                 warnings.filterwarnings("ignore", module=r"(lightning|torch)\.")
                 return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(status(signal.SIGINT))
+        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(status(signal.SIGPIPE))
         except (OSError, ValueError) as error:
             raise _BadInput(str(error)) from error
+        except Exception:  # noqa: BLE001 - whatever it is, it is no verdict
+            traceback.print_exc()
+            sys.exit(_DEFECT)
         finally:
             logging.disable(before)
 
@@ -75,18 +96,27 @@ def main() -> None:
 @main.command(context_settings={"show_default": True})
 @click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="overview", help="Which network.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1996, help="Seed of every random generator.")
+@click.option("--hidden", type=click.IntRange(1), default=4, help="Width of the hidden layer.")
 @click.option("--max-epochs", type=click.IntRange(1), default=3000, help="Passes over the four rows, at most.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Rows in a batch.")
 @click.option("--lr", type=float, default=0.01, help="Learning rate of Adam.")
 @_device
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path), default="checkpoints", help="Where checkpoints go.")
-@click.option("--resume", type=_file, help="Go on from this checkpoint.")
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, path_type=Path),
+    help="Go on from this checkpoint, or from the newest intact one in this directory.",
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw loss and decision surface into this picture.")
 @click.pass_context
 def train(context: click.Context, /, device: str, resume: Path | None, plot: Path | None, **options: Any) -> None:  # noqa: ANN401
     """Train on XOR until it is solved, and print the truth table that was learned.
 
-    Exit status: 0 when all four rows are right, 1 when not, 2 on bad usage, 130 on Ctrl-C.
+    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the epoch under way, with its state saved; the second
+    ends it at once. Each run keeps its newest checkpoint, and removes no file but its own.
+
+    Exit status: 0 when all four rows are right, 1 when not, 2 on bad usage or when a file cannot be written,
+    130 on Ctrl-C, 143 on SIGTERM, 129 on SIGHUP.
     """
     _check_plot(plot)
 
@@ -94,7 +124,7 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
     from simplenet.training import train as run_training
 
     environment = describe(resolve_device(device))
-    net, data, origin = _start(context, resume, options)
+    net, data, checkpoint, origin = _start(context, resume, options)
     for name in ("python", "torch", "lightning", "device"):
         click.echo(f"{name:<10} {environment[name]}")
     click.echo(f"network    {net.hparams['architecture']}, {origin}, batch {data.hparams['batch_size']}")
@@ -104,15 +134,18 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
         max_epochs=options["max_epochs"],
         device=device,
         checkpoint_dir=options["checkpoint_dir"],
-        resume=resume,
+        resume=checkpoint,
     )
     click.echo(_report(run))
-    if plot is not None:
+
+    def draw(path: Path) -> None:
         from simplenet.plot import plot_run
 
-        plot_run(run, plot)
-        click.echo(f"plot       {plot}")
-    sys.exit(_INTERRUPTED if run.stopped_by == "interrupt" else int(not run.solved))
+        plot_run(run, path)
+
+    _write({"plot": (plot, draw)})
+    stopped_by = getattr(signal, run.stopped_by, None)
+    sys.exit(int(not run.solved) if stopped_by is None else status(stopped_by))
 
 
 def _check_plot(plot: Path | None) -> None:
@@ -124,31 +157,54 @@ def _check_plot(plot: Path | None) -> None:
     from simplenet.plot import check_picture
 
     check_picture(plot)
+    check_writable(plot)
+
+
+def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None:
+    """Write each file that was asked for, whatever becomes of the others; end in status 2 if one cannot be written."""
+    failed = False
+    for name, (path, write) in files.items():
+        if path is not None:
+            try:
+                write(path)
+                click.echo(f"{name:<10} {path}")
+            except OSError as error:
+                click.echo(f"Error: --{name} is '{path}', which cannot be written: {error.strerror}", err=True)
+                failed = True
+    if failed:
+        sys.exit(_BadInput.exit_code)
 
 
 def _start(
     context: click.Context, resume: Path | None, options: dict[str, Any]
-) -> "tuple[SimpleNet, XORDataModule, str]":
+) -> "tuple[SimpleNet, XORDataModule, Checkpoint | None, str]":
     """Make a network and its data afresh from the options, or as the checkpoint has them."""
+    from simplenet.checkpoint import newest_checkpoint, read_checkpoint
     from simplenet.data import XORDataModule
-    from simplenet.model import SimpleNet, load_checkpoint, read_checkpoint
+    from simplenet.model import SimpleNet, from_checkpoint
     from simplenet.seeding import set_seed
 
     if resume is None:
         set_seed(options["seed"])
-        net = SimpleNet(options["architecture"], lr=options["lr"])
-        return net, XORDataModule(options["batch_size"]), f"seed {options['seed']}"
-    for name in ("architecture", "seed", "batch_size", "lr"):
+        net = SimpleNet(options["architecture"], options["hidden"], options["lr"])
+        return net, XORDataModule(options["batch_size"]), None, f"seed {options['seed']}"
+    for name in ("architecture", "seed", "hidden", "batch_size", "lr"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             flag = name.replace("_", "-")
             raise click.UsageError(f"--{flag} cannot be combined with --resume: the checkpoint decides it")
-    checkpoint = read_checkpoint(resume)
-    if not {"optimizer_states", XORDataModule.CHECKPOINT_HYPER_PARAMS_KEY} <= checkpoint.keys():
-        raise click.UsageError(f"{resume} holds weights alone, but --resume needs the state of a training run")
-    if options["max_epochs"] <= (epochs := checkpoint["epoch"] + 1):
-        raise click.UsageError(f"--max-epochs is {options['max_epochs']}, but should be more than the {epochs} done")
-    batch_size = checkpoint[XORDataModule.CHECKPOINT_HYPER_PARAMS_KEY]["batch_size"]
-    return load_checkpoint(resume), XORDataModule(batch_size), f"resumed from {resume}"
+    refused: list[str] = []
+    if resume.is_dir():
+        checkpoint, refused = newest_checkpoint(resume)
+    else:
+        checkpoint = read_checkpoint(resume, training=True)
+    for reason in refused:
+        click.echo(f"skipped    {reason}", err=True)
+    state = checkpoint.training
+    assert state is not None  # noqa: S101 - for mypy: it was asked for
+    if options["max_epochs"] <= state.epochs:
+        done = f"{state.epochs} done in {checkpoint.path}"
+        raise click.UsageError(f"--max-epochs is {options['max_epochs']}, but should be more than the {done}")
+    return from_checkpoint(checkpoint), XORDataModule(state.batch_size), checkpoint, f"resumed from {checkpoint.path}"
 
 
 def _report(run: "TrainingRun") -> str:
@@ -162,19 +218,19 @@ def _report(run: "TrainingRun") -> str:
         lines.append(f" {a:g}  {b:g}  {target:6g}  {prediction:10.4f}  {'right' if right else 'wrong'}")
     solved = "solved" if run.solved else "not solved"
     lines += ["", f"{solved} after {run.steps:,} steps in {run.seconds:.1f} s, MSE {run.mse:.6f}"]
-    lines += [f"checkpoint {run.checkpoint}"]
+    lines += [f"checkpoint {run.checkpoint or 'none'}"]
     if run.net.hparams["architecture"] == "listing":
         lines += [
             "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
             "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
         ]
+    elif run.divergence is not None:
+        kept = "no state was saved before" if run.checkpoint is None else "the checkpoint is the last state before"
+        lines += [f"Stopped: {run.divergence}; {kept}. Try a smaller --lr."]
+    elif run.stopped_by == "budget":
+        lines += [f"The epochs are used up; go on with more --max-epochs: simplenet train --resume '{run.checkpoint}'"]
     elif run.stopped_by != "solved":
-        advice = {
-            "budget": "The epochs are used up; go on with more --max-epochs: simplenet train --resume",
-            "interrupt": "Interrupted; go on with: simplenet train --resume",
-            "divergence": "The predictions are no longer finite, try a smaller --lr. The end is kept in",
-        }
-        lines += [f"{advice[run.stopped_by]} '{run.checkpoint}'"]
+        lines += [f"Stopped by {run.stopped_by}; go on with: simplenet train --resume '{run.checkpoint}'"]
     return "\n".join(lines)
 
 
@@ -235,12 +291,13 @@ def certify(  # noqa: PLR0913 - an argument for each option
 ) -> None:
     """Train thousands of seeds and bound the rate at which they solve XOR.
 
-    Exit status: 0 when the bound clears the target for every architecture, 1 when not, 2 on bad
-    usage, 130 on Ctrl-C.
+    Exit status: 0 when the bound clears the target for every architecture, 1 when not, 2 on bad usage or
+    when a file cannot be written, 130 on Ctrl-C, 143 on SIGTERM, 129 on SIGHUP: there is no certificate
+    for a part of the seeds.
     """
     _check_plot(plot)
-    if record is not None and not record.parent.is_dir():
-        raise click.UsageError(f"--json is '{record}', but should lie in a directory that exists")
+    if record is not None:
+        check_writable(record)
 
     from lightning.fabric import Fabric
 
@@ -258,26 +315,25 @@ def certify(  # noqa: PLR0913 - an argument for each option
 
         # A process that ends inside its group is aborted by torch, now and then.
         context.call_on_close(torch.distributed.destroy_process_group)
-    try:
-        certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
-    except KeyboardInterrupt:
-        click.echo("Interrupted: there is no certificate for a part of the seeds.", err=True)
-        sys.exit(_INTERRUPTED)
+    certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
     if not fabric.is_global_zero:
         return  # one process speaks for all, and Lightning takes a status of 1 in another for a crash
     for certificate in certificates:
         click.echo(_verdict(certificate))
-    if record is not None:
-        environment = describe(place)
-        document = {**environment, "devices": fabric.world_size, "target": target}
-        document["certificates"] = [certificate.as_dict() for certificate in certificates]
-        record.write_text(json.dumps(document, indent=2) + "\n")
-        click.echo(f"json       {record}")
-    if plot is not None:
+    document = {**describe(place), "devices": fabric.world_size, "target": target}
+    document["certificates"] = [certificate.as_dict() for certificate in certificates]
+
+    def draw(path: Path) -> None:
         from simplenet.plot import plot_certificates
 
-        plot_certificates(certificates, plot)
-        click.echo(f"plot       {plot}")
+        plot_certificates(certificates, path)
+
+    _write(
+        {
+            "json": (record, lambda path: write_file(path, (json.dumps(document, indent=2) + "\n").encode())),
+            "plot": (plot, draw),
+        }
+    )
     sys.exit(int(any(certificate.bounds[0] < target for certificate in certificates)))
 
 

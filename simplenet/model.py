@@ -16,6 +16,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simplenet.checkpoint import Checkpoint, digest, read_checkpoint
+
 Architecture = Literal["overview", "derivation", "listing"]
 
 # The activation of the hidden layer and that of the output.
@@ -122,43 +124,26 @@ class SimpleNet(LightningModule):
         """Return Adam with the notebook's settings (§4.2)."""
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
 
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of a ``SimpleNet``, without running any code that the file may carry.
-
-    Args:
-        path: A file that Lightning's ``Trainer`` wrote.
-
-    Returns:
-        What Lightning keeps in it; ``state_dict`` and ``hyper_parameters`` fit a ``SimpleNet``.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is not such a checkpoint.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        _rebuild(checkpoint)
-    except OSError:
-        raise
-    # What torch.load raises on a foreign file varies with the file and with the release.
-    except Exception as error:
-        raise ValueError(
-            f"{path} should be a checkpoint of a SimpleNet, but reading it as one failed: {type(error).__name__}"
-        ) from error
-    return checkpoint
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the digest by which ``read_checkpoint`` notices damage."""
+        checkpoint["digest"] = digest(checkpoint)
 
 
 def load_checkpoint(path: str | Path) -> SimpleNet:
-    """Load a trained network, on the CPU; arguments and errors as for ``read_checkpoint``."""
-    return _rebuild(read_checkpoint(path))
+    """Load a trained network, on the CPU, in the type it was saved in.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not a checkpoint of a ``SimpleNet``, as ``read_checkpoint`` checks it.
+    """
+    return from_checkpoint(read_checkpoint(path))
 
 
-def _rebuild(checkpoint: dict[str, Any]) -> SimpleNet:
-    # Lightning's own CLI adds entries of its own, with a leading underscore.
-    arguments = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
-    # The initial weights, which are replaced at once, should cost the caller's generator nothing.
+def from_checkpoint(checkpoint: Checkpoint) -> SimpleNet:
+    """Build the network that a checkpoint holds, on the CPU; no generator is drawn from."""
+    # The initial weights are replaced at once.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        net = SimpleNet(**arguments)
-    net.load_state_dict(checkpoint["state_dict"])
+        net = SimpleNet(**checkpoint.arguments)
+    net.to(checkpoint.weights["output_layer.bias"].dtype)
+    net.load_state_dict(checkpoint.weights)
     return net

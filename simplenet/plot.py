@@ -1,5 +1,6 @@
 """What a run looks like: the loss as it fell, the surface that was learned, the seeds that learned it."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from simplenet.certificate import Certificate, clopper_pearson
 from simplenet.data import xor
+from simplenet.files import write_file
 from simplenet.training import TrainingRun
 
 _ROWS = 4
@@ -68,7 +70,7 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
     surface_axes.set(title="prediction (line: 1/2; points: targets)")
     figure.colorbar(image, ax=surface_axes)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
@@ -101,4 +103,10 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
     )
     axes.grid(visible=True, alpha=0.3)
     axes.legend(loc="center right")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=120)
+    write_file(path, picture.getvalue())

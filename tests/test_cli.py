@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, and how it ends."""
 
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
+from simplenet import SimpleNet, load_checkpoint, train_ensemble
+from simplenet.certificate import certify
 from simplenet.cli import main
 from tests.background import Background
 
@@ -118,6 +121,133 @@ def test_too_few_epochs_for_a_resume_are_refused(cli):
 
     assert result.exit_code == 2
     assert "--max-epochs is 2, but should be more than the 2 done" in result.output
+
+
+def test_a_directory_is_resumed_from_its_newest_intact_checkpoint(cli, tmp_path):
+    cli("train", "--max-epochs", 2, "--checkpoint-dir", "kept")
+    (tmp_path / "kept" / "later.ckpt").write_text("text")
+
+    result = cli("train", "--resume", "kept", "--max-epochs", 3)
+
+    assert "resumed from kept/epoch=1-step=8.ckpt" in result.output
+    assert "not solved after 12 steps" in result.output
+    assert "skipped    kept/later.ckpt should be a checkpoint of a SimpleNet" in result.stderr
+
+
+@pytest.mark.parametrize("content", [None, "text"], ids=["empty", "without an intact one"])
+def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_path, content):
+    (tmp_path / "kept").mkdir()
+    if content is not None:
+        (tmp_path / "kept" / "text.ckpt").write_text(content)
+
+    result = cli("train", "--resume", "kept")
+
+    assert result.exit_code == 2
+    assert "kept should hold a checkpoint (*.ckpt) of a training run, but holds none" in result.stderr
+    assert ("text.ckpt should be a checkpoint" in result.stderr) == (content is not None)
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypatch, name, status):
+    """0 and 1 are said of a finished run alone."""
+    number = getattr(signal, name)
+    step = SimpleNet.training_step
+
+    def interrupted_step(self, *arguments):
+        monkeypatch.setattr(SimpleNet, "training_step", step)
+        signal.raise_signal(number)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
+    before = signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore some
+    try:
+        result = cli("train")
+    finally:
+        signal.signal(number, before)
+
+    assert result.exit_code == status, result.output
+    command = re.search(
+        rf"^Stopped by {name}; go on with: simplenet (train --resume) '(.*)'$", result.output, re.MULTILINE
+    )
+    assert "not solved after 4 steps" in result.output
+    assert "not solved after 8 steps" in cli(*command[1].split(), command[2], "--max-epochs", 2).output
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (OSError(28, "No space left on device", "x.ckpt"), 2, "Error: [Errno 28] No space left on device: 'x.ckpt'"),
+        (ValueError("hidden is 0"), 2, "Error: hidden is 0"),
+        (RuntimeError("no such kernel"), 3, "RuntimeError: no such kernel"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    "command", [["train"], ["certify"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0]
+)
+def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch, command, raised, status, message):
+    """An error of SimpleNet's own shows where it was raised; the others end in one line."""
+    (tmp_path / "c.ckpt").write_text("")
+
+    def fail(*_, **__):
+        raise raised
+
+    for function in ("training.train", "certificate.certify", "model.load_checkpoint", "environment.describe"):
+        monkeypatch.setattr(f"simplenet.{function}", fail)
+
+    result = cli(*command)
+
+    assert result.exit_code == status
+    assert result.stderr.splitlines()[-1] == message
+    assert (len(result.stderr.splitlines()) > 1) == (status == 3)
+
+
+def eager(*arguments, **options):
+    """Train an ensemble without waiting for a compiler."""
+    return train_ensemble(*arguments, **options | {"compiled": False})
+
+
+def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written(cli, tmp_path, monkeypatch):
+    """After the verdict, which the work was for."""
+    target = tmp_path / "gone" / "run.json"
+    target.parent.mkdir()
+
+    def certify_and_remove(*arguments, **options):
+        target.parent.rmdir()
+        return certify(*arguments, **options)
+
+    monkeypatch.setattr("simplenet.certificate.certify", certify_and_remove)
+    arguments = ["--seeds", 3, "--steps", 2, "--json", target, "--plot", "run.png"]
+    monkeypatch.setattr("simplenet.certificate.train_ensemble", eager)
+    result = cli("certify", *arguments)
+
+    assert result.exit_code == 2
+    assert "of 3 seeds solve XOR" in result.output
+    assert f"Error: --json is '{target}', which cannot be written: No such file or directory" in result.stderr
+    assert (tmp_path / "run.png").is_file()
+
+
+@pytest.mark.parametrize("command", [["train", "--plot"], ["certify", "--plot"], ["certify", "--json"]], ids=" ".join)
+@pytest.mark.parametrize("path", ["none/run.png", "directory.png", "text.ckpt/run.png"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path, monkeypatch, command, path):
+    monkeypatch.setattr("simplenet.training.train", lambda *_, **__: pytest.fail("the work was done"))
+    monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: pytest.fail("the work was done"))
+    (tmp_path / "directory.png").mkdir()
+    (tmp_path / "text.ckpt").write_text("")
+
+    result = cli(*command, path)
+
+    assert result.exit_code == 2
+    assert path in result.stderr.splitlines()[-1]
+
+
+def test_hidden_sets_the_width_of_the_network(cli, tmp_path):
+    """2-2-1 too, which is known to fail on XOR often."""
+    cli("train", "--hidden", 2, "--max-epochs", 1)
+
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert load_checkpoint(checkpoint).input_layer.out_features == 2
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):

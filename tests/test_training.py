@@ -1,15 +1,21 @@
-"""Training under the Trainer: what stops it, what it leaves behind, and going on from there."""
+"""Training under the Trainer: what stops it, what it leaves behind, and going on from there.
+
+What a checkpoint may hold is tested in ``test_checkpoint.py``.
+"""
 
 import io
+import math
 import re
+import shutil
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training
+from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
+from simplenet.signals import ENDING
 
 SEED = 1996
 
@@ -86,9 +92,19 @@ def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monk
     (bare, left), (led, expected) = results
     assert bare.losses == led.losses
     assert bare.checkpoint.name == led.checkpoint.name
-    for checkpoint in (left, expected):
-        del checkpoint["callbacks"]  # which names the directory
     assert dict(leaves(left)) == dict(leaves(expected))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped(tmp_path, batch_size):
+    """All of it, the counters of Lightning's loops too."""
+    first = run(tmp_path / "parts", batch_size=batch_size, max_epochs=13)
+
+    resumed = run(tmp_path / "parts", batch_size=batch_size, max_epochs=130, resume=first.checkpoint)
+
+    whole = run(tmp_path / "whole", batch_size=batch_size, max_epochs=130)
+    left, expected = (dict(leaves(torch.load(one.checkpoint, weights_only=True))) for one in (resumed, whole))
+    assert left == expected
 
 
 @pytest.mark.parametrize("stop", [1, 37])
@@ -115,38 +131,164 @@ def test_the_last_state_is_saved_and_loads_without_running_code(tmp_path):
 
 def test_every_hundredth_epoch_and_the_last_are_saved(tmp_path, monkeypatch):
     saved = []
-    keep = training.ModelCheckpoint.on_train_epoch_end
-
-    def on_train_epoch_end(saver, trainer, net):
-        saved.append(trainer.current_epoch + 1)
-        keep(saver, trainer, net)
-
-    monkeypatch.setattr(training.ModelCheckpoint, "on_train_epoch_end", on_train_epoch_end)
+    monkeypatch.setattr(training.Trainer, "save_checkpoint", lambda trainer, _: saved.append(trainer.global_step))
 
     run(tmp_path, architecture="listing", max_epochs=230)
 
     assert saved == [100, 200, 230]
 
 
-def test_an_interrupt_ends_the_run_after_its_epoch_with_the_state_kept(tmp_path, monkeypatch):
-    """Ctrl-C in the second step of the third epoch; the checkpoint goes on from that epoch's end."""
+def test_a_run_keeps_its_newest_checkpoint_and_removes_no_other_file(tmp_path):
+    first = run(tmp_path, architecture="listing", max_epochs=100)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    again = run(tmp_path, architecture="listing", max_epochs=230)
+    resumed = run(tmp_path, architecture="listing", max_epochs=330, resume=first.checkpoint)
+
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {again.checkpoint.name, resumed.checkpoint.name}
+
+
+def test_a_second_run_into_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
+    names = [run(tmp_path, max_epochs=3).checkpoint.name for _ in range(3)]
+
+    assert names == ["epoch=2-step=3.ckpt", "epoch=2-step=3-v1.ckpt", "epoch=2-step=3-v2.ckpt"]
+
+
+@pytest.fixture
+def signal_in_the_third_epoch(monkeypatch):
+    """Raise signals in the second step of the third epoch of a run in batches of one."""
     step = SimpleNet.training_step
     calls = []
 
-    def interrupted_step(self, *arguments):
-        calls.append(None)
-        if len(calls) == 4 * 2 + 2:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *arguments)
+    def arrange(*numbers):
+        def interrupted_step(self, *arguments):
+            calls.append(None)
+            if len(calls) == 4 * 2 + 2:
+                for number in numbers:
+                    signal.raise_signal(number)
+            return step(self, *arguments)
 
-    monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
-    handler = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
+        monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
+
+    return arrange
+
+
+@pytest.fixture
+def handlers():
+    """Give each ending signal a handler that raises, as Ctrl-C has; a shell's background jobs ignore some."""
+
+    def raised(number, _):
+        raise InterruptedError(number)
+
+    before = {number: signal.signal(number, raised) for number in ENDING}
+    yield dict.fromkeys(ENDING, raised)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_the_first_signal_ends_the_run_after_its_epoch_with_the_state_kept(
+    tmp_path, handlers, signal_in_the_third_epoch, number
+):
+    """And gives the handlers back that were there."""
+    signal_in_the_third_epoch(number)
+
     result = run(tmp_path, batch_size=1, max_epochs=50)
 
-    assert result.stopped_by == "interrupt"
+    assert result.stopped_by == number.name
     assert result.steps == 12
     assert torch.load(result.checkpoint, weights_only=True)["global_step"] == 12
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert {number: signal.getsignal(number) for number in ENDING} == handlers
+
+
+@pytest.mark.parametrize("second", ENDING)
+@pytest.mark.parametrize("first", ENDING)
+def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_the_third_epoch, first, second):
+    """By whatever it does without us."""
+    signal_in_the_third_epoch(first, second)
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path, batch_size=1, max_epochs=50)
+
+    assert list(tmp_path.iterdir()) == []
+    assert {number: signal.getsignal(number) for number in ENDING} == handlers
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
+    """As nohup has it for SIGHUP; the fixture gives the handlers back."""
+    assert number in handlers
+    signal.signal(number, signal.SIG_IGN)
+    signal_in_the_third_epoch(number)
+
+    assert run(tmp_path, batch_size=1, max_epochs=5).stopped_by == "budget"
+
+
+def test_a_second_ctrl_c_is_a_keyboard_interrupt(tmp_path, handlers, signal_in_the_third_epoch):
+    """Although Lightning from 2.5 on ends the process in status 1 at it, and one before went on."""
+    assert signal.SIGINT in handlers
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal_in_the_third_epoch(signal.SIGINT, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, batch_size=1, max_epochs=50)
+
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Spoiled(XORDataModule):
+    """Serve the truth table with one value replaced."""
+
+    def __init__(self, batch_size, part, row, value):
+        super().__init__(batch_size)
+        self.spoil = part, row, value
+
+    def train_dataloader(self):
+        part, row, value = self.spoil
+        rows = [tensor.clone() for tensor in xor()]
+        rows[part][row, 0] = value
+        return DataLoader(TensorDataset(*rows), batch_size=self.hparams["batch_size"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("part", "row", "batch_size", "batch"), [(0, 2, 1, 3), (1, 3, 3, 2), (0, 0, 4, 1)])
+def test_data_that_are_not_finite_stop_the_run_before_their_step(tmp_path, part, row, batch_size, batch, value):
+    """In an input or a target; the loss of an infinite input may be finite, for a sigmoid is."""
+    data = Spoiled(batch_size, part, row, value)
+
+    result = train(SimpleNet(), data, max_epochs=9, device="cpu", checkpoint_dir=tmp_path)
+
+    assert result.stopped_by == "divergence"
+    assert result.divergence == f"batch {batch} in epoch 1 holds a value that is not finite"
+    assert result.steps == len(result.losses) == batch - 1
+    assert result.checkpoint is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("epoch", [2, 101, 150])
+def test_a_loss_that_is_not_finite_stops_at_its_batch_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, epoch):
+    """In a step that the Trainer leads (the epoch after a checkpoint) and in a bare one."""
+    step = SimpleNet.training_step
+    calls = []
+
+    def spoiled_step(self, *arguments):
+        calls.append(None)
+        loss = step(self, *arguments)
+        return loss * math.nan if len(calls) == 4 * (epoch - 1) + 3 else loss
+
+    monkeypatch.setattr(SimpleNet, "training_step", spoiled_step)
+    result = run(tmp_path, architecture="listing", batch_size=1, max_epochs=200)
+
+    assert result.divergence == f"the loss of batch 3 in epoch {epoch} is nan"
+    assert result.steps == len(result.losses) == 4 * (epoch - 1) + 2
+    assert all(weight.isfinite().all() for weight in weights(result.net))
+    if epoch > 100:
+        assert load_checkpoint(result.checkpoint)
+        assert result.checkpoint.name == "epoch=99-step=400.ckpt"
+    else:
+        assert result.checkpoint is None
 
 
 def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
@@ -157,6 +299,78 @@ def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
     assert result.steps < 50
 
 
+def test_a_moment_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    """A gradient may be finite and its square not; the weights stay where they are from there on."""
+    backward = torch.Tensor.backward
+
+    def steep_backward(loss, *arguments, **options):
+        backward(loss * 1e30, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", steep_backward)
+    result = run(tmp_path, max_epochs=5)
+
+    assert result.divergence == "a weight or a moment of Adam after step 5 is not finite"
+    assert result.checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "derivation"}, "architecture is 'derivation', but should be 'overview' as in .*ckpt"),
+        ({"batch_size": 2}, "batch_size is 2, but should be 4"),
+        ({"lr": 0.02}, "lr is 0.02, but should be 0.01"),
+        ({"hidden": 5}, "hidden is 5, but should be 4"),
+        ({"max_epochs": 13}, "max_epochs is 13, but should be more than the 13 done"),
+        ({"max_epochs": 0}, "max_epochs is 0, but should be from 1 to"),
+        ({"max_epochs": 10**9}, "max_epochs is 1000000000, but should be from 1 to"),
+        ({"device": "abacus"}, "device is 'abacus', but should be"),
+    ],
+    ids=str,
+)
+def test_a_run_that_is_not_the_checkpoints_is_refused_by_name(tmp_path, change, message):
+    first = run(tmp_path, max_epochs=13)
+    net = SimpleNet(change.get("architecture", "overview"), change.get("hidden", 4), change.get("lr", 0.01))
+    data = XORDataModule(change.get("batch_size", 4))
+    options = {"max_epochs": change.get("max_epochs", 50), "device": change.get("device", "cpu")}
+
+    with pytest.raises(ValueError, match=message):
+        train(net, data, checkpoint_dir=tmp_path, resume=first.checkpoint, **options)
+
+
+@pytest.mark.parametrize("max_epochs", [True, 1.0, "1", None])
+def test_epochs_that_are_no_int_are_refused(tmp_path, max_epochs):
+    with pytest.raises(TypeError, match="max_epochs is"):
+        train(SimpleNet(), XORDataModule(), max_epochs=max_epochs, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["https:x", "http-runs", "file:x", "a::b", "s3:", "with space", "best", "last"])
+def test_a_directory_is_a_path_and_no_url(tmp_path, monkeypatch, name):
+    """And ``best`` and ``last`` are names like others; relative, as a command line gives them."""
+    monkeypatch.chdir(tmp_path)
+    stopped = run(name, max_epochs=3)
+
+    resumed = run(name, max_epochs=6, resume=f"{name}/epoch=2-step=3.ckpt")
+
+    assert stopped.losses + resumed.losses == run("whole", max_epochs=6).losses
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"epoch=2-step=3.ckpt", "epoch=5-step=6.ckpt"}
+
+
+@pytest.mark.parametrize("at", [100, 200])
+def test_a_directory_that_is_removed_under_a_run_is_an_os_error(tmp_path, monkeypatch, at):
+    directory = tmp_path / "checkpoints"
+    save = training.Trainer.save_checkpoint
+
+    def save_nowhere(trainer, path):
+        if trainer.global_step == at:
+            shutil.rmtree(directory)
+        save(trainer, path)
+
+    monkeypatch.setattr(training.Trainer, "save_checkpoint", save_nowhere)
+
+    with pytest.raises(FileNotFoundError, match=f"epoch={at - 1}-step={at}.ckpt"):
+        run(directory, architecture="listing", max_epochs=230)
+
+
 def test_a_learning_rate_of_zero_changes_nothing(tmp_path):
     set_seed(SEED)
     before = weights(SimpleNet())
@@ -164,49 +378,6 @@ def test_a_learning_rate_of_zero_changes_nothing(tmp_path):
     result = run(tmp_path, lr=0.0, max_epochs=3)
 
     assert all(map(torch.equal, weights(result.net), before))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"not a checkpoint", b"PK\x03\x04 truncated", "weights", "list"],
-    ids=["empty", "text", "truncated", "other weights", "no dict"],
-)
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content):
-    path = tmp_path / "file.ckpt"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save({"weights": {"a": torch.ones(1)}, "list": [1]}[content], path)
-
-    with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint of a SimpleNet"):
-        load_checkpoint(path)
-
-
-class Malicious:
-    """What runs code when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    path, trace = tmp_path / "file.ckpt", tmp_path / "trace"
-    torch.save(Malicious(trace), path)
-
-    with pytest.raises(ValueError, match=r"file\.ckpt should be"):
-        load_checkpoint(path)
-
-    assert not trace.exists()
-    torch.load(path, weights_only=False)
-    assert trace.exists(), "the file is harmless, and the test says nothing"
-
-
-def test_a_missing_checkpoint_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_checkpoint(tmp_path / "none.ckpt")
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,84 @@
+"""Signals that ask a program to end: Ctrl-C, what ``kill`` and clusters send, and a terminal that closes.
+
+References:
+    POSIX.1-2017, <signal.h>; and 2.8.2, the status of a command that a signal ended: above 128.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Self
+
+# Windows has no SIGHUP.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def status(number: int) -> int:
+    """Return the exit status of a program that a signal ended."""
+    return 128 + number
+
+
+class FirstSignal:
+    """Note the first ending signal, so that work can stop where its state is whole; let a second one through.
+
+    Signals are noted from ``listen`` on, to the end of the ``with`` block. One that is ignored, as ``nohup``
+    and a shell's background jobs have it, stays ignored. Threads other than the main one cannot handle signals:
+    there nothing is noted.
+
+    Attributes:
+        received: The signal, or ``None``.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before = {number: signal.getsignal(number) for number in ENDING}
+        if threading.current_thread() is not threading.main_thread():
+            self._before = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def listen(self) -> None:
+        """Note a signal from now on."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is signal.SIG_IGN else self._note)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def ending_by_exception() -> Iterator[None]:
+    """End the block at a SIGTERM or SIGHUP as at a Ctrl-C, by an exception, so that what is open is closed.
+
+    Raises:
+        SystemExit: With ``status`` of the signal. A second signal ends the process at once.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        sys.exit(status(number))
+
+    before = {number: signal.getsignal(number) for number in ENDING if number != signal.SIGINT}
+    before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

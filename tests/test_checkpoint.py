@@ -1,0 +1,481 @@
+"""A checkpoint is data that is checked before it is used: nothing in it is executed, obeyed or believed.
+
+``soak`` tries all there is where a plain run draws a part.
+"""
+
+import copy
+import io
+import os
+import pickle
+import random
+import socket
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from simplenet import SimpleNet, XORDataModule, archive, checkpoint, load_checkpoint, set_seed, train
+from simplenet.checkpoint import digest, newest_checkpoint, read_checkpoint
+from tests.checkpoints import (
+    damaged,
+    entry,
+    hostile,
+    loaded,
+    paths,
+    repacked,
+    saved,
+    with_entry,
+    without_entry,
+    wrong_values,
+)
+
+
+class Content(bytes):
+    """The bytes of a file, which a failing test should not print."""
+
+    def __repr__(self):
+        return f"{len(self)} bytes"
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    """The checkpoint of a short run."""
+    set_seed(1996)
+    directory = tmp_path_factory.mktemp("checkpoints")
+    run = train(SimpleNet(), XORDataModule(2), max_epochs=3, device="cpu", checkpoint_dir=directory)
+    return Content(run.checkpoint.read_bytes())
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "file.ckpt"
+
+
+def taken(path):
+    """Return all that is taken over from a checkpoint, bit for bit."""
+    read = read_checkpoint(path, training=True)
+    tensors = [*read.weights.values(), *(moment for pair in read.training.moments for moment in pair)]
+    bits = [(tensor.dtype, tensor.flatten().view(torch.uint8).tolist()) for tensor in tensors]
+    return read.arguments, read.training.batch_size, read.training.steps, list(read.weights), bits
+
+
+def is_taken(path):
+    """Whether an entry is one of those that a digest covers."""
+    return path[0] in checkpoint.ENTRIES
+
+
+def test_what_is_read_is_what_was_saved(content, file):
+    file.write_bytes(content)
+    expected = loaded(content)
+
+    read = read_checkpoint(file, training=True)
+
+    assert read.arguments == expected["hyper_parameters"]
+    assert read.training.batch_size == 2
+    assert read.training.epochs == 3
+    assert read.training.steps == expected["global_step"] == 6
+    assert all(torch.equal(read.weights[name], weight) for name, weight in expected["state_dict"].items())
+    for i, moments in enumerate(read.training.moments):
+        state = expected["optimizer_states"][0]["state"][i]
+        assert all(map(torch.equal, moments, (state["exp_avg"], state["exp_avg_sq"])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_a_network_is_loaded_in_the_type_it_was_saved_in(content, file, dtype):
+    whole = loaded(content)
+    whole["state_dict"] = {name: weight.to(dtype) for name, weight in whole["state_dict"].items()}
+    file.write_bytes(saved(whole))
+
+    net = load_checkpoint(file)
+
+    assert all(torch.equal(net.state_dict()[name], weight) for name, weight in whole["state_dict"].items())
+    assert {parameter.dtype for parameter in net.parameters()} == {dtype}
+
+
+def test_weights_alone_are_enough_for_a_network_and_not_for_training(content, file):
+    whole = loaded(content)
+    file.write_bytes(saved({name: whole[name] for name in ("hyper_parameters", "state_dict")}))
+
+    assert load_checkpoint(file)(torch.zeros(2)).isfinite()
+    with pytest.raises(ValueError, match="holds weights alone, without optimizer_states"):
+        read_checkpoint(file, training=True)
+
+
+# Nothing obeyed.
+
+
+def snapshot(directory):
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("named", ["directory", "file", "url"])
+def test_a_path_in_a_checkpoint_is_not_written_deleted_or_asked_for(content, tmp_path, monkeypatch, named):
+    """Lightning would remove what ``best_model_path`` names, and ask the server of a URL."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "letter.txt").write_text("Dear reader,")
+    before = snapshot(documents)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a server was asked"))
+    path = {"directory": str(documents), "file": str(documents / "letter.txt"), "url": "http://localhost:9/evil.ckpt"}
+    evil = tmp_path / "evil.ckpt"
+    evil.write_bytes(saved(hostile(loaded(content), path[named])))
+
+    resumed = train(
+        load_checkpoint(evil),
+        XORDataModule(2),
+        max_epochs=250,
+        device="cpu",
+        checkpoint_dir=tmp_path / "mine",
+        resume=evil,
+    )
+
+    assert resumed.solved
+    assert snapshot(documents) == before
+    assert evil.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"documents", "evil.ckpt", "mine"}
+
+
+class Malicious:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("where", [(), ("state_dict",), ("callbacks",), ("hyper_parameters", "lr")], ids=str)
+def test_code_in_a_checkpoint_is_not_run(content, tmp_path, file, where):
+    trace = tmp_path / "trace"
+    buffer = io.BytesIO()
+    torch.save(with_entry(loaded(content), where, Malicious(trace)), buffer)
+    file.write_bytes(buffer.getvalue())
+
+    with pytest.raises(ValueError, match=r"file\.ckpt should be .* its data\.pkl names __builtin__\.getattr"):
+        load_checkpoint(file)
+
+    assert not trace.exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists(), "the file is harmless, and the test says nothing"
+
+
+def with_pickle(content, pickled):
+    return repacked(content, lambda name, old: [(name, pickled if name.endswith("data.pkl") else old)])
+
+
+def doubled(depth):
+    """Return a list that holds the one before it twice, and so on: small in a file, and endless to walk through."""
+    value = ["ha"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+BOMBS = {
+    "an index that makes room for all before it": lambda c: with_pickle(c, b"\x80\x02}r\xff\xff\xff\x7f."),
+    "a byte array of a size that the file names": lambda c: with_pickle(c, b"\x80\x05\x96" + b"\xff" * 7 + b"\x00."),
+    "a long string": lambda c: with_pickle(c, pickle.dumps("a" * 2**17, 2)),
+    "a tensor of stride 0": lambda c: saved(
+        with_entry(loaded(c), ("state_dict", "output_layer.bias"), torch.zeros(1).expand(2**40)), sealed=False
+    ),
+    "references that multiply": lambda c: saved({**loaded(c), "lr_schedulers": doubled(200)}, sealed=False),
+    "deep nesting": lambda c: with_pickle(c, b"\x80\x02" + b"]" * 20000 + b"a" * 19999 + b"."),
+    "compressed zeros": lambda c: repacked(
+        c, lambda name, old: [(name, bytes(2**26) if name.endswith("data/0") else old)], zipfile.ZIP_DEFLATED
+    ),
+    "many members": lambda c: repacked(c, lambda name, old: [(name, old), *((f"{name} {i}", b"") for i in range(100))]),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_file_cannot_take_much_memory_or_time(content, file, bomb):
+    file.write_bytes(BOMBS[bomb](content))
+    assert file.stat().st_size < 2**19
+
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint"):
+            read_checkpoint(file)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2**24
+    assert time.perf_counter() - start < 5
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(file, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 1000)
+    file.write_bytes(bytes(1001))
+
+    with pytest.raises(ValueError, match=r"file\.ckpt has 1,001 bytes, but should have at most 1,000"):
+        read_checkpoint(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    """A pipe would keep its reader waiting."""
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "directory.ckpt").mkdir()
+
+    for name in ("pipe.ckpt", "directory.ckpt"):
+        with pytest.raises(ValueError, match=f"{name} should be a regular file"):
+            load_checkpoint(tmp_path / name)
+
+
+# Damage is noticed.
+
+
+def outcome(file, content):
+    """Return what is taken over from a file with this content, or that it is refused."""
+    file.write_bytes(content)
+    try:
+        return taken(file)
+    except ValueError as error:
+        refusal = str(error)
+    assert refusal.startswith(f"{file} should be a checkpoint of a SimpleNet, but "), refusal
+    return "refused"
+
+
+@given(seed=st.integers(0, 2**64 - 1))
+def test_damage_is_refused_or_harmless(content, tmp_path_factory, seed):
+    """A few dozen damaged files an example; harmless is what leaves the same bits."""
+    generator = random.Random(seed)
+    file = tmp_path_factory.getbasetemp() / "damaged.ckpt"
+    whole = outcome(file, content)
+
+    for _ in range(30):
+        assert outcome(file, damaged(content, generator)) in ("refused", whole)
+
+
+def members_with_numbers(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return {info.filename: info for info in file.infolist() if "/data/" in info.filename}
+
+
+def test_every_flipped_bit_of_a_weight_or_moment_is_refused(content, file):
+    for info in members_with_numbers(content).values():
+        start = info.header_offset + 30
+        start += sum(int.from_bytes(content[info.header_offset + i :][:2], "little") for i in (26, 28))
+        for bit in range(start * 8, (start + info.file_size) * 8, 7):  # 7 takes turns through the bits of a byte
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            assert outcome(file, bytes(flipped)) == "refused", f"bit {bit} of {info.filename}"
+
+
+@pytest.mark.soak
+def test_every_flipped_bit_of_the_file_is_refused_or_harmless(content, file):
+    whole = outcome(file, content)
+    for bit in range(len(content) * 8):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        assert outcome(file, bytes(flipped)) in ("refused", whole), f"bit {bit}"
+
+
+@pytest.mark.soak
+def test_three_thousand_damaged_files_are_refused_or_harmless(content, file):
+    generator = random.Random(1996)
+    whole = outcome(file, content)
+    refused = 0
+    for _ in range(3000):
+        result = outcome(file, damaged(content, generator))
+        assert result in ("refused", whole)
+        refused += result == "refused"
+    assert refused > 2000
+
+
+def test_members_that_are_exchanged_or_there_twice_are_refused(content, file):
+    """Their CRCs are right."""
+    names = list(members_with_numbers(content))
+    contents = loaded_members(content)
+    for one in names:
+        for other in names:
+            if contents[one] != contents[other] and len(contents[one]) == len(contents[other]):
+                swap = {one: other, other: one}
+                swapped = repacked(content, lambda name, old, swap=swap: [(swap.get(name, name), old)])
+                assert outcome(file, swapped) == "refused"
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            doubled = repacked(content, lambda name, old, one=one: [(name, old)] * (1 + (name == one)))
+        assert outcome(file, doubled) == "refused"
+
+
+def loaded_members(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def test_another_byte_order_is_refused(content, file):
+    other = repacked(content, lambda name, old: [(name, b"big" if name.endswith("byteorder") else old)])
+
+    assert outcome(file, other) == "refused"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint", b"PK\x03\x04 truncated", {"a": torch.ones(1)}, [1], "text", 7],
+    ids=["empty", "text", "truncated", "other weights", "list", "string", "number"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(file, content):
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+
+    with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint of a SimpleNet"):
+        load_checkpoint(file)
+
+
+def test_a_file_of_torchs_old_format_is_refused(content, file):
+    torch.save(loaded(content), file, _use_new_zipfile_serialization=False)
+
+    with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint of a SimpleNet"):
+        load_checkpoint(file)
+
+
+def test_a_missing_checkpoint_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "none.ckpt")
+
+
+# What was edited is noticed, and a schema holds for what carries the right digest.
+
+
+def test_an_edited_entry_without_its_digest_is_refused(content, file):
+    """Every entry that is taken over, set to another value of its kind."""
+    whole = loaded(content)
+    edited = 0
+    for path in paths(whole):
+        value = entry(whole, path)
+        other = value + 1 if isinstance(value, torch.Tensor | int | float) and not isinstance(value, bool) else None
+        if isinstance(value, str):
+            other = value + "x"
+        if other is not None and is_taken(path):
+            assert outcome(file, saved(with_entry(whole, path, other), sealed=False)) == "refused", path
+            edited += 1
+    assert edited > 30
+
+
+def tampered(whole):
+    """Yield what may be done to each entry that is taken over: left out, or made what it must not be."""
+    for path in paths(whole):
+        if is_taken(path):
+            if isinstance(entry(whole, path[:-1]), dict):
+                yield path, "left out", without_entry(whole, path)
+            for value in wrong_values(entry(whole, path)):
+                yield path, value, with_entry(whole, path, value)
+
+
+def assert_refused_or_the_same(file, expected, path, value, changed):
+    """The same, where what is left out of a group takes its default, or 6.0 is 6 in another type."""
+    result = outcome(file, saved(changed))
+    assert result in ("refused", expected), f"{path} set to {value!r} is accepted"
+
+
+@given(data=st.data())
+def test_a_tampered_entry_with_its_digest_is_refused(content, tmp_path_factory, data):
+    """A few dozen an example; the refusal is one line, whatever the entry became."""
+    whole = loaded(content)
+    cases = list(tampered(whole))
+    file = tmp_path_factory.getbasetemp() / "tampered.ckpt"
+    expected = outcome(file, content)
+    for path, value, changed in random.Random(data.draw(st.integers(0, 2**32), label="seed")).sample(cases, 30):
+        assert_refused_or_the_same(file, expected, path, value, changed)
+
+
+@pytest.mark.soak
+def test_every_tampered_entry_with_its_digest_is_refused(content, file):
+    whole = loaded(content)
+    cases = list(tampered(whole))
+    assert len(cases) > 1000
+    expected = outcome(file, content)
+    for path, value, changed in cases:
+        assert_refused_or_the_same(file, expected, path, value, changed)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("hyper_parameters", "hidden"), 0, r"its hyper_parameters\['hidden'\] is 0, and should be an integer from 1"),
+        (("hyper_parameters", "architecture"), "\x1b[2J", r"'\\x1b\[2J', and should be one of overview"),
+        (("hyper_parameters", "lr"), float("nan"), r"\['lr'\] is nan, and should be finite"),
+        (("global_step",), 7, "its global_step is 7, and should be a multiple of 2, at the end of an epoch"),
+        (("epoch",), 7, "its epoch is 7, and should be 2 or 3"),
+        (
+            ("state_dict", "output_layer.bias"),
+            torch.zeros(2),
+            r"float32 of shape \(2,\), and should be .* shape \(1,\)",
+        ),
+        (("state_dict", "output_layer.bias"), torch.full((1,), torch.nan), "and should be finite in each entry"),
+        (("optimizer_states", 0, "param_groups", 0, "eps"), 1e-3, "0.001, and should be 1e-08"),
+        (("optimizer_states", 0, "state", 2, "step"), torch.tensor(5.0), "and should be 6"),
+        (("optimizer_states", 0, "state", 3, "exp_avg_sq"), torch.full((1,), -1.0), "should be at least 0"),
+        (("lr_schedulers",), [{}], r"its lr_schedulers is \[{}\], and should be empty"),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, message):
+    file.write_bytes(saved(with_entry(loaded(content), path, value)))
+
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(file, training=True)
+
+
+def test_a_checkpoint_of_another_optimizer_trains_on_under_none(content, file):
+    """SGD's state holds no moments; its weights can be looked at all the same."""
+    whole = loaded(content)
+    whole["optimizer_states"] = [torch.optim.SGD(SimpleNet().parameters(), lr=0.01).state_dict()]
+    file.write_bytes(saved(whole))
+
+    assert load_checkpoint(file)
+    with pytest.raises(ValueError, match="its optimizer_states"):
+        read_checkpoint(file, training=True)
+
+
+@given(data=st.data())
+@example(data=None)
+def test_the_digest_of_a_file_is_that_of_what_was_saved(content, data):
+    """And another one of anything else."""
+    whole = loaded(content)
+    assert digest(whole) == whole["digest"]
+    if data is not None:
+        path = data.draw(st.sampled_from([path for path in paths(whole) if path[0] in checkpoint.ENTRIES]))
+        value = data.draw(st.sampled_from(wrong_values(entry(whole, path))), label="value")
+        if type(value) is not type(entry(whole, path)):
+            assert digest(with_entry(whole, path, value)) != whole["digest"]
+
+
+# The newest of a directory.
+
+
+def test_the_newest_intact_checkpoint_of_a_directory_is_taken(content, tmp_path):
+    for i, (name, data) in enumerate(
+        {"old.ckpt": content, "good.ckpt": content, "cut.ckpt": content[:-9], "text.ckpt": b"text"}.items()
+    ):
+        (tmp_path / name).write_bytes(data)
+        os.utime(tmp_path / name, (i, i))
+
+    read, refused = newest_checkpoint(tmp_path)
+
+    assert read.path == tmp_path / "good.ckpt"
+    assert [reason.split(" should be ")[0] for reason in refused] == [
+        str(tmp_path / name) for name in ("text.ckpt", "cut.ckpt")
+    ]
+
+
+def test_a_directory_without_an_intact_checkpoint_is_refused_with_the_reasons(content, tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} should hold a checkpoint"):
+        newest_checkpoint(tmp_path)
+
+    (tmp_path / "cut.ckpt").write_bytes(content[:-9])
+    with pytest.raises(ValueError, match=r"holds none\n  .*cut\.ckpt should be"):
+        newest_checkpoint(tmp_path)
+
+
+def test_every_opcode_and_class_that_torch_writes_is_known(content):
+    """So that a torch that writes others is seen here and not by a user."""
+    assert archive.read_archive(content, ["callbacks", "loops", *loaded(content)]).keys() == loaded(content).keys()
+    copy.deepcopy(archive.read_archive(content, ["state_dict"]))
