@@ -195,7 +195,8 @@ class _Watch(Callback):
         moments = [part for own in trainer.optimizers[0].state.values() for part in own.values()]
         if not _all_finite([*net.parameters(), *moments]):
             raise _NotFiniteError(f"a weight or a moment of Adam after step {self.steps_taken:,} is not finite")
-        trainer.save_checkpoint(self.directory / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt")
+        name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(self.directory / name, weights_only=False)
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:

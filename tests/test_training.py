@@ -4,11 +4,15 @@ What a checkpoint may hold is tested in ``test_checkpoint.py``.
 """
 
 import io
+import json
 import math
+import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
 from simplenet.signals import ENDING
+from tests.background import Background
 
 SEED = 1996
 
@@ -95,6 +100,40 @@ def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monk
     assert dict(leaves(left)) == dict(leaves(expected))
 
 
+def kill_and_resume(kills, seed, directory):
+    command = [sys.executable, "-m", "tests.killed_training", directory, str(kills), str(seed)]
+    with (directory / "answer.json").open("wb") as answer:
+        return [subprocess.Popen(command, stdout=answer)]
+
+
+killed = Background(partial(kill_and_resume, 4, 1996))
+
+
+def assert_same_bits(directory):
+    """Most kills come after the first save, so that there is something to resume from."""
+    answer = json.loads((directory / "answer.json").read_text())
+    assert answer["other"] == 0
+    assert sum(steps > 0 for steps in answer["from"]) > len(answer["from"]) / 2
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+
+
+@forks
+def test_a_run_that_is_killed_and_resumed_equals_one_that_never_stopped(finished):
+    """By SIGKILL, which no handler sees, at random moments."""
+    assert_same_bits(finished(killed))
+
+
+@forks
+@pytest.mark.soak
+def test_two_hundred_runs_that_are_killed_and_resumed_equal_one_that_never_stopped(tmp_path):
+    (process,) = kill_and_resume(200, 7, tmp_path)
+
+    assert process.wait() == 0
+    assert_same_bits(tmp_path)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped(tmp_path, batch_size):
     """All of it, the counters of Lightning's loops too."""
@@ -131,7 +170,9 @@ def test_the_last_state_is_saved_and_loads_without_running_code(tmp_path):
 
 def test_every_hundredth_epoch_and_the_last_are_saved(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(training.Trainer, "save_checkpoint", lambda trainer, _: saved.append(trainer.global_step))
+    monkeypatch.setattr(
+        training.Trainer, "save_checkpoint", lambda trainer, *_, **__: saved.append(trainer.global_step)
+    )
 
     run(tmp_path, architecture="listing", max_epochs=230)
 
@@ -360,10 +401,10 @@ def test_a_directory_that_is_removed_under_a_run_is_an_os_error(tmp_path, monkey
     directory = tmp_path / "checkpoints"
     save = training.Trainer.save_checkpoint
 
-    def save_nowhere(trainer, path):
+    def save_nowhere(trainer, *arguments, **options):
         if trainer.global_step == at:
             shutil.rmtree(directory)
-        save(trainer, path)
+        save(trainer, *arguments, **options)
 
     monkeypatch.setattr(training.Trainer, "save_checkpoint", save_nowhere)
 
