@@ -267,6 +267,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path, handlers, signal_in_th
     assert run(tmp_path, batch_size=1, max_epochs=5).stopped_by == "budget"
 
 
+@pytest.mark.filterwarnings("ignore:Detected KeyboardInterrupt")  # Lightning before 2.5
 def test_a_second_ctrl_c_is_a_keyboard_interrupt(tmp_path, handlers, signal_in_the_third_epoch):
     """Although Lightning from 2.5 on ends the process in status 1 at it, and one before went on."""
     assert signal.SIGINT in handlers
