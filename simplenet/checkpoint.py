@@ -220,9 +220,8 @@ def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoi
     architecture.expect(f"one of {', '.join(ARCHITECTURES)}", holds=architecture.value in list(ARCHITECTURES))
     lr.expect("finite and at least 0", holds=type(lr.value) in (int, float) and 0 <= lr.value < math.inf)
     hidden = arguments["hidden"].integer(1, MAX_HIDDEN)
-    names = {
-        name for name in arguments.value if not str(name).startswith("_")
-    }  # Lightning's own command line adds some
+    # Lightning's own command line adds names with a leading underscore.
+    names = {name for name in arguments.value if not str(name).startswith("_")}
     arguments.expect("architecture, hidden and lr", holds=names == {"architecture", "hidden", "lr"})
 
     shapes = {

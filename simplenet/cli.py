@@ -54,7 +54,6 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
             sys.exit(status(signal.SIGINT))
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -157,7 +156,19 @@ def _check_plot(plot: Path | None) -> None:
     from simplenet.plot import check_picture
 
     check_picture(plot)
-    check_writable(plot)
+    _check_writable("plot", plot)
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Refuse a file that could not be written, before the work that it would keep."""
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise click.UsageError(_unwritable(option, path, error)) from None
+
+
+def _unwritable(option: str, path: Path, error: OSError) -> str:
+    return f"--{option} is '{path}', which cannot be written: {error.strerror}"
 
 
 def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None:
@@ -169,7 +180,7 @@ def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None
                 write(path)
                 click.echo(f"{name:<10} {path}")
             except OSError as error:
-                click.echo(f"Error: --{name} is '{path}', which cannot be written: {error.strerror}", err=True)
+                click.echo(f"Error: {_unwritable(name, path, error)}", err=True)
                 failed = True
     if failed:
         sys.exit(_BadInput.exit_code)
@@ -297,7 +308,7 @@ def certify(  # noqa: PLR0913 - an argument for each option
     """
     _check_plot(plot)
     if record is not None:
-        check_writable(record)
+        _check_writable("json", record)
 
     from lightning.fabric import Fabric
 
@@ -315,7 +326,11 @@ def certify(  # noqa: PLR0913 - an argument for each option
 
         # A process that ends inside its group is aborted by torch, now and then.
         context.call_on_close(torch.distributed.destroy_process_group)
-    certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
+    try:
+        certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
+    except (KeyboardInterrupt, SystemExit):
+        click.echo("Interrupted: there is no certificate for a part of the seeds.", err=True)
+        raise
     if not fabric.is_global_zero:
         return  # one process speaks for all, and Lightning takes a status of 1 in another for a crash
     for certificate in certificates:

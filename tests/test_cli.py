@@ -176,7 +176,6 @@ def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypa
 @pytest.mark.parametrize(
     ("raised", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "Interrupted."),
         (OSError(28, "No space left on device", "x.ckpt"), 2, "Error: [Errno 28] No space left on device: 'x.ckpt'"),
         (ValueError("hidden is 0"), 2, "Error: hidden is 0"),
         (RuntimeError("no such kernel"), 3, "RuntimeError: no such kernel"),
@@ -206,6 +205,23 @@ def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch,
 def eager(*arguments, **options):
     """Train an ensemble without waiting for a compiler."""
     return train_ensemble(*arguments, **options | {"compiled": False})
+
+
+@pytest.mark.parametrize("command", [["train"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0])
+def test_ctrl_c_ends_in_its_status(cli, tmp_path, monkeypatch, command):
+    """Click alone says 1 of it, which is a verdict of training."""
+    (tmp_path / "c.ckpt").write_text("")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for function in ("training.train", "model.load_checkpoint", "environment.describe"):
+        monkeypatch.setattr(f"simplenet.{function}", interrupt)
+
+    result = cli(*command)
+
+    assert result.exit_code == 130
+    assert result.stderr == ""
 
 
 def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written(cli, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import signal
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cache
@@ -213,14 +214,23 @@ def test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_s
     assert len(re.findall(r"^seed [012] +predicts .*, MSE 0\.\d{4}, gradient ", result.output, re.MULTILINE)) == 6
 
 
-def test_ctrl_c_ends_a_certificate_with_status_130_and_one_line(certify, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monkeypatch, name, status):
+    number = getattr(signal, name)
+
+    def interrupted(*_):  # in a thread; handlers run in the main one
+        signal.raise_signal(number)
+        raise RuntimeError("the main thread has ended")
 
     monkeypatch.setattr(ensemble._Training, "__call__", interrupted)  # noqa: SLF001
-    result = certify("--seeds", 5000)
+    handler = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL  # a background job ignores some
+    before = signal.signal(number, handler)
+    try:
+        result = certify("--seeds", 5000)
+    finally:
+        signal.signal(number, before)
 
-    assert result.exit_code == 130
+    assert result.exit_code == status
     assert result.output.splitlines() == ["Interrupted: there is no certificate for a part of the seeds."]
 
 
@@ -247,7 +257,7 @@ def test_a_certificate_that_was_not_compiled_says_so(certify, monkeypatch):
         (["--devices", "0"], "0 is not in the range"),
         (["--strategy", "other"], "'other' is not one of"),
         (["--plot", "c.docx"], "plot is 'c.docx', but should end in one of"),
-        (["--json", "none/c.json"], "--json is 'none/c.json', but should lie in a directory that exists"),
+        (["--json", "none/c.json"], "--json is 'none/c.json', which cannot be written: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
