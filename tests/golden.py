@@ -1,9 +1,14 @@
 """Golden trajectories: the bits of a training run under one torch, to hold another torch against.
 
-What two versions must share is asserted: the initial weights bit for bit, and from each recorded
-state one step to within its counted bound. What they need not share, the trajectory left to
-itself, is measured: from which step on it differs, and by how much. A change of rounding in one
-kernel shows there long before it shows in a loss.
+What torch promises is asserted: the same build and the same CPU capability draw the same initial
+weights, bit for bit; another build or capability of the same release draws them to within the
+roundings of the draw; and wherever a state was recorded, one step from it ends within its counted
+bound. torch promises no more: neither what another release draws from a seed, nor any bit of a
+trajectory left to itself. That is measured: from which step on it differs, and by how much. A
+change of rounding in one kernel shows there long before it shows in a loss.
+
+References:
+    PyTorch documentation, "Reproducibility": no same results across releases or platforms.
 
 Trained is on the full batch of four rows in order, in float32, on the CPU. ``pytest
 --golden-write=FILE`` records in one environment, ``pytest --golden=FILE`` compares in another;
@@ -20,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float32
+from packaging.version import Version
 from torch import Tensor
 from tqdm import tqdm
 
@@ -134,6 +140,21 @@ class Golden(NamedTuple):
 
     environment: dict[str, str]
     runs: dict[Trajectory, Run]
+
+
+def same_release(a: dict[str, str], b: dict[str, str]) -> bool:
+    """Say whether two environments, as ``describe`` has them, run the same source of torch."""
+    first, second = (Version(environment["torch"]).base_version for environment in (a, b))
+    return first == second
+
+
+def same_kernels(a: dict[str, str], b: dict[str, str]) -> bool:
+    """Say whether two environments run the same machine code: torch's build, system, processor and CPU capability."""
+
+    def kernels(environment: dict[str, str]) -> tuple[str, ...]:
+        return environment["torch"], environment["python"].rpartition(" on ")[2], environment["device"]
+
+    return kernels(a) == kernels(b)
 
 
 def bits(values: Tensor) -> bytes:
