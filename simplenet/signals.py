@@ -4,11 +4,13 @@ References:
     POSIX.1-2017, <signal.h>; and 2.8.2, the status of a command that a signal ended: above 128.
 """
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -82,3 +84,22 @@ def ending_by_exception() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def kill_children() -> None:
+    """Kill the processes that this one has started, such as compilers, and those that they have started.
+
+    Where the system does not list them, as Linux does under ``/proc``, nothing is done.
+    """
+    for child in _children(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # the process has ended
+            for child in map(int, listed.read_text().split()):
+                found += [*_children(child), child]
+    return found
