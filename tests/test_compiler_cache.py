@@ -1,0 +1,66 @@
+"""What torch.compile keeps on disk is used only where it computes the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from simplenet.environment import TORCH
+from tests.assertions import assert_within
+from tests.background import Background
+from tests.bounds import EXP_ROUNDINGS, gamma
+
+# Whose instructions the processes compile for: one after the other, as machines do that share a directory.
+CAPABILITIES = ("avx2", "default")
+
+COMPILED = """
+import json, torch
+print(json.dumps(torch.compile(torch.exp)(torch.linspace(-1, 1, 64)).tolist()))
+"""
+
+IN_TURN = """
+import os, subprocess, sys
+program, *capabilities = sys.argv[1:]
+for capability in capabilities:
+    with open(capability, "wb") as answer, open(capability + ".errors", "wb") as errors:
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+        subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=environment, stdout=answer, stderr=errors)
+"""
+
+
+def has_avx2():
+    about = Path("/proc/cpuinfo")
+    return about.exists() and " avx2 " in about.read_text("utf-8")
+
+
+def compile_in_turn(directory):
+    """Compile the same function in the same directory; the second process finds what the first has kept."""
+    if TORCH < (2, 5) or not has_avx2():
+        return []
+    settings = {
+        "TORCHINDUCTOR_CACHE_DIR": str(directory),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",  # as torch does by itself
+        "TORCHINDUCTOR_VEC_ISA_OK": "1",  # without seconds of compiling to find out
+    }
+    command = [sys.executable, "-c", IN_TURN, COMPILED, *CAPABILITIES]
+    return [subprocess.Popen(command, cwd=directory, env=os.environ | settings, stderr=subprocess.PIPE)]
+
+
+shared = Background(compile_in_turn)
+
+
+@pytest.mark.skipif(TORCH < (2, 5), reason="torch keeps compiled graphs from 2.5 on, unless it is asked to")
+@pytest.mark.skipif(not has_avx2(), reason="the instructions of AVX2 are not here")
+def test_code_compiled_for_other_instructions_is_not_used(finished):
+    directory = finished(shared)
+
+    for capability in CAPABILITIES:
+        answer, errors = ((directory / name).read_text("utf-8") for name in (capability, f"{capability}.errors"))
+        assert answer, f"compiling under {capability} failed: {errors}"
+        exact = torch.linspace(-1, 1, 64).double().exp()
+        rtol = gamma(EXP_ROUNDINGS, torch.float32)
+        assert_within(torch.tensor(json.loads(answer)), exact, rtol=rtol, claim=f"compiled exp under {capability}")
