@@ -1,8 +1,8 @@
 """Whether a step is the page's, on batches and widths that exact arithmetic would take hours for.
 
-The bounds are those of ``tests.bounds``: every operation is charged its roundings. But centres and radii are arrays
-of float64, so ``simplenet.reference`` runs on whole batches at NumPy's speed.  Float64's own roundings are charged
-too; what is checked is float32.
+The bounds are those of ``simplenet.testing.bounds``: every operation is charged its roundings. But centres and radii
+are arrays of float64, so ``simplenet.reference`` runs on whole batches at NumPy's speed.  Float64's own roundings are
+charged too; what is checked is float32.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simplenet import reference
 from simplenet.steps import Training
-from tests.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, gamma
+from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, gamma
 from tests.oracle import ROUNDINGS
 
 _TINY = torch.finfo(torch.float32).tiny  # what is smaller may be flushed to zero

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
-from tests.bounds import Ball, balls, in_balls, unit_roundoff
+from simplenet.testing.bounds import Ball, balls, in_balls, unit_roundoff
 from tests.strategies import floats
 from tests.targets import Implementation
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
-from tests.bounds import gamma, smallest_subnormal
+from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from simplenet.testing.bounds import gamma, smallest_subnormal
 from tests.faults.adam import FAULTS, FaultyAdam
 from tests.oracle import Hyper, hypers, one_step, read, states, write
 from tests.strategies import DTYPES, floats, skip_where_missing, tensors

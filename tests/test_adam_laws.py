@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simplenet.environment import TORCH
-from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
-from tests.bounds import gamma, unit_roundoff
+from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from simplenet.testing.bounds import gamma, unit_roundoff
 from tests.oracle import Hyper, State, one_step
 from tests.strategies import LAYOUTS, floats, place, tensors
 from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step

@@ -18,8 +18,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, vmap
 
 from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference
-from tests.assertions import assert_identical, assert_in_balls, refuted
-from tests.bounds import in_balls
+from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
+from simplenet.testing.bounds import in_balls
 from tests.strategies import architectures, batches, few, networks
 
 # On its first use forward mode compiles rules by torch.jit, which torch itself deprecates, from 2.15 on more loudly.

@@ -27,8 +27,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from simplenet import ARCHITECTURES, SimpleNet, clopper_pearson, ensemble, mse_loss, train_ensemble, xor
 from simplenet.certificate import resting
 from simplenet.cli import main
-from tests.assertions import refuted
-from tests.bounds import gamma
+from simplenet.testing.assertions import refuted
+from simplenet.testing.bounds import gamma
 from tests.strategies import floats, tensors
 
 # For the whole of this module: the probability that a correct SimpleNet, on fresh seeds, fails any of its bands.

@@ -9,7 +9,7 @@ from torch.autograd import Variable
 from torch.utils.data import DataLoader
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
-from tests.assertions import assert_identical
+from simplenet.testing.assertions import assert_identical
 from tests.strategies import architectures, batch_shapes, seeds, tensors
 
 

@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, deterministic, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
-from tests.assertions import assert_identical, assert_within, refuted
-from tests.bounds import gamma
+from simplenet.testing.assertions import assert_identical, assert_within, refuted
+from simplenet.testing.bounds import gamma
 from tests.fresh_process import trained_weights
 from tests.generators import disturb, nothing_drawn
 from tests.strategies import architectures, seeds

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 
 from simplenet import SimpleNet, mse_loss, xor
-from tests.assertions import assert_identical
+from simplenet.testing.assertions import assert_identical
 from tests.strategies import networks
 
 

@@ -17,10 +17,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
+from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
 from tests import oracle
-from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from tests.background import Background
-from tests.bounds import EXP_ROUNDINGS, gamma
 from tests.strategies import architectures, floats, hidden_widths, seeds, tensors
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from simplenet import ARCHITECTURES
 from simplenet.environment import describe
-from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
-from tests.bounds import gamma
+from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from simplenet.testing.bounds import gamma
 from tests.golden import (
     COMMITTED,
     CPU,

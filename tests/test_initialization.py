@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from simplenet import SimpleNet, set_seed
-from tests.assertions import assert_identical, assert_within, refuted
+from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from tests.generators import disturb
 from tests.strategies import architectures, hidden_widths, seeds
 

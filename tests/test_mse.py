@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from simplenet import mse_loss
-from tests.assertions import assert_identical, assert_within, refuted
-from tests.bounds import gamma
+from simplenet.testing.assertions import assert_identical, assert_within, refuted
+from simplenet.testing.bounds import gamma
 from tests.strategies import batch_sizes, batches, few, floats, seeds, skip_where_missing, tensors
 
 wide_dtypes = st.sampled_from([torch.float32, torch.float64])

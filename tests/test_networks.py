@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.assertions import assert_identical
+from simplenet.testing.assertions import assert_identical
 from tests.faults.networks import FAULTS, FaultyNetwork
 from tests.strategies import seeds
 from tests.targets import NetworkUnderTest

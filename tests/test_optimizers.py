@@ -5,7 +5,7 @@ import torch
 
 from simplenet import deterministic
 from simplenet.environment import TORCH
-from tests.assertions import assert_identical
+from simplenet.testing.assertions import assert_identical
 from tests.strategies import LAYOUTS, place
 from tests.targets import apply_step
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simplenet import reference
-from tests.assertions import assert_within
-from tests.bounds import gamma
+from simplenet.testing.assertions import assert_within
+from simplenet.testing.bounds import gamma
 
 TABLE = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])

@@ -22,7 +22,7 @@ from packaging.version import Version
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import set_seed, xor
-from tests.assertions import assert_identical, refuted
+from simplenet.testing.assertions import assert_identical, refuted
 from tests.generators import disturb, global_generators, nothing_drawn
 from tests.strategies import seeds
 

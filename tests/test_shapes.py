@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference, xor
 from simplenet.environment import TORCH
-from tests.assertions import assert_identical, assert_in_balls, refuted
-from tests.bounds import in_balls
+from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
+from simplenet.testing.bounds import in_balls
 from tests.strategies import (
     DTYPES,
     LAYOUTS,

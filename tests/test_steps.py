@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
-from tests.assertions import assert_identical, assert_in_balls, refuted
-from tests.bounds import Ball, in_balls
+from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
+from simplenet.testing.bounds import Ball, in_balls
 from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
 from tests.strategies import architectures, batches, few, networks, seeds
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from simplenet import reference, xor
-from tests.assertions import assert_identical, assert_in_balls, assert_within, refuted
-from tests.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
+from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
+from simplenet.testing.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
 from tests.faults.networks import FaultyNetwork
 from tests.strategies import DTYPES, LAYOUTS, floats, place
 from tests.targets import NetworkUnderTest, adams, networks

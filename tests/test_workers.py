@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
 from simplenet import set_seed
-from tests.assertions import assert_identical, refuted
+from simplenet.testing.assertions import assert_identical, refuted
 from tests.background import Background
 from tests.fresh_process import DRAWS, EPOCHS, GENERATORS, SEEDS, START_METHODS, TRAINED, WORKERS, trained_weights
 from tests.generators import global_generators

@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Adam
 
 from simplenet import SimpleNet, mse_loss, set_seed, xor
-from tests.bounds import Ball
+from simplenet.testing.bounds import Ball
 from tests.golden import ADAMS, MARKS, STEPS, TRAINING, Mark, Run, Trajectory, bits
 from tests.oracle import Expected, State, training_step, write
 from tests.targets import apply_step

@@ -1,4 +1,4 @@
-"""One voice for failures: what was observed, what was permitted, and where."""
+"""One grammar for failures: what was observed, what was permitted, and where."""
 
 import inspect
 import math
@@ -7,19 +7,16 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from hypothesis import Phase, settings
 from torch import Tensor
 
 
 def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
     """Demand the same dtype, shape and bits; NaN equals NaN, and 0 is not -0."""
     __tracebackhide__ = True
-    assert actual.dtype == expected.dtype, f"{claim}: dtype is {actual.dtype}, but should be {expected.dtype}"
-    assert actual.shape == expected.shape, (
-        f"{claim}: shape is {tuple(actual.shape)}, but should be {tuple(expected.shape)}"
-    )
+    if actual.dtype != expected.dtype:
+        raise AssertionError(f"{claim}: dtype is {actual.dtype}, but should be {expected.dtype}")
+    _demand_shape(actual, tuple(expected.shape), claim)
     actual, expected = actual.detach().cpu(), expected.detach().cpu()
     same = (actual == expected) & (actual.signbit() == expected.signbit()) | (actual.isnan() & expected.isnan())
     if not same.all():
@@ -38,15 +35,13 @@ def assert_within(
     Args:
         actual: What was computed.
         expected: What is true: float64, or anything that float64 holds exactly.
-        rtol: Permitted error relative to ``expected``, from ``tests.bounds``.
-        atol: Permitted error in the units of ``expected``, from ``tests.bounds``.
+        rtol: Permitted error relative to ``expected``, from ``simplenet.testing.bounds``.
+        atol: Permitted error in the units of ``expected``, from ``simplenet.testing.bounds``.
         claim: What is compared, for the message.
     """
     __tracebackhide__ = True
     expected = torch.as_tensor(expected, dtype=torch.float64)
-    assert actual.shape == expected.shape, (
-        f"{claim}: shape is {tuple(actual.shape)}, but should be {tuple(expected.shape)}"
-    )
+    _demand_shape(actual, tuple(expected.shape), claim)
     values = actual.detach().cpu().double()
     expected = expected.detach().cpu()
     _demand(values.numpy(), expected.numpy(), atol + rtol * expected.abs().numpy(), claim)
@@ -55,11 +50,15 @@ def assert_within(
 def assert_in_balls(actual: Tensor, expected: np.ndarray, *, claim: str) -> None:
     """Demand that every entry lies in its ball: the exact value, give or take its counted error."""
     __tracebackhide__ = True
-    assert tuple(actual.shape) == expected.shape, (
-        f"{claim}: shape is {tuple(actual.shape)}, but should be {expected.shape}"
-    )
+    _demand_shape(actual, expected.shape, claim)
     centres, radii = (np.vectorize(attrgetter(name), otypes=[object])(expected) for name in ("centre", "radius"))
     _demand(actual.detach().cpu().double().numpy(), centres, radii, claim)
+
+
+def _demand_shape(actual: Tensor, expected: tuple[int, ...], claim: str) -> None:
+    __tracebackhide__ = True
+    if tuple(actual.shape) != expected:
+        raise AssertionError(f"{claim}: shape is {tuple(actual.shape)}, but should be {expected}")
 
 
 def _demand(values: np.ndarray, expected: np.ndarray, permitted: np.ndarray, claim: str) -> None:
@@ -67,7 +66,8 @@ def _demand(values: np.ndarray, expected: np.ndarray, permitted: np.ndarray, cla
     worst = None
     for where in np.ndindex(expected.shape):
         value, limit = values[where].item(), permitted[where]
-        assert math.isfinite(limit), f"{claim}: error may be {limit} [entry {where}]: the bound says nothing"
+        if not math.isfinite(limit):
+            raise AssertionError(f"{claim}: error may be {limit} [entry {where}]: the bound says nothing")
         finite = math.isfinite(value) and math.isfinite(expected[where])
         error = abs(expected[where] - type(expected[where])(value)) if finite else math.inf
         if error > limit:
@@ -88,17 +88,20 @@ def refuted(test: Callable[..., Any]) -> Callable[..., None]:
 
     Goes above ``@given``. Any refutation will do, so nothing is shrunk, and the search may be long: it ends there.
     """
+    import pytest
+    from hypothesis import Phase, settings
+
     unshrunk = settings(settings.default, max_examples=400, phases=[Phase.explicit, Phase.generate], print_blob=False)(
         test
     )
 
-    def counter_claim(*arguments: Any, **keywords: Any) -> None:
+    def counter_claim(*arguments: object, **keywords: object) -> None:
         with pytest.raises(AssertionError):
             unshrunk(*arguments, **keywords)
 
     # pytest reads the signature to find fixtures and parameters, and the name for its report.
-    counter_claim.__dict__.update({k: v for k, v in vars(test).items() if not k.startswith("_hypothesis")})
+    vars(counter_claim).update({k: v for k, v in vars(test).items() if not k.startswith("_hypothesis")})
     counter_claim.__name__, counter_claim.__doc__ = test.__name__, test.__doc__
     counter_claim.__module__, counter_claim.__qualname__ = test.__module__, test.__qualname__
-    counter_claim.__signature__ = inspect.signature(test)
+    vars(counter_claim)["__signature__"] = inspect.signature(test)
     return counter_claim

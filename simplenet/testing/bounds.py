@@ -13,13 +13,16 @@ References:
 from collections.abc import Callable, Iterable
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from simplenet import SimpleNet
 from simplenet.reference import Parameters
+
+if TYPE_CHECKING:
+    from simplenet import SimpleNet  # brings Lightning, which takes seconds
 
 # An exponential errs by at most 2 ulps, each up to 2 unit roundoffs: CUDA documents that for expf and
 # exp, SLEEF and the C libraries promise 1.  Over every float32 of magnitude up to 88, torch 2.0.1 and
@@ -109,7 +112,7 @@ class Ball:
 
     def _binary(self, other: object, operation: Callable[["Ball", "Ball"], tuple[Decimal, Decimal]]) -> "Ball":
         if isinstance(other, np.ndarray):
-            return NotImplemented  # NumPy then goes element by element
+            return NotImplemented  # type: ignore[no-any-return]  # NumPy then goes element by element
         if not isinstance(other, Ball):
             # An exact number; the finest type, so that it does not coarsen the result.
             other = Ball(other, dtype=torch.float64)  # type: ignore[arg-type]
@@ -226,7 +229,7 @@ def balls(values: Tensor | Iterable[float], *, dtype: torch.dtype, roundings: fl
     return array.reshape(values.shape)
 
 
-def in_balls(net: SimpleNet, *data: Tensor) -> tuple[Parameters, *tuple[np.ndarray, ...]]:
+def in_balls(net: "SimpleNet", *data: Tensor) -> tuple[Parameters, *tuple[np.ndarray, ...]]:
     """Turn a network's weights and its data into balls, for ``simplenet.reference`` to compute on.
 
     Kernels take the sum of ``k`` products and a bias in any order, fused or not, and no path through
@@ -234,7 +237,7 @@ def in_balls(net: SimpleNet, *data: Tensor) -> tuple[Parameters, *tuple[np.ndarr
     with the bias at most that and the total's.  So it is covered by charging 1 + k roundings to every
     product and to the total, where ``k`` is the longest sum there is: over inputs, units or rows.
     """
-    p = Parameters(*(parameter for parameter in net.parameters()))
-    roundings = 1 + max(*p.w_in.shape, *(len(rows) for rows in data))
-    arrays = [balls(values, dtype=values.dtype, roundings=roundings) for values in (*p, *data)]
+    tensors = [*net.parameters(), *data]
+    roundings = 1 + max(*tensors[0].shape, *(len(rows) for rows in data))
+    arrays = [balls(values, dtype=values.dtype, roundings=roundings) for values in tensors]
     return Parameters(*arrays[:4]), *arrays[4:]
