@@ -45,10 +45,18 @@ class FaultyAdam(Optimizer):
     ) -> None:
         if fault not in (None, *FAULTS):
             raise ValueError(f"fault is {fault!r}, but should be None or one of {', '.join(FAULTS)}")
+        for name, value in options.items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(0 <= number < (1 if name == "betas" else float("inf")) for number in numbers):
+                raise ValueError(f"{name} is {value}, but should be in its domain")
         defaults = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
         super().__init__(parameters, {**defaults, **options})
         self.fault = fault
         self.decoupled = decoupled
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: torch's own knows nothing of a fault."""
+        return {**super().__getstate__(), "fault": self.fault, "decoupled": self.decoupled}
 
     @classmethod
     def build(cls, torchs: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> "FaultyAdam":

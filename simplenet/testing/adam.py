@@ -1,0 +1,289 @@
+"""The checks of an Adam's arithmetic: every step is within its counted bound of its variant's."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simplenet.testing.bounds import gamma, unit_roundoff
+from simplenet.testing.optimizers import SubjectError
+from simplenet.testing.oracle import Run, judge
+from simplenet.testing.runner import Check, NotApplicable
+from simplenet.testing.study import Study, short, units
+
+# Long enough to pass the 256 at which bfloat16 stops counting, and for what is lost to add up.
+LONG = 400
+
+# Largest power of ten by which gradients are scaled: at 10^±12 squares stay inside float32's 10^±38.
+LARGEST_SCALE = 12
+
+
+def takes_steps(study: Study) -> str | None:
+    """Whether it can be made, and takes two steps."""
+    if study.smoke:
+        raise study.smoke
+    refused = [f"not {short(dtype)}" for dtype in study.refusals]
+    return ", ".join(refused) or None
+
+
+def is_a_published_variant(study: Study) -> str | None:
+    """Whether any variant of Adam takes its steps, and it is the one demanded."""
+    found = study.found
+    if not found.published:
+        nearest = f"the nearest is: {found.variant}"
+        raise AssertionError(
+            f"its steps are those of no variant of Adam; {nearest}; {found.excess:.3g} times its bound"
+        )
+    if departures := found.variant.departures(study.demanded):
+        raise AssertionError("; ".join(departures))
+    return "cannot be told apart: " + "; ".join(found.undecided) if found.undecided else None
+
+
+def first_step_has_its_closed_form(study: Study, dtype: torch.dtype) -> None:
+    """From a fresh state the corrections undo their averages, and lr g / (|g| + eps) remains, or what the variant says.
+
+    Longest path: m 2 (constant, product), v 3 and half of them under the root 2, root 2, correction 2, eps 2,
+    quotient 1, step size 2, product 1, weight 1: 15.
+    """
+    study.demand(dtype)
+    variant = study.variant
+    hyper = study.hyper(lr=2.0**-10)
+    if study.own_decay:
+        raise NotApplicable(f"it decays parameters by {study.own_decay:g} whatever it is told")
+    beta1, beta2, eps = hyper.beta1, hyper.beta2, study.smallest_eps(dtype) if "eps" in study.subject.takes else 1e-8
+    hyper = replace(hyper, eps=eps)
+    scales = [1.0] if dtype is torch.float16 else [1.0, 1e-3, 1e3, 1e-6, 1e6, 1e-12, 1e12]
+    rtol = gamma(15, dtype)
+    if variant.scalars == "float32":  # which loses what 1 - beta cancels, the second half of it under the root
+        rtol += gamma(2, torch.float32) * (1 + beta1 / (1 - beta1) + beta2 / (1 - beta2) / 2)
+    for scale in scales:
+        run = study.record(hyper, torch.zeros(3), scale * torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), dtype)
+        g, actual = run.gradients[0], run.after[0]
+        m, root = np.ones_like(g) * g, np.abs(g)
+        m = m if variant.correction != "none" else (1 - beta1) * m
+        root = root if variant.correction == "both" else math.sqrt(1 - beta2) * root
+        denominator = {
+            "outside": root + eps,
+            "before the correction": root + eps / math.sqrt(1 - beta2),
+            "inside the root": np.sqrt(root**2 + eps),
+            "as a clamp": np.maximum(root, eps),
+        }[variant.epsilon or "outside"]
+        expected = -hyper.lr * m / denominator
+        error = np.abs(actual - expected) / np.abs(expected)
+        i = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+        if not error[i] <= rtol:
+            raise AssertionError(
+                f"the first step from 0 leads to {actual[i]:.9g}, but should lead to {expected[i]:.9g} to within "
+                f"{rtol:.2g} of it, and is off by {error[i]:.2g} [{hyper}, gradient {g[i]:g}]"
+            )
+
+
+class Case(NamedTuple):
+    """What to run: from simple to complex, so that the first that fails is the simplest."""
+
+    wanted: dict[str, Any]
+    start: float = 0.0
+    scale: float = 1.0
+    shape: tuple[int, ...] = (3,)
+    steps: int = 4
+    seed: int = 0
+
+
+# The last two are longer than a vector register's 8 or 16 float32s: kernels have a body and a tail.
+_SHAPES = ((1,), (), (2, 2), (11,), (19,))
+
+
+def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
+    """List runs to judge, from the usual hyper-parameters to drawn ones.
+
+    float16 holds nothing between 0 and 6e-8 and nothing above 65504: there, beta2 stays below one at which
+    (1 - beta2) g^2 would vanish for g near 1, epsilon is a number that is not 0, and lr one at which its inverse times
+    a root does not overflow.
+    """
+    small = dtype is torch.float16
+    base: dict[str, Any] = {"lr": 2.0**-8} | ({"eps": 1e-3} if small else {})
+    betas = [(0.9, 0.999), (0.5, 0.9), (0.0, 0.0), (0.9, 0.99), (0.0, 0.999), (0.99, 0.9), (0.999, 0.99999)]
+    betas = betas[:5] if small else betas
+    eps = [1e-3, 0.25] if small else [1e-3, 1e-15, 0.0, 0.25]
+    rates = [2.0**-8, 1.0] if small else [2.0**-8, 1.0, 1e-5, 3e-4]
+    powers = [0] if small else [0, -3, 3, -6, 6, -9, 9, -LARGEST_SCALE, LARGEST_SCALE]
+
+    yield Case(base, shape=(1,), steps=1)
+    yield Case(base)
+    for beta1, beta2 in betas:
+        yield Case(base | {"beta1": beta1, "beta2": beta2})
+    for one in eps:
+        yield Case(base | {"eps": one})
+    for lr in rates:
+        yield Case(base | {"lr": lr})
+    for power in powers:
+        yield Case(base, scale=10.0**power)
+    for shape in _SHAPES:
+        yield Case(base, shape=shape)
+    yield Case(base, start=1.0)
+    for decay in (0.1, 0.5):
+        yield Case(base | {"weight_decay": decay}, start=1.0)
+    yield Case(base | {"amsgrad": True}, seed=3)
+    yield Case(base | {"maximize": True})
+    draw = np.random.default_rng(1996)
+    for seed in range(1, random + 1):
+
+        def pick(values: Any) -> Any:  # noqa: ANN401 - one of them
+            return values[int(draw.integers(len(values)))]
+
+        beta1, beta2 = pick(betas)
+        wanted = {"lr": pick(rates), "beta1": beta1, "beta2": beta2, "eps": pick([base.get("eps", 1e-8), *eps])}
+        wanted |= {"weight_decay": pick([0.0, 0.1]), "amsgrad": pick([False, True]), "maximize": pick([False, True])}
+        yield Case(wanted, pick([0.0, 1.0]), 10.0 ** pick(powers), pick(_SHAPES), 6, seed)
+
+
+def runs(study: Study, dtype: torch.dtype) -> Iterator[Run]:
+    """Record each case that it can be given; what it refuses to be made with is passed over."""
+    seen: set[tuple[Any, ...]] = set()
+    for case in cases(dtype):
+        hyper = study.hyper(**case.wanted)
+        key = (hyper, *case[1:])
+        if key in seen:
+            continue
+        seen.add(key)
+        gradients = case.scale * units(case.steps, case.shape, case.seed)
+        try:
+            yield study.record(hyper, torch.full(case.shape, case.start), gradients, dtype)
+        except SubjectError as error:
+            # Some refuse an epsilon of 0, or AMSGrad; that is theirs to decide.  Once made, it has to step.
+            if hyper == study.hyper(**study.gentle(dtype)) or not str(error).endswith("when it is made"):
+                raise
+
+
+def every_step_is_within_its_bound(study: Study, dtype: torch.dtype) -> str | None:
+    """Over betas, eps, lr, decay, gradient scales and shapes; measures how accurate it is."""
+    study.demand(dtype)
+    recorded = list(runs(study, dtype))
+    judgements = judge(recorded, study.variant)
+    if study.variant.scalars is None or study.demanded.scalars is None:
+        judgements, scalars = _with_scalars(study, recorded)
+    else:
+        scalars = study.variant.scalars
+    bounded = [np.isfinite(judgement.radius) for judgement in judgements]
+    # From 0, where the parameter's own rounding is not counted in.
+    in_rates = [
+        (judgement.error / judgement.run.hyper.lr)[where & (judgement.run.before[:1] == 0)].max(initial=0.0)
+        for judgement, where in zip(judgements, bounded, strict=True)
+        if judgement.run.hyper.lr
+    ]
+    study.errors[short(dtype)] = {
+        "of lr": float(max(in_rates, default=0.0)),
+        "of bound": max(judgement.worst for judgement in judgements),
+        "steps": float(sum(where.any(axis=1).sum() for where in bounded)),
+        "unit roundoff": unit_roundoff(dtype),
+        "scalars": 64.0 if scalars == "float64" else 32.0,
+    }
+    for judgement in judgements:
+        if failure := judgement.first_failure():
+            raise AssertionError(failure)
+    if not any(where.any() for where in bounded):
+        raise NotApplicable(f"rounding alone may do anything in {short(dtype)} at the hyper-parameters that it takes")
+    return "bias corrections in float32" if scalars == "float32" else None
+
+
+def _with_scalars(study: Study, recorded: list[Run]) -> tuple[list[Any], str]:
+    """Hold the runs to corrections in float64, and where they are not, in float32."""
+    fine = judge(recorded, replace(study.variant, scalars="float64"))
+    if max(judgement.worst for judgement in fine) <= 1:
+        return fine, "float64"
+    coarse = judge(recorded, replace(study.variant, scalars="float32"))
+    return (coarse, "float32") if max(judgement.worst for judgement in coarse) <= 1 else (fine, "float64")
+
+
+def many_steps_stay_within_their_bounds(study: Study, dtype: torch.dtype) -> str | None:
+    """A step counter that stops, and what is lost a little at a time."""
+    study.demand(dtype)
+    narrow = unit_roundoff(dtype) > unit_roundoff(torch.float32)
+    # In narrow types a long memory collects more roundings than the bound can bear.
+    betas = {"beta1": 0.5, "beta2": 0.75} if narrow else {}
+    hyper = study.hyper(**study.gentle(dtype) | {"beta2": 0.999} | betas)
+    run = study.record(hyper, torch.zeros(3), units(LONG, (3,), 5), dtype, label=f"{LONG} steps, ")
+    excesses = {}
+    for scalars in ("float64", "float32") if study.demanded.scalars is None else (study.demanded.scalars,):
+        (judgement,) = judge([run], replace(study.variant, scalars=scalars))
+        excesses[scalars] = judgement
+        if judgement.worst <= 1:
+            break
+    judgement = min(excesses.values(), key=lambda one: one.worst)
+    if failure := judgement.first_failure():
+        raise AssertionError(failure)
+    unbounded = np.flatnonzero(~np.isfinite(judgement.radius).all(axis=1))
+    return f"the bound says nothing from step {unbounded[0] + 1} on" if len(unbounded) else None
+
+
+def a_zero_gradient_moves_nothing(study: Study, dtype: torch.dtype) -> None:
+    """0 / (0 + eps) is 0 in every type, at the default epsilon too."""
+    study.demand(dtype)
+    if study.own_decay and "weight_decay" not in study.subject.takes:
+        raise NotApplicable(f"it decays parameters by {study.own_decay:g}, and takes no weight_decay to say otherwise")
+    takes = "eps" in study.subject.takes
+    for eps in [1e-8, 1e-3] if takes else [None]:
+        options = {} if eps is None else {"eps": eps}
+        driven = study.subject.build([study.parameter(torch.ones(3), dtype)], **options)
+        for _ in range(3):
+            driven.step(study.gradient(torch.zeros(3), dtype))
+            after = f"a zero gradient at step {driven.steps}"
+            _demand_still(driven.values()[0], 1.0, after, f"eps {eps or 'as it is'}")
+
+
+def _demand_still(p: Tensor, start: float, after: str, setting: str) -> None:
+    if not bool((p == start).all()):
+        value = p.flatten()[int((p != start).flatten().int().argmax())].item()
+        raise AssertionError(f"parameter is {value:g} after {after}, but should stay {start:g} [{setting}]")
+
+
+def a_learning_rate_of_zero_moves_nothing(study: Study, dtype: torch.dtype) -> None:
+    """Where a warm-up starts; with a gradient and without."""
+    study.demand(dtype)
+    if "lr" not in study.subject.takes:
+        raise NotApplicable("takes no lr")
+    eps = {"eps": study.smallest_eps(dtype)} if "eps" in study.subject.takes else {}
+    for gradient in (1.0, 0.0):
+        driven = study.subject.build([study.parameter(torch.ones(3), dtype)], lr=0.0, **eps)
+        driven.step(study.gradient(torch.full((3,), gradient), dtype))
+        _demand_still(driven.values()[0], 1.0, f"a gradient of {gradient:g}", "lr 0")
+
+
+def a_short_step_does_not_vanish(study: Study, dtype: torch.dtype) -> None:
+    """The first step, of one learning rate; the gradient's square is within float16's 65504."""
+    study.demand(dtype)
+    hyper = study.hyper(lr=2.0**-12, eps=study.smallest_eps(dtype))
+    run = study.record(hyper, torch.zeros(1), torch.full((1, 1), 200.0, dtype=torch.float64), dtype)
+    (moved,) = run.after[0]
+    if moved == 0:
+        raise AssertionError(f"parameter is 0 after a gradient of 200, but should be {-hyper.lr:g} [{hyper}]")
+
+
+PLAIN: tuple[Check[Study], ...] = (
+    Check("it takes steps", takes_steps),
+    Check("it is a published variant of Adam", is_a_published_variant),
+)
+
+# The checks that are made in each type, and the types, where not all.
+BY_DTYPE = {
+    "the first step has its closed form": (first_step_has_its_closed_form, (torch.float32, torch.float64)),
+    "every step is within its bound": (every_step_is_within_its_bound, None),
+    f"{LONG} steps stay within their bounds": (many_steps_stay_within_their_bounds, None),
+    "a zero gradient moves nothing": (a_zero_gradient_moves_nothing, None),
+    "a learning rate of zero moves nothing": (a_learning_rate_of_zero_moves_nothing, None),
+    "a short step does not vanish": (a_short_step_does_not_vanish, None),
+}
+
+
+def by_dtype(dtypes: tuple[torch.dtype, ...]) -> list[Check[Study]]:
+    """List the checks that are made in each type."""
+    return [
+        Check(f"{name}, {short(dtype)}", lambda study, check=function, d=dtype: check(study, d))  # type: ignore[misc]
+        for name, (function, only) in BY_DTYPE.items()
+        for dtype in dtypes
+        if only is None or dtype in only
+    ]

@@ -1,0 +1,569 @@
+"""The checks of an optimizer's bookkeeping: groups, schedules, closures, state, memory, and what it must not write to.
+
+Most compare bits with another run of the same optimizer, so they hold whatever it computes.
+"""
+
+import copy
+import inspect
+import io
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.optimizers import Driven, SubjectError, attempt
+from simplenet.testing.oracle import Run, judge
+from simplenet.testing.runner import Check, NotApplicable
+from simplenet.testing.study import Study, units
+
+_SHAPE = (2, 5)
+_STEPS = 3
+
+
+def _start(shape: tuple[int, ...] = _SHAPE) -> Tensor:
+    """Return where parameters start, away from 0."""
+    return units(1, shape, 11)[0]
+
+
+def _gradients(study: Study, steps: int = _STEPS, shape: tuple[int, ...] = _SHAPE, seed: int = 12) -> list[Tensor]:
+    return [study.gradient(g) for g in units(steps, shape, seed)]
+
+
+def _along(driven: Driven, gradients: Sequence[Tensor]) -> Driven:
+    """Step an optimizer of one parameter along gradients."""
+    for g in gradients:
+        driven.step(g.clone())
+    return driven
+
+
+def _usual_end(study: Study, **wanted: Any) -> Tensor:  # noqa: ANN401 - hyper-parameters
+    return _along(study.driven(_start(), **wanted), _gradients(study)).values()[0]
+
+
+def _same(actual: Tensor, expected: Tensor) -> bool:
+    return bool(((actual == expected) | (actual.isnan() & expected.isnan())).all())
+
+
+def _demand_same(actual: Tensor, expected: Tensor, what: str) -> None:
+    if not _same(actual, expected):
+        where = ~((actual == expected) | (actual.isnan() & expected.isnan()))
+        i = int(where.flatten().int().argmax())
+        a, e = actual.flatten()[i].item(), expected.flatten()[i].item()
+        raise AssertionError(f"{what}: entry {i} is {a:.9g}, but should be {e:.9g}")
+
+
+def _needs(study: Study, *names: str) -> None:
+    for name in names:
+        if not hasattr(study.subject.sample, name):
+            raise NotApplicable(f"has no {name}")
+
+
+def _needs_groups(study: Study) -> None:
+    if study.subject.foreign:
+        raise NotApplicable("an adapter takes a list of parameters, without groups")
+
+
+def the_same_run_repeats_itself(study: Study) -> None:
+    """Twice in one process, to the bit."""
+    _demand_same(_usual_end(study), _usual_end(study), "second run")
+
+
+def no_option_is_without_effect(study: Study) -> None:
+    """Each hyper-parameter that it takes changes where it goes; the gradients fall, so that AMSGrad's maximum tells."""
+    gradients = [g * 4.0**-i for i, g in enumerate(_gradients(study))]
+    changed: dict[str, dict[str, Any]] = {
+        "lr": {"lr": 2.0**-4}, "betas": {"beta1": 0.5}, "eps": {"eps": 0.25}, "weight_decay": {"weight_decay": 0.5},
+        "amsgrad": {"amsgrad": True}, "maximize": {"maximize": True},
+    }  # fmt: skip
+    usual = _along(study.driven(_start(), beta2=0.5), gradients).values()[0]
+    without = []
+    for name, wanted in changed.items():
+        if name in study.subject.takes:
+            try:
+                end = _along(study.driven(_start(), **{"beta2": 0.5} | wanted), gradients).values()[0]
+            except SubjectError as error:
+                if not str(error).endswith("when it is made"):
+                    raise
+                continue  # refused, which is an effect
+            if _same(end, usual):
+                without.append(f"{name} {next(iter(wanted.values()))}")
+    if without:
+        raise AssertionError(f"takes {', '.join(without)}, and goes where it goes without")
+
+
+def maximizing_is_minimizing_the_negated_gradients(study: Study) -> None:
+    """To the bit."""
+    if "maximize" not in study.subject.takes:
+        raise NotApplicable("takes no maximize")
+    maximized = _usual_end(study, maximize=True)
+    negated = _along(study.driven(_start()), [-g for g in _gradients(study)]).values()[0]
+    _demand_same(maximized, negated, f"parameter after {_STEPS} steps with maximize=True")
+
+
+def a_parameter_without_a_gradient_stays(study: Study) -> None:
+    """Before it ever had one, and after; the step is none of its own, and its neighbours move as without it."""
+    if study.subject.foreign:
+        raise NotApplicable("an adapter gives every parameter a gradient")
+    first, second, third = _gradients(study)
+    driven = study.driven(_start(), _start(), _start())
+    driven.step(None, first.clone(), first.clone())
+    _demand_same(driven.values()[0], study.gradient(_start()).cpu(), "parameter that never had a gradient")
+    before = driven.values()[1]
+    driven.step(None, None, second.clone())
+    _demand_same(driven.values()[1], before, "parameter that has a gradient no more")
+    driven.step(third.clone(), third.clone(), third.clone())
+    for p, given, what in zip(
+        driven.values(),
+        ([third], [first, third], [first, second, third]),
+        ("after two steps without a gradient and one with", "after a step between without a gradient", "beside those"),
+        strict=True,
+    ):
+        _demand_same(p, _along(study.driven(_start()), given).values()[0], f"parameter {what}")
+
+
+def gradients_are_not_written_to(study: Study) -> None:
+    """With whatever options there are."""
+    wanted: dict[str, Any] = {"weight_decay": 0.1, "amsgrad": True, "maximize": True}
+    for options in ({}, *({name: value} for name, value in wanted.items()), wanted):
+        usable = {name: value for name, value in options.items() if name in study.subject.takes}
+        try:
+            driven = study.driven(_start(), **usable)
+        except SubjectError:
+            continue  # AMSGrad, say, may be refused
+        for t, g in enumerate(_gradients(study)):
+            given = g.clone()
+            driven.step(given)
+            _demand_same(given.cpu(), g.cpu(), f"gradient after step {t + 1} with {usable or 'no options'}")
+
+
+def hyper_parameters_are_not_written_to(study: Study) -> None:
+    """What the groups hold is what they held."""
+    _needs(study, "param_groups")
+    driven = study.driven(_start())
+
+    def held() -> list[dict[str, Any]]:
+        names = study.subject.takes
+        return [
+            {k: copy.deepcopy(v) for k, v in group.items() if k in names} for group in driven.optimizer.param_groups
+        ]
+
+    before = held()
+    _along(driven, _gradients(study))
+    after = held()
+    for old, new in zip(before, after, strict=True):
+        for name, value in old.items():
+            if not new[name] == value:
+                raise AssertionError(f"{name} of a group is {new[name]} after {_STEPS} steps, but was given as {value}")
+
+
+def the_callers_group_is_not_written_to(study: Study) -> None:
+    """A group that is filled in with one optimizer's defaults would take them to the next."""
+    _needs_groups(study)
+    group: dict[str, Any] = {"params": [study.parameter(_start())], "lr": 1e-3}
+    before = dict(group)
+    study.subject.build([group])
+    if added := group.keys() - before.keys():
+        shown = ", ".join(sorted(map(str, added))[:3])
+        raise AssertionError(f"the caller's group has {len(added)} entries more than it was given: {shown}...")
+    if group["lr"] != before["lr"] or group["params"] is not before["params"]:
+        raise AssertionError("the caller's group has other values than it was given")
+
+
+def memory_layout_changes_nothing(study: Study) -> None:
+    """That of the parameter and that of the gradient, one by one; nor is the memory around it written to."""
+    if study.subject.foreign:
+        raise NotApplicable("an adapter hands over copies")
+    expected = _usual_end(study)
+    start = study.gradient(_start())
+    repeated = [g[:1].expand(_SHAPE) for g in _gradients(study)]
+    pairs = [(layout, "contiguous") for layout in LAYOUTS] + [("contiguous", layout) for layout in LAYOUTS]
+    pairs += [(a, b) for a in LAYOUTS for b in (*LAYOUTS, "expanded")]
+    for layout, of_gradient in dict.fromkeys(pairs):
+        placed = place(start, layout)
+        options = study.subject.options(study.hyper(**study.gentle()))
+        driven = study.subject.build([placed.tensor.requires_grad_()], **options)
+        names = f"{layout} parameter, {of_gradient} gradient"
+        if of_gradient == "expanded":  # one row, repeated without memory of its own
+            for g in repeated:
+                driven.step(g)
+            wanted = _along(study.driven(_start()), [g.contiguous() for g in repeated]).values()[0]
+        else:
+            for g in _gradients(study):
+                driven.step(place(g, of_gradient).tensor)
+            wanted = expected
+        if not placed.guard_is_intact():
+            raise AssertionError(f"memory around the parameter was written to [{names}]")
+        _demand_same(driven.values()[0], wanted, f"parameter [{names}]")
+
+
+def _demand_own_way(study: Study, driven: Driven, starts: Sequence[Tensor], given: list[list[Tensor]]) -> None:
+    """Demand that each parameter goes where it goes alone: to the bit, or else within the bounds of its steps."""
+    visited = [driven.values()]
+    for gradients in given:
+        driven.step(*(g.clone() for g in gradients))
+        visited.append(driven.values())
+    for i, start in enumerate(starts):
+        if not start.numel():
+            continue
+        alone = _along(study.driven(start), [gradients[i] for gradients in given]).values()[0]
+        if _same(visited[-1][i], alone):
+            continue
+        # Kernels may round the end of an array otherwise than its body.
+        path = torch.stack([values[i].double().flatten() for values in visited]).numpy()
+        along = torch.stack([gradients[i].double().cpu().flatten() for gradients in given]).numpy()
+        run = Run(study.hyper(**study.gentle()), study.dtype, path[:-1], along, path[1:])
+        if judge([run], study.variant)[0].worst > 1:
+            _demand_same(visited[-1][i], alone, f"parameter {i + 1} of {len(starts)}, of shape {tuple(start.shape)}")
+
+
+def each_parameter_goes_its_own_way(study: Study) -> None:
+    """Many parameters of many shapes, in any order, move as each does alone; as does one that is split."""
+    shapes = [(), (1,), (2, 5), (3,), (17,), (2, 1, 3)]
+    for count in (2, len(shapes), 40):
+        some = [shapes[i % len(shapes)] for i in range(count)]
+        starts = [units(1, shape, 20 + i)[0] for i, shape in enumerate(some)]
+        given = [[study.gradient(units(1, s, 90 * t + i + 100)[0]) for i, s in enumerate(some)] for t in range(_STEPS)]
+        _demand_own_way(study, study.driven(*starts), starts, given)
+    rows = list(_start())
+    given = [list(g) for g in _gradients(study)]
+    driven = study.driven(*reversed(rows))
+    for gradients in given:
+        driven.step(*reversed(gradients))
+    whole = _usual_end(study)
+    together = torch.stack(list(reversed(driven.values())))
+    if not _same(together, whole):
+        _demand_own_way(study, study.driven(*rows), rows, given)
+
+
+def an_empty_parameter_changes_nothing(study: Study) -> None:
+    """Anywhere in the list."""
+    rows = list(_start((3, 4)))
+    for position in (0, 1, 3):
+        starts = [*rows[:position], torch.zeros((0, 3)), *rows[position:]]
+        given = [
+            [study.gradient(units(1, tuple(s.shape), 50 + 10 * t + i)[0]) for i, s in enumerate(starts)]
+            for t in range(_STEPS)
+        ]
+        _demand_own_way(study, study.driven(*starts), starts, given)
+
+
+def _group_options(study: Study) -> list[dict[str, Any]]:
+    """List hyper-parameters in which two groups may differ."""
+    hypers = [{"lr": 2.0**-7}, {"eps": 0.25}, {"weight_decay": 0.25}, {"beta1": 0.5, "beta2": 0.75}]
+    names = ["lr", "eps", "weight_decay", "betas"]
+    return [wanted for name, wanted in zip(names, hypers, strict=True) if name in study.subject.takes]
+
+
+def _spelled(study: Study, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Write hyper-parameters as a group of this optimizer holds them."""
+    hyper = study.hyper(**study.gentle() | wanted)
+    options = {
+        "lr": hyper.lr,
+        "betas": (hyper.beta1, hyper.beta2),
+        "eps": hyper.eps,
+        "weight_decay": hyper.weight_decay,
+    }
+    return study.subject.spelled({name: value for name, value in options.items() if name in study.subject.takes})
+
+
+def groups_keep_their_own_options(study: Study) -> None:
+    """Two groups that differ in lr, eps, decay or betas, in either order: each goes where it goes alone."""
+    _needs_groups(study)
+    given = _gradients(study)
+    for wanted in _group_options(study):
+        for order in (1, -1):
+            options = [{}, wanted][::order]
+            tensors = [study.parameter(_start()) for _ in options]
+            groups = [{"params": [p], **_spelled(study, o)} for p, o in zip(tensors, options, strict=True)]
+            driven = study.subject.build(groups, **study.subject.options(study.hyper(**study.gentle())))
+            for g in given:
+                driven.step(g.clone(), g.clone())
+            for i, (own, p) in enumerate(zip(options, driven.values(), strict=True)):
+                _demand_same(
+                    p, _usual_end(study, **own), f"parameter of group {i + 1} of 2, the groups having {options}"
+                )
+
+
+def a_group_may_be_added_later(study: Study) -> None:
+    """From there on it goes where it goes alone, with its own options."""
+    _needs_groups(study)
+    _needs(study, "add_param_group")
+    given = _gradients(study)
+    for wanted in _group_options(study)[:1] or [{}]:
+        driven = study.driven(_start())
+        driven.step(given[0].clone())
+        p = study.parameter(_start()).detach().requires_grad_(driven.parameters[0].requires_grad)
+        group = {"params": [p], **_spelled(study, wanted)}
+        attempt(partial(driven.optimizer.add_param_group, group), "in add_param_group")
+        driven.parameters.append(p)
+        for g in given:
+            driven.step(g.clone(), g.clone())
+        first, second = driven.values()
+        _demand_same(second, _usual_end(study, **wanted), "parameter of a group that was added after the first step")
+        _demand_same(
+            first, _along(study.driven(_start()), [given[0], *given]).values()[0], "parameter of the first group"
+        )
+
+
+def a_schedule_is_followed(study: Study) -> None:
+    """The learning rate is changed in the groups between steps, as torch's schedulers do."""
+    _needs(study, "param_groups")
+    if study.subject.takes.get("lr") != ("lr",):
+        raise NotApplicable("takes no lr")
+    rates = (2.0**-6, 2.0**-4, 0.0, 2.0**-7)
+    hyper = replace(study.hyper(**study.gentle()), lr=rates[0])
+    gradients = units(len(rates), (3,), 4)
+    driven = study.subject.build([study.parameter(torch.zeros(3))], **study.subject.options(hyper))
+    visited = driven.values()
+    for rate, g in zip(rates, gradients, strict=True):
+        for group in driven.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        driven.step(study.gradient(g))
+        visited += driven.values()
+    path = torch.stack(visited).double().numpy()
+    given = gradients.to(study.dtype).double().numpy()
+    run = Run(hyper, study.dtype, path[:-1], given, path[1:], f"rates {rates}, ", rates)
+    if failure := judge([run], study.variant)[0].first_failure():
+        raise AssertionError(failure)
+
+
+def a_tensor_learning_rate_is_not_shared_between_groups(study: Study) -> None:
+    """Two groups with one default: a schedule of each moves each, and not the caller's tensor."""
+    _needs_groups(study)
+    _needs(study, "param_groups")
+    lr = torch.tensor(1.0, device=study.device)
+    tensors = [study.parameter([0.0]), study.parameter([0.0])]
+    try:
+        driven = study.subject.build([{"params": [p]} for p in tensors], lr=lr, **_no_decay(study))
+    except SubjectError:
+        raise NotApplicable("takes no tensor as lr") from None
+    groups = driven.optimizer.param_groups
+    if not all(isinstance(group.get("lr"), Tensor) for group in groups):
+        raise NotApplicable("takes no tensor as lr")
+    groups[1]["lr"].fill_(0.125)  # as a scheduler does
+    if float(groups[0]["lr"]) != 1:
+        raise AssertionError(f"lr of the first group is {float(groups[0]['lr']):g} after a schedule of the second's")
+    if float(lr) != 1:
+        raise AssertionError(f"the caller's tensor is {float(lr):g} after a schedule, but was given as 1")
+
+
+def _no_decay(study: Study) -> dict[str, Any]:
+    return {"weight_decay": 0.0} if "weight_decay" in study.subject.takes else {}
+
+
+def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
+    """With gradients enabled, and the step is along the gradient that it leaves."""
+    if study.subject.foreign:
+        raise NotApplicable("an adapter takes no closure")
+    step = study.subject.sample.step
+    try:
+        if not inspect.signature(step).parameters:
+            raise NotApplicable("step takes no closure")
+    except (TypeError, ValueError):
+        pass
+    driven = study.driven(torch.zeros(3))
+    (g, *_) = _gradients(study, 1, (3,))
+    calls: list[bool] = []
+
+    def closure() -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        driven.parameters[0].grad = g.clone()
+        return torch.tensor(3.0, device=study.device)
+
+    loss = driven.step(None, closure=closure)
+    if len(calls) != 1:
+        raise AssertionError(f"the closure is called {len(calls)} times, but should be called once")
+    if not calls[0]:
+        raise AssertionError("the closure is called with gradients disabled")
+    if loss is None or float(loss) != 3.0:  # noqa: PLR2004 - the closure's
+        raise AssertionError(f"step returns {loss!r}, but should return the closure's loss, 3")
+    expected = _along(study.driven(torch.zeros(3)), [g]).values()[0]
+    _demand_same(driven.values()[0], expected, "parameter after a step with a closure")
+
+
+def _through_file(state: Any) -> Any:  # noqa: ANN401 - what it saved
+    file = io.BytesIO()
+    attempt(lambda: torch.save(state, file), "when its state is saved")
+    file.seek(0)
+    old = torch.__version__.startswith(("2.0.", "2.1."))
+    options: dict[str, Any] = {} if old else {"weights_only": False}
+    return attempt(lambda: torch.load(file, **options), "when its state is read")
+
+
+def a_saved_run_goes_on_as_if_never_interrupted(study: Study) -> None:
+    """Its state through a file into a fresh optimizer, after one step and after more; to the bit."""
+    _needs(study, "state_dict", "load_state_dict")
+    given = _gradients(study, 6)
+    expected = _along(study.driven(_start()), given).values()[0]
+    for stop in (1, 3):
+        first = _along(study.driven(_start()), given[:stop])
+        state = _through_file(first.state_dict())
+        second = study.driven(first.values()[0])
+        second.load(state)
+        second.steps = stop
+        end = _along(second, given[stop:]).values()[0]
+        _demand_same(end, expected, f"parameter after 6 steps, saved and loaded after step {stop}")
+
+
+def _copy_goes_on(study: Study, copied: Callable[[Driven], Driven], how: str) -> None:
+    given = _gradients(study, 4)
+    driven = _along(study.driven(_start()), given[:2])
+    twin = copied(driven)
+    _along(driven, given[2:])
+    end = _along(twin, given[2:]).values()[0]
+    expected = _along(study.driven(_start()), given).values()[0]
+    _demand_same(driven.values()[0], expected, f"parameter of the original of a {how}")
+    _demand_same(end, expected, f"parameter of a {how}")
+
+
+def a_deep_copy_goes_on_alike(study: Study) -> None:
+    """And apart from its original."""
+    _copy_goes_on(study, Driven.copied, "deep copy")
+
+
+def a_pickled_copy_goes_on_alike(study: Study) -> None:
+    """As it goes to another process."""
+
+    def pickled(driven: Driven) -> Driven:
+        both = attempt(lambda: pickle.dumps((driven.optimizer, driven.parameters)), "when it is pickled")
+        optimizer, parameters = attempt(lambda: pickle.loads(both), "when it is read from a pickle")  # noqa: S301 - ours
+        twin = Driven(optimizer, parameters)
+        twin.steps = driven.steps
+        return twin
+
+    if study.subject.foreign:
+        raise NotApplicable("an adapter need not be pickled")
+    made = type(study.subject.sample)
+    if getattr(sys.modules.get(made.__module__), made.__qualname__, None) is not made:
+        raise NotApplicable(f"{made.__qualname__} cannot be imported by its name, as a pickle would")
+    _copy_goes_on(study, pickled, "pickled copy")
+
+
+def a_saved_state_survives_later_steps(study: Study) -> None:
+    """What ``state_dict`` returned, loaded after a further step, is what it was."""
+    _needs(study, "state_dict", "load_state_dict")
+    given = _gradients(study)
+    driven = study.driven(_start())
+    driven.step(given[0].clone())
+    kept, at = driven.state_dict(), driven.values()[0]
+    driven.step(given[1].clone())
+    once = driven.values()[0]
+    driven.load(kept)
+    with torch.no_grad():
+        driven.parameters[0].copy_(at)
+    driven.step(given[1].clone())
+    _demand_same(driven.values()[0], once, "second step, taken again from a state that was kept in memory")
+
+
+def two_that_load_one_state_share_nothing(study: Study) -> None:
+    """Stepping one leaves the other alone."""
+    _needs(study, "state_dict", "load_state_dict")
+    given = _gradients(study)
+    source = study.driven(_start())
+    source.step(given[0].clone())
+    other = study.driven(source.values()[0])
+    other.load(source.state_dict())
+    other.step(given[2].clone())
+    source.step(given[1].clone())
+    expected = _along(study.driven(_start()), given[:2]).values()[0]
+    _demand_same(source.values()[0], expected, "second step of one whose state another has loaded and stepped on")
+
+
+def a_gradient_that_is_not_finite_stays_in_its_entry(study: Study) -> None:
+    """The other entries go where they go without it."""
+    given = _gradients(study)
+    expected = _usual_end(study)
+    for value in (float("inf"), float("nan")):
+        spoilt = [g.clone() for g in given]
+        spoilt[1][0, 2] = value
+        end = _along(study.driven(_start()), spoilt).values()[0]
+        clean = torch.ones(_SHAPE, dtype=torch.bool)
+        clean[0, 2] = False
+        _demand_same(
+            end[clean], expected[clean], f"the entries beside one whose gradient is {value} in the second step"
+        )
+
+
+def invalid_hyper_parameters_are_refused(study: Study) -> None:
+    """By any exception, when it is made."""
+    nan = float("nan")
+    invalid: list[tuple[str, Any]] = [
+        ("lr", -1.0), ("eps", -1e-8), ("betas", (-0.1, 0.9)), ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)),
+        ("weight_decay", -1.0), ("lr", nan), ("eps", nan), ("betas", (0.9, nan)),
+    ]  # fmt: skip
+    applicable = [(name, value) for name, value in invalid if name in study.subject.takes]
+    accepted = []
+    for name, value in applicable:
+        try:
+            study.subject.build([study.parameter(torch.zeros(1))], **{name: value})
+        except SubjectError:
+            continue
+        accepted.append(f"{name} {value}")
+    if not applicable:
+        raise NotApplicable("takes no hyper-parameters")
+    if accepted:
+        raise AssertionError(f"accepts {', '.join(accepted)}")
+
+
+def the_step_count_goes_on_past_two_to_the_24(study: Study) -> None:
+    """Where float32 stops counting by ones; it needs state as torch's has, to be put there."""
+    driven = study.driven(torch.zeros(3))
+    g = study.gradient([1.0, 1.0, 1.0])
+    driven.step(g.clone())
+    state: Any = getattr(driven.optimizer, "state", None)
+    own = state.get(driven.parameters[0]) if hasattr(state, "get") else None
+    if not isinstance(own, dict) or not isinstance(own.get("step"), int | float | Tensor):
+        raise NotApplicable("keeps no count of steps where torch's Adam does, so it cannot be put at 2^24")
+    if isinstance(own["step"], Tensor):
+        own["step"].fill_(2.0**24)
+    else:
+        own["step"] = 2**24
+    driven.step(g.clone())
+    count = int(state[driven.parameters[0]]["step"])
+    if count != 2**24 + 1:
+        raise AssertionError(f"step count is {count} a step after {2**24}, but should be {2**24 + 1}")
+
+
+def _sentence(name: str) -> str:
+    for word, written in {"_": " ", "callers": "caller's", "hyper parameters": "hyper-parameters"}.items():
+        name = name.replace(word, written)
+    return name
+
+
+CHECKS: tuple[Check[Study], ...] = tuple(
+    Check(_sentence(function.__name__), function)
+    for function in (
+        the_same_run_repeats_itself,
+        no_option_is_without_effect,
+        maximizing_is_minimizing_the_negated_gradients,
+        a_parameter_without_a_gradient_stays,
+        gradients_are_not_written_to,
+        hyper_parameters_are_not_written_to,
+        the_callers_group_is_not_written_to,
+        memory_layout_changes_nothing,
+        each_parameter_goes_its_own_way,
+        an_empty_parameter_changes_nothing,
+        groups_keep_their_own_options,
+        a_group_may_be_added_later,
+        a_schedule_is_followed,
+        a_tensor_learning_rate_is_not_shared_between_groups,
+        a_closure_is_called_once_and_its_loss_returned,
+        a_saved_run_goes_on_as_if_never_interrupted,
+        a_deep_copy_goes_on_alike,
+        a_pickled_copy_goes_on_alike,
+        a_saved_state_survives_later_steps,
+        two_that_load_one_state_share_nothing,
+        a_gradient_that_is_not_finite_stays_in_its_entry,
+        invalid_hyper_parameters_are_refused,
+        the_step_count_goes_on_past_two_to_the_24,
+    )
+)  # fmt: skip

@@ -1,0 +1,137 @@
+"""Check an Adam in one call, or as tests of one's own suite.
+
+The interface follows scikit-learn's ``check_estimator`` and ``parametrize_with_checks``.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from simplenet.testing import adam, adam_interface
+from simplenet.testing.known import recognized
+from simplenet.testing.optimizers import Subject
+from simplenet.testing.oracle import Hyper, Variant
+from simplenet.testing.report import Report, Result, Status
+from simplenet.testing.runner import TIME_LIMIT, Check, Recorder, run
+from simplenet.testing.study import DTYPES, Study, short
+
+Progress = Callable[[Sequence[Check[Any]]], Iterable[Check[Any]]]
+
+
+def adam_checks(dtypes: Sequence[torch.dtype] | None = None) -> list[Check[Study]]:
+    """List the checks of an Adam, in the order in which they are run."""
+    return [*adam.PLAIN, *adam.by_dtype(tuple(dtypes or DTYPES)), *adam_interface.CHECKS]
+
+
+def check_adam(  # noqa: PLR0913 - each is what a user may want to say
+    make: Callable[..., Any],
+    *,
+    dtypes: Sequence[torch.dtype] | None = None,
+    device: torch.device | str = "cpu",
+    variant: str | Variant | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    only: Collection[str] | None = None,
+    time_limit: float = TIME_LIMIT,
+    progress: Progress = list,
+) -> Report:
+    """Check an Adam from its parameters and gradients.
+
+    Args:
+        make: A class, a partial or a function, called with parameters and the hyper-parameters that it takes, by
+            torch's names: ``make(parameters, lr=, betas=, eps=, weight_decay=, amsgrad=, maximize=)``. An optimizer
+            that is not torch's comes as a subclass of ``ArrayOptimizer``.
+        dtypes: The types that it has to take; by default it is checked in those of four that it does take.
+        device: Where its parameters are.
+        variant: Which Adam it has to be: a ``Variant``, or ``algorithm 1``, ``adam``, ``adamw``, ``remark of section
+            2``. By default it may be any published one, and the report says which.
+        expected_failures: The names of checks that fail, each with the reason; one that holds is a failure.
+        fixed: The values of hyper-parameters that it does not take, where they are not torch's defaults.
+        only: The names of the checks to run; by default all.
+        time_limit: Seconds after which a check is stopped, where the system can.
+        progress: Wraps the checks as they are run: ``tqdm``, for instance.
+
+    Returns:
+        What was found: ``str(report)`` is a table, ``report.passed`` the verdict.
+
+    Raises:
+        ValueError: If a variant, a hyper-parameter or a check is none of those that there are.
+    """
+    checks = adam_checks(dtypes)
+    expected = dict(expected_failures or {})
+    _demand_known([*expected, *(only or ())], checks)
+    checks = [check for check in checks if only is None or check.name in only]
+    if unknown := set(fixed or {}) - set(vars(Hyper())):
+        raise ValueError(f"fixed names {', '.join(sorted(unknown))}, which are no hyper-parameters")
+    study = Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant)
+    report, recorder = Report(str(study.subject)), Recorder()
+    for check in progress(checks):
+        result = run_adam(check, study, recorder, time_limit)
+        report.results.append(_expected(result, expected))
+    _describe(report, study, recorder, time_limit)
+    return report
+
+
+def _smoke(study: Study) -> str | None:
+    return str(study.smoke) if study.smoke else None
+
+
+def run_adam(check: Check[Study], study: Study, recorder: Recorder, time_limit: float = TIME_LIMIT) -> Result:
+    """Run one check of an Adam; after one that cannot take a step, the others are not applicable."""
+    first = adam.PLAIN[0]
+    if check is not first:
+        smoke = run(Check("", _smoke), study, recorder, time_limit)
+        if smoke.detail:
+            return Result(check.name, Status.NOT_APPLICABLE, "it takes no steps")
+    result = run(check, study, recorder, time_limit)
+    return recognized(result, check, study, time_limit)
+
+
+def _demand_known(names: Iterable[str], checks: Sequence[Check[Any]]) -> None:
+    known = [check.name for check in checks]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"check is {name!r}, but should be one of: {'; '.join(known)}")
+
+
+def _expected(result: Result, expected: Mapping[str, str]) -> Result:
+    reason = expected.get(result.check)
+    if reason is None:
+        return result
+    if result.status in (Status.FAILS, Status.KNOWN):
+        return replace(result, status=Status.EXPECTED, detail=f"{reason} ({result.detail})")
+    if result.status is Status.HOLDS:
+        return replace(result, status=Status.FAILS, detail=f"holds, but was expected to fail: {reason}")
+    return result
+
+
+def _describe(report: Report, study: Study, recorder: Recorder, time_limit: float) -> None:
+    """Add the facts: which Adam it is, how accurate, and what it said."""
+    facts = report.facts
+    takes = study.subject.takes
+    if study.smoke is None and "found" in vars(study):
+        found = study.found
+        nearest = "" if found.published else f"none; the nearest, {found.excess:.3g} times its bound off, is "
+        facts["variant"] = f"{nearest}{found.variant}"
+        if found.undecided:
+            facts["cannot be told apart"] = "; ".join(found.undecided)
+        report.measured["variant"] = vars(found.variant) if found.published else None
+    if study.smoke is None:
+        facts["takes"] = ", ".join("/".join(spelling) for spelling in takes.values())
+        if vars(study).get("own_decay"):
+            facts["weight decay"] = f"{study.own_decay:g}, whether it is told or not"
+        elif vars(study).get("default_decay"):
+            facts["weight decay"] = f"{study.default_decay:g} unless it is told otherwise"
+    for dtype, errors in study.errors.items():
+        text = f"a step is off by at most {errors['of lr']:.2g} lr, {errors['of bound']:.2g} of the bound"
+        facts[f"accuracy, {dtype}"] = f"{text}, over {errors['steps']:.0f} steps"
+    report.measured["accuracy"] = study.errors
+    for name, lines in (("warns", recorder.warned), ("prints", recorder.printed)):
+        if lines:
+            more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
+            facts[name] = f"{next(iter(lines))[:160]}{more}"
+            report.measured[name] = list(lines)
+    facts["time limit"] = f"{time_limit:g} s a check"
+    facts["torch"] = f"{torch.__version__}, {study.device}, {', '.join(map(short, study.dtypes))}"

@@ -1,0 +1,295 @@
+"""What is under test: an optimizer that shows parameters and takes gradients, however it is called and made.
+
+Whatever its code raises is turned into ``SubjectError``, which says where: it is a verdict on that code.
+"""
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from simplenet.testing.oracle import Hyper
+
+# How a hyper-parameter may be called: torch's name first.
+SPELLINGS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "lr": (("lr",), ("learning_rate",)),
+    "betas": (("betas",), ("beta1", "beta2"), ("b1", "b2"), ("beta_1", "beta_2")),
+    "eps": (("eps",), ("epsilon",)),
+    "weight_decay": (("weight_decay",),),
+    "amsgrad": (("amsgrad",),),
+    "maximize": (("maximize",),),
+}
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+
+
+class SubjectError(Exception):
+    """Something that the code under test raised, and where."""
+
+    def __init__(self, error: BaseException, where: str) -> None:
+        message = " ".join(str(error).split())
+        if len(message) > 200:  # noqa: PLR2004 - a line of a table
+            message = message[:200] + "..."
+        super().__init__(f"raises {type(error).__name__}: {message} {where}")
+        self.error = error
+
+
+def attempt(call: Callable[[], Any], where: str) -> Any:  # noqa: ANN401 - whatever the code under test returns
+    """Call the code under test.
+
+    Raises:
+        SubjectError: If it raises anything, or wants to leave the interpreter.
+    """
+    try:
+        return call()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its verdict
+        _blame(error, where)
+
+
+def _blame(error: BaseException, where: str) -> NoReturn:
+    raise SubjectError(error, where) from error
+
+
+class ArrayOptimizer:
+    """An optimizer that is not torch's, seen from torch's side: parameters and gradients go over as NumPy arrays.
+
+    Subclass it with two methods. Optax's Adam is then::
+
+        class Optax(ArrayOptimizer):
+            def start(self, parameters, lr, betas, eps):
+                self.parameters = [jnp.asarray(p) for p in parameters]
+                self.adam = optax.adam(lr, *betas, eps=eps)
+                self.state = self.adam.init(self.parameters)
+
+            def advance(self, gradients):
+                updates, self.state = self.adam.update([jnp.asarray(g) for g in gradients], self.state)
+                self.parameters = optax.apply_updates(self.parameters, updates)
+                return self.parameters
+
+    ``start`` takes the hyper-parameters that it has, by these names; ``advance`` returns the new parameters, as
+    anything that ``numpy.asarray`` takes.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], **hyper: Any) -> None:  # noqa: ANN401 - as for the optimizer
+        self.tensors = list(parameters)
+        self.start([p.detach().cpu().numpy().copy() for p in self.tensors], **hyper)
+
+    def start(self, parameters: list[ndarray], **hyper: Any) -> None:  # noqa: ANN401 - as for the optimizer
+        """Make the optimizer, for these parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no start(parameters, lr, ...)")
+
+    def advance(self, gradients: list[ndarray]) -> Sequence[Any]:
+        """Take a step along the gradients, one a parameter; return the new parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no advance(gradients)")
+
+    def step(self) -> None:
+        """Take a step along what the tensors' ``grad`` hold.
+
+        Raises:
+            TypeError: If a parameter comes back in another type.
+        """
+        moved = self.advance([p.grad.detach().cpu().numpy().copy() for p in self.tensors if p.grad is not None])
+        with torch.no_grad():
+            for p, new in zip(self.tensors, moved, strict=True):
+                values = torch.from_numpy(np.array(new))
+                if values.dtype != p.dtype:
+                    raise TypeError(f"a parameter of {p.dtype} comes back as {values.dtype}")
+                p.copy_(values.reshape(p.shape))
+
+
+@dataclass
+class Subject:
+    """Something that makes optimizers, and what was found out about how to call it.
+
+    Attributes:
+        make: A class, partial or function, called with parameters and hyper-parameters.
+        fixed: The hyper-parameters that it does not take, where they are not the usual ones.
+        takes: The hyper-parameters that it takes, each with the names that it takes it by.
+        name: What to call it.
+        sample: One of the optimizers that it made, to be asked for its methods.
+    """
+
+    make: Callable[..., Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    takes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    name: str = ""
+    sample: Any = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            made = self.make
+            while not hasattr(made, "__name__") and hasattr(made, "func"):
+                made = made.func
+            options = getattr(self.make, "keywords", {})
+            name = getattr(made, "__name__", type(made).__name__)
+            self.name = name + (f"({', '.join(f'{k}={v}' for k, v in options.items())})" if options else "")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it comes through an adapter, which has nothing of torch's interface beside parameters and steps."""
+        return isinstance(self.sample, ArrayOptimizer)
+
+    def learn(self, parameters: Callable[[], list[Tensor]]) -> None:
+        """Find out which hyper-parameters it takes: by its signature, and where that is open, by trial.
+
+        Args:
+            parameters: Makes new parameters for each trial.
+
+        Raises:
+            SubjectError: If it cannot be made at all.
+        """
+        names = self._declared()
+        usual = Hyper()
+        values: dict[str, Any] = {
+            "lr": usual.lr, "betas": (usual.beta1, usual.beta2), "eps": usual.eps, "weight_decay": 0.0,
+            "amsgrad": False, "maximize": False,
+        }  # fmt: skip
+        self.takes = {}
+        for name, spellings in SPELLINGS.items():
+            known = [spelling for spelling in spellings if names is None or names.issuperset(spelling)]
+            if known:
+                self.takes[name] = known[0]
+        refused: set[tuple[str, ...]] = set()
+        while True:
+            options = {name: values[name] for name in self.takes}
+            try:
+                self.sample = self.make(parameters(), **self.spelled(options))
+            except TypeError as error:
+                if not self._drop_unknown(str(error), refused):
+                    _blame(error, "when it is made")
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its verdict
+                _blame(error, "when it is made")
+            else:
+                return
+
+    def _declared(self) -> set[str] | None:
+        """Return the names in its signature, or nothing where it takes any."""
+        made: Any = self.make
+        if isinstance(made, type) and issubclass(made, ArrayOptimizer):
+            made = made.start
+        try:
+            parameters = inspect.signature(made).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return None
+        return {p.name for p in parameters}
+
+    def _drop_unknown(self, message: str, refused: set[tuple[str, ...]]) -> bool:
+        """Take back the hyper-parameter that a TypeError names, or try its next spelling."""
+        for name, spelling in list(self.takes.items()):
+            if any(re.search(rf"\b{re.escape(word)}\b", message) for word in spelling):
+                refused.add(spelling)
+                others = [other for other in SPELLINGS[name] if other not in refused]
+                if others and len(refused) < sum(map(len, SPELLINGS.values())):
+                    self.takes[name] = others[0]
+                else:
+                    del self.takes[name]
+                return True
+        return False
+
+    def spelled(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Rename hyper-parameters to what it calls them."""
+        spelled: dict[str, Any] = {}
+        for name, value in options.items():
+            names = self.takes.get(name, (name,))
+            spelled |= dict(zip(names, value, strict=True)) if len(names) > 1 else {names[0]: value}
+        return spelled
+
+    def options(self, hyper: Hyper) -> dict[str, Any]:
+        """Turn hyper-parameters into what it is called with, without those that it does not take."""
+        values = {"lr": hyper.lr, "betas": (hyper.beta1, hyper.beta2)}
+        values |= {name: getattr(hyper, name) for name in ("eps", "weight_decay", "amsgrad", "maximize")}
+        # Switches that are off need not be passed, and are not, in case they exist for another purpose.
+        return {n: v for n, v in values.items() if n in self.takes and (n not in ("amsgrad", "maximize") or v)}
+
+    def can(self, hyper: Hyper) -> bool:
+        """Whether it can be given these hyper-parameters."""
+        return self.hyper(**vars(hyper)) == hyper
+
+    def hyper(self, **wanted: Any) -> Hyper:  # noqa: ANN401 - numbers and switches
+        """Return the hyper-parameters as they will be: those that it takes as wanted, the others as they are."""
+        usual = vars(Hyper()) | dict(self.fixed)
+        names = {"beta1": "betas", "beta2": "betas"}
+        return Hyper(**{n: wanted.get(n, v) if names.get(n, n) in self.takes else v for n, v in usual.items()})
+
+    def build(self, parameters: Iterable[Any], **options: Any) -> "Driven":  # noqa: ANN401 - hyper-parameters
+        """Make an optimizer of parameters or groups.
+
+        Raises:
+            SubjectError: If it cannot be made.
+        """
+        given = list(parameters)
+        options.setdefault("lr", Hyper().lr)
+        if "weight_decay" in self.takes:  # some defaults decay
+            options.setdefault("weight_decay", 0.0)
+        options = {name: value for name, value in options.items() if name in self.takes}
+        tensors = [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
+        return Driven(attempt(lambda: self.make(given, **self.spelled(options)), "when it is made"), tensors)
+
+
+class Driven:
+    """An optimizer under test, and its parameters."""
+
+    def __init__(self, optimizer: Any, parameters: Sequence[Tensor]) -> None:  # noqa: ANN401 - anything with a step
+        self.optimizer = optimizer
+        self.parameters = list(parameters)
+        self.steps = 0
+
+    def step(self, *gradients: Tensor | None, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+        """Give each parameter its gradient and take a step.
+
+        Raises:
+            SubjectError: If that raises anything.
+        """
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.steps += 1
+        ordinal = ORDINALS[self.steps - 1] if self.steps <= len(ORDINALS) else f"{self.steps}th"
+        if closure is not None:
+            return attempt(lambda: self.optimizer.step(closure), f"at the {ordinal} step, with a closure")
+        # The method is looked up within, for there may be none.
+        return attempt(lambda: self.optimizer.step(), f"at the {ordinal} step")  # noqa: PLW0108
+
+    def state_dict(self) -> Any:  # noqa: ANN401 - what it saves is its own
+        """Ask for the state.
+
+        Raises:
+            SubjectError: If that raises anything.
+        """
+        return attempt(self.optimizer.state_dict, f"in state_dict after {self.steps} steps")
+
+    def load(self, state: Any) -> None:  # noqa: ANN401 - what it saved
+        """Load a state.
+
+        Raises:
+            SubjectError: If that raises anything.
+        """
+        attempt(lambda: self.optimizer.load_state_dict(state), "in load_state_dict")
+
+    def values(self) -> list[Tensor]:
+        """Copy the parameters."""
+        return [p.detach().cpu().clone() for p in self.parameters]
+
+    def copied(self) -> "Driven":
+        """Copy optimizer and parameters together.
+
+        Raises:
+            SubjectError: If they cannot be copied.
+        """
+        optimizer, parameters = attempt(
+            lambda: copy.deepcopy((self.optimizer, self.parameters)), f"in deepcopy after {self.steps} steps"
+        )
+        driven = Driven(optimizer, parameters)
+        driven.steps = self.steps
+        return driven

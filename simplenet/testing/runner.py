@@ -1,0 +1,129 @@
+"""Run one check: whatever the code under test does, raise, print, warn or hang, becomes a result."""
+
+import contextlib
+import io
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Generic, TypeVar
+
+import torch
+
+from simplenet.testing.optimizers import SubjectError
+from simplenet.testing.report import Result, Status
+
+S = TypeVar("S")
+
+# Seconds that a check may take; the slowest takes two on one core.
+TIME_LIMIT = 60.0
+
+
+class NotApplicable(Exception):  # noqa: N818 - it is no error
+    """What a check needs is not there; the message says what."""
+
+
+class TimeLimitReached(BaseException):
+    """The check took too long; no ``except Exception`` of the code under test catches this."""
+
+
+@dataclass(frozen=True)
+class Check(Generic[S]):
+    """A property to check.
+
+    Attributes:
+        name: A sentence that could be false.
+        run: Raises AssertionError with a counter-example where it is; may return a remark.
+    """
+
+    name: str
+    run: Callable[[S], str | None]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Stop what takes longer, where that can be done: in a main thread, on a system with timers."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeLimitReached
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    started, remaining = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]
+    # Again after a second, in case the code under test catches it.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        if remaining:  # someone else's alarm goes on
+            signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - started), 1e-3))
+
+
+class Recorder:
+    """Collect what the code under test prints and warns of, each line once."""
+
+    def __init__(self) -> None:
+        self.printed: dict[str, None] = {}
+        self.warned: dict[str, None] = {}
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take in what is printed and warned of; put back the generators and flags of torch."""
+        output = io.StringIO()
+        grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+        try:
+            with (
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(output),
+                warnings.catch_warnings(record=True) as caught,
+                torch.random.fork_rng(devices=[]),
+                torch.enable_grad(),
+            ):
+                warnings.simplefilter("always")
+                yield
+        finally:
+            torch.set_grad_enabled(grad)
+            torch.set_default_dtype(dtype)
+            self.printed |= dict.fromkeys(line.strip() for line in output.getvalue().splitlines() if line.strip())
+            self.warned |= dict.fromkeys(
+                f"{warning.category.__name__}: {' '.join(str(warning.message).split())[:200]}" for warning in caught
+            )
+
+
+def run(check: Check[S], subject: S, recorder: Recorder, time_limit: float = TIME_LIMIT) -> Result:
+    """Run a check.
+
+    Args:
+        check: The check.
+        subject: What it is run on.
+        recorder: What takes in what is printed.
+        time_limit: Seconds after which it is stopped.
+    """
+    started = time.monotonic()
+    status, detail, trace = Status.HOLDS, "", ""
+    try:
+        with recorder.listening(), _limited(time_limit):
+            detail = check.run(subject) or ""
+    except NotApplicable as reason:
+        status, detail = Status.NOT_APPLICABLE, str(reason)
+    except TimeLimitReached:
+        status, detail = Status.FAILS, f"took more than the {time_limit:g} s that a check may take, and was stopped"
+    except (SubjectError, AssertionError) as error:
+        status, detail = Status.FAILS, str(error)
+        if isinstance(error, SubjectError):
+            trace = "".join(traceback.format_exception(error.error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the code under test raises is its verdict
+        status, detail = Status.FAILS, f"raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        trace = traceback.format_exc()
+    return Result(check.name, status, detail, round(time.monotonic() - started, 3), trace)

@@ -1,0 +1,276 @@
+"""What the checks of one Adam share: how it is driven, what it takes, and which variant it is."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simplenet.testing.bounds import smallest_subnormal
+from simplenet.testing.optimizers import Driven, Subject, SubjectError
+from simplenet.testing.oracle import (
+    AMSGRAD,
+    CORRECTION,
+    DECAY,
+    EPSILON,
+    Finding,
+    Hyper,
+    Run,
+    Variant,
+    candidates,
+    refute,
+    resolve_variant,
+)
+from simplenet.testing.runner import NotApplicable
+
+# What torch computes in; float32 first, for it is what most optimizers are made for.
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# Numbers in (1/8, 4), of both signs, that every type holds: gradients of one scale.
+_UNITS = np.array([1.0, -0.75, 2.5, -3.5, 0.375, -1.5, 0.1875, 3.0, -0.5, 1.75, -2.0, 0.625])
+
+
+def units(steps: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Draw gradients of one scale, in float64; the first entry of the first step is 1."""
+    if seed == 0:
+        flat = np.resize(_UNITS, steps * int(np.prod(shape)))
+    else:
+        flat = np.random.default_rng(seed).choice(_UNITS, size=steps * int(np.prod(shape)))
+    return torch.from_numpy(flat.reshape(steps, *shape))
+
+
+def short(dtype: torch.dtype) -> str:
+    """Name a type without torch's prefix."""
+    return str(dtype).removeprefix("torch.")
+
+
+class Study:
+    """An Adam under test.
+
+    Args:
+        subject: What makes its optimizers.
+        dtypes: The types that it has to take; by default those of ``DTYPES`` that it does take.
+        device: Where its parameters are.
+        variant: The variant that it has to be; by default whichever it is.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        dtypes: Sequence[torch.dtype] | None = None,
+        device: torch.device | str = "cpu",
+        variant: str | Variant | None = None,
+    ) -> None:
+        self.subject = subject
+        self.dtypes = tuple(dtypes or DTYPES)
+        self.asked = dtypes is not None
+        self.device = torch.device(device)
+        self.demanded = resolve_variant(variant)
+        self.errors: dict[str, dict[str, float]] = {}
+
+    def parameter(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - tensors and lists
+        """Make a parameter."""
+        tensor = torch.as_tensor(values, dtype=torch.float64).to(device=self.device, dtype=dtype or self.dtype)
+        return tensor.clone().requires_grad_()
+
+    def gradient(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - tensors and lists
+        """Make a gradient."""
+        return self.parameter(values, dtype).detach()
+
+    @cached_property
+    def refusals(self) -> dict[torch.dtype, SubjectError]:
+        """Take two steps in each type; return what it raises in those that it does not take."""
+        refused: dict[torch.dtype, SubjectError] = {}
+        learnt = False
+        for dtype in self.dtypes:
+            try:
+                if not learnt:
+                    self.subject.learn(lambda dtype=dtype: [self.parameter(torch.zeros(3), dtype)])  # type: ignore[misc]
+                    learnt = True
+                driven = self.subject.build([self.parameter(torch.zeros(3), dtype)])
+                for _ in range(2):
+                    driven.step(self.gradient([1.0, -2.0, 0.5], dtype))
+            except SubjectError as error:
+                refused[dtype] = error
+        return refused
+
+    @property
+    def smoke(self) -> SubjectError | None:
+        """What it raises before it has taken two steps in any type, if it does."""
+        if len(self.refusals) < len(self.dtypes):
+            return None
+        return next(iter(self.refusals.values()))
+
+    def demand(self, dtype: torch.dtype) -> None:
+        """Go on only where it takes a type.
+
+        Raises:
+            NotApplicable: If it does not, and was not said to.
+            SubjectError: If it was said to.
+        """
+        if dtype in self.refusals:
+            if self.asked:
+                raise self.refusals[dtype]
+            raise NotApplicable(f"does not take {short(dtype)}: {self.refusals[dtype]}")
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The type of the checks that any type will do for."""
+        return next((dtype for dtype in self.dtypes if dtype not in self.refusals), self.dtypes[0])
+
+    def record(self, hyper: Hyper, start: Tensor, gradients: Tensor, dtype: torch.dtype, label: str = "") -> Run:
+        """Take a step along each gradient; return what was observed.
+
+        Args:
+            hyper: The hyper-parameters, which it has to be able to take.
+            start: Where to start, of the parameter's shape.
+            gradients: A gradient each step.
+            dtype: Of the parameter.
+            label: What to call the run.
+
+        Raises:
+            SubjectError: If it raises anything.
+        """
+        driven = self.subject.build([self.parameter(start, dtype)], **self.subject.options(hyper))
+        given = gradients.to(dtype)
+        visited = driven.values()
+        for g in given:
+            driven.step(g.clone().to(self.device))
+            visited += driven.values()
+        path = torch.stack(visited).double().reshape(len(visited), -1).numpy()
+        return Run(hyper, dtype, path[:-1], given.double().reshape(len(given), -1).numpy(), path[1:], label)
+
+    @cached_property
+    def own_decay(self) -> float:
+        """What it decays parameters by though it is told not to, or not told: decoupled, times lr."""
+        return self._decay_of_one(**({"weight_decay": 0.0} if "weight_decay" in self.subject.takes else {}))
+
+    @cached_property
+    def default_decay(self) -> float:
+        """What it decays parameters by where ``weight_decay`` is not passed."""
+        if "weight_decay" not in self.subject.takes:
+            return self.own_decay
+        takes = self.subject.takes
+        self.subject.takes = {name: spelling for name, spelling in takes.items() if name != "weight_decay"}
+        try:
+            return self._decay_of_one()
+        finally:
+            self.subject.takes = takes
+
+    def _decay_of_one(self, **options: float) -> float:
+        lr = 2.0**-3 if "lr" in self.subject.takes else self.subject.hyper().lr
+        eps = {"eps": 1e-3} if self.dtype is torch.float16 else {}
+        driven = self.subject.build([self.parameter([1.0])], lr=lr, **eps, **options)
+        driven.step(self.gradient([0.0]))
+        (p,) = driven.values()
+        moved = 1 - p.double().item()
+        return float(f"{moved / lr:.4g}") if moved == moved else 0.0  # noqa: PLR0124 - NaN has a check of its own
+
+    def hyper(self, **wanted: Any) -> Hyper:  # noqa: ANN401 - numbers and switches
+        """Return hyper-parameters as it takes them, its own decay included."""
+        hyper = self.subject.hyper(**wanted)
+        if "weight_decay" in self.subject.takes or "weight_decay" in self.subject.fixed:
+            return hyper
+        return replace(hyper, weight_decay=self.own_decay)
+
+    @cached_property
+    def _moderate(self) -> dict[str, float]:
+        """Hyper-parameters at which every variant takes steps of its own, in every type."""
+        return {"lr": 2.0**-3, "beta1": 0.5, "beta2": 0.75, "eps": 0.25}
+
+    @cached_property
+    def found(self) -> "Found":
+        """Decide which variant it is, one axis after the other.
+
+        Raises:
+            SubjectError: If it raises anything.
+        """
+        n = 6
+        usual = {} if self.dtype is torch.float16 else {"lr": 2.0**-7}
+        scale = 1.0 if self.dtype is torch.float16 else 2.0**-23  # of a gradient that epsilon, 1e-8, counts beside
+        settings: list[tuple[dict[str, Any], float]] = [(self._moderate, 1.0), (self._moderate, 0.25)]
+        if self.dtype is not torch.float16:
+            settings.append((usual, scale))
+        runs = []
+        for i, (wanted, size) in enumerate(settings):
+            hyper = self.hyper(**wanted)
+            runs.append(self.record(hyper, torch.zeros(n), size * units(5, (n,), i), self.dtype))
+        decays: list[str | None] = [None]
+        if any(run.hyper.weight_decay for run in runs):
+            decays = [name for name in DECAY if name != "none"]
+        found = refute(runs, candidates(epsilon=EPSILON, correction=CORRECTION, decay=decays))
+        stages = [found]
+        if "weight_decay" in self.subject.takes:
+            # A decay by a third: before and after the step, times lr and not, lead to places far apart.
+            decaying = [self.hyper(**self._moderate | {"lr": 0.5}, weight_decay=0.75)]
+            path = [self.record(h, torch.ones(n), units(4, (n,), 7), self.dtype) for h in decaying]
+            stages.append(refute(path, self._extended(stages[-1], "decay", DECAY)))
+        if "amsgrad" in self.subject.takes:
+            falling = units(5, (n,), 8) * torch.tensor([1.0, 1.0, 0.25, 0.125, 0.125])[:, None]
+            hypers = [self.hyper(**self._moderate | {"eps": 2.0**-7}, amsgrad=True)]
+            path = [self.record(h, torch.zeros(n), falling, self.dtype) for h in hypers]
+            stages.append(refute(path, self._extended(stages[-1], "amsgrad", AMSGRAD)))
+        return Found(stages, self.demanded)
+
+    def _extended(self, stage: Finding, axis: str, values: Iterable[str]) -> list[Variant]:
+        """Give what is left of the variants each value of a further axis."""
+        left = stage.survivors or (stage.nearest,)
+        if axis == "amsgrad" and all(variant.correction != "both" for variant in left):
+            values = ("raw maximum", "none")  # without a correction all maxima are the same
+        return [replace(variant, **{axis: value}, scalars=None) for variant, value in itertools.product(left, values)]
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that its steps are held to: the one demanded, in what was demanded, else the one found."""
+        found = self.found.variant
+        demanded = {n: v for n, v in vars(self.demanded).items() if v is not None}
+        return replace(found, **demanded)
+
+    def driven(self, *starts: Any, dtype: torch.dtype | None = None, **wanted: Any) -> Driven:  # noqa: ANN401
+        """Make an optimizer of parameters that start from given values, with hyper-parameters that it takes."""
+        options = self.subject.options(self.hyper(**self.gentle(dtype) | wanted))
+        return self.subject.build([self.parameter(start, dtype) for start in starts], **options)
+
+    def gentle(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """Return hyper-parameters at which nothing vanishes or overflows, in any type."""
+        small = (dtype or self.dtype) is torch.float16
+        return {"lr": 2.0**-6, "beta2": 0.99, "eps": 1e-3 if small else 1e-8}
+
+    def smallest_eps(self, dtype: torch.dtype) -> float:
+        """Return the smallest usual epsilon that is not 0 in a type."""
+        return 1e-8 if smallest_subnormal(dtype) / 2 < 1e-8 else 1e-3  # noqa: PLR2004 - torch's default
+
+
+class Found:
+    """Which variant an Adam is, as far as the runs decide it.
+
+    Args:
+        stages: What each stage of the decision left, the last one with the most axes.
+        demanded: What to prefer where several are left.
+    """
+
+    def __init__(self, stages: Sequence[Finding], demanded: Variant) -> None:
+        self.stages = stages
+        last = stages[-1]
+        left = last.survivors or (last.nearest,)
+        preferred = [variant for variant in left if not variant.departures(demanded)]
+        self.left = left
+        self.variant = (preferred or left)[0]
+        # A stage that refutes all is where it leaves the published ones.
+        self.excess = max(stage.excess for stage in stages)
+        self.published = all(stage.survivors for stage in stages)
+        # Later stages are run at settings at which either type would do: the first has the tell-tale ones.
+        if any(v.scalars == "float32" for stage in stages for v in (stage.survivors or (stage.nearest,))[:1]):
+            self.variant = replace(self.variant, scalars="float32")
+
+    @property
+    def undecided(self) -> list[str]:
+        """The axes on which the variants that are left differ, with what is left."""
+        axes = ("epsilon", "correction", "decay", "amsgrad")
+        values = {axis: sorted({str(getattr(variant, axis)) for variant in self.left}) for axis in axes}
+        return [f"{axis}: {' or '.join(left)}" for axis, left in values.items() if len(left) > 1]

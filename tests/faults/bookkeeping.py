@@ -1,0 +1,155 @@
+"""Torch's Adam with one fault in what it does around its arithmetic; without one it is torch's."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+FAULTS = (
+    "options of the first group for all",
+    "group added later ignored",
+    "schedule ignored",
+    "closure ignored",
+    "closure called twice",
+    "closure without gradients",
+    "loss not returned",
+    "nothing saved",
+    "first moment not loaded",
+    "count not copied",
+    "gradient decayed in place",
+    "betas written to",
+    "no gradient taken for zero",
+    "last parameter skipped",
+    "one count for all parameters",
+    "count stops at 256",
+    "contiguity assumed",
+    "fails on an empty parameter",
+    "not finite anywhere",
+    "anything accepted",
+    "eps ignored",
+    "decay that stays on",
+    "noise",
+    "KeyError at the second step",
+)
+
+
+class FaultyBookkeeping(torch.optim.Adam):
+    """Torch's Adam, one parameter at a time, and a fault to choose."""
+
+    fault: str | None = None
+
+    def __init__(self, params: Any, lr: Any = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:  # fmt: skip
+        if self.fault == "anything accepted":
+            lr, eps, weight_decay = (value if value >= 0 else 0.0 for value in (lr, eps, weight_decay))
+            betas = tuple(beta if 0 <= beta < 1 else 0.5 for beta in betas)
+        if self.fault == "eps ignored":
+            eps = 1e-8
+        if self.fault == "decay that stays on":
+            weight_decay = weight_decay or 0.01
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=False)
+        self.steps = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**super().__getstate__(), "steps": self.steps}
+        if self.fault == "count not copied":
+            state = copy.deepcopy(state)
+            for own in state["state"].values():
+                own["step"].zero_()
+        return state
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        if self.fault == "nothing saved":
+            state["state"] = {}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.fault == "first moment not loaded":
+            for own in self.state.values():
+                own["exp_avg"] = torch.zeros_like(own["exp_avg"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self.fault != "group added later ignored" or not hasattr(self, "steps"):
+            super().add_param_group(param_group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: C901 - a branch a fault
+        self.steps += 1
+        fault = self.fault
+        if fault == "KeyError at the second step" and self.steps == 2:
+            raise KeyError("exp_avg")
+        loss = None
+        if closure is not None and fault != "closure ignored":
+            with torch.set_grad_enabled(fault != "closure without gradients"):
+                loss = closure()
+            if fault == "closure called twice":
+                loss = closure()
+        self._break()
+        if fault == "fails on an empty parameter":
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.detach().max()
+        kept = [(group["lr"], group["betas"], group["eps"], group["weight_decay"]) for group in self.param_groups]
+        if fault == "options of the first group for all":
+            for group in self.param_groups:
+                group["lr"], group["betas"], group["eps"], group["weight_decay"] = kept[0]
+        if fault == "schedule ignored":
+            for group in self.param_groups:
+                group["lr"] = self.defaults["lr"]
+        self._moved()
+        for group, options in zip(self.param_groups, kept, strict=True):
+            group["lr"], group["betas"], group["eps"], group["weight_decay"] = options
+            if fault == "betas written to":
+                group["betas"] = (options[1][0], options[1][1] * 0.5)
+        return None if fault == "loss not returned" else loss
+
+    def _moved(self) -> None:
+        if self.fault != "contiguity assumed":
+            super().step()
+            return
+        together = [p for group in self.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in together]
+        super().step()
+        with torch.no_grad():
+            for p, old in zip(together, before, strict=True):
+                if not p.is_contiguous():
+                    p.copy_(old)
+
+    @torch.no_grad()
+    def _break(self) -> None:  # noqa: C901, PLR0912 - a branch a fault
+        fault = self.fault
+        together = [p for group in self.param_groups for p in group["params"]]
+        given = [p for p in together if p.grad is not None]
+        if fault == "gradient decayed in place":
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None and group["weight_decay"]:
+                        p.grad.add_(p, alpha=1e-3)
+        if fault == "no gradient taken for zero":
+            for p in together:
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+        if fault == "last parameter skipped" and len(given) > 1:
+            given[-1].grad = None
+        if fault in ("one count for all parameters", "count stops at 256"):
+            for i, p in enumerate(given):
+                if self.state[p]:
+                    count = self.state[p]["step"]
+                    count.fill_(min(float(count), 255.0) if fault == "count stops at 256" else float(count) + i)
+        if fault == "not finite anywhere" and not all(bool(p.grad.isfinite().all()) for p in given):
+            for p in given:
+                p.grad = torch.zeros_like(p)
+        if fault == "noise":
+            for p in given:
+                p.grad = p.grad * (1 + torch.rand(()))
+
+
+def broken(fault: str | None) -> type[FaultyBookkeeping]:
+    """Make the class of a fault, or the one without."""
+    return (
+        FaultyBookkeeping
+        if fault is None
+        else type("FaultyBookkeeping", (FaultyBookkeeping,), {"fault": fault, "__module__": __name__})
+    )

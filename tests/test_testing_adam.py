@@ -1,0 +1,203 @@
+"""The checks of an Adam kill every planted fault, pass what is sound, and name what is no Adam."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from simplenet.testing.adam_interface import CHECKS
+from simplenet.testing.checks import adam_checks, check_adam
+from simplenet.testing.known import DEFECTS
+from simplenet.testing.oracle import Variant
+from simplenet.testing.report import Status
+from tests.faults import adam, bookkeeping
+from tests.faults.bookkeeping import broken
+from tests.targets import IMPLEMENTATIONS, Implementation
+
+VARIANT = "it is a published variant of Adam"
+BOUND = "every step is within its bound, float32"
+NO_EFFECT = "no option is without effect"
+ARITHMETIC = {
+    "no first correction": VARIANT,
+    "no second correction": VARIANT,
+    "t one behind": VARIANT,
+    "eps inside the root": VARIANT,
+    "eps before the correction": VARIANT,
+    "eps dropped": VARIANT,
+    "betas swapped": VARIANT,
+    "g for g squared": VARIANT,
+    "L2 for decoupled": VARIANT,
+    "decoupled for L2": VARIANT,
+    "decay dropped": NO_EFFECT,
+    "maximize ignored": "maximizing is minimizing the negated gradients",
+    "amsgrad ignored": NO_EFFECT,
+    "step 0.9 % too long": "the first step has its closed form, float32",
+    "last entry skipped": BOUND,
+    "first moment forgotten": BOUND,
+}
+INTERFACE = {
+    "options of the first group for all": "groups keep their own options",
+    "group added later ignored": "a group may be added later",
+    "schedule ignored": "a schedule is followed",
+    "closure ignored": "a closure is called once and its loss returned",
+    "closure called twice": "a closure is called once and its loss returned",
+    "closure without gradients": "a closure is called once and its loss returned",
+    "loss not returned": "a closure is called once and its loss returned",
+    "nothing saved": "a saved run goes on as if never interrupted",
+    "first moment not loaded": "a saved run goes on as if never interrupted",
+    "count not copied": "a deep copy goes on alike",
+    "gradient decayed in place": "gradients are not written to",
+    "betas written to": "hyper-parameters are not written to",
+    "no gradient taken for zero": "a parameter without a gradient stays",
+    "last parameter skipped": "each parameter goes its own way",
+    "one count for all parameters": "each parameter goes its own way",
+    "count stops at 256": "400 steps stay within their bounds, float32",
+    "contiguity assumed": "memory layout changes nothing",
+    "fails on an empty parameter": "an empty parameter changes nothing",
+    "not finite anywhere": "a gradient that is not finite stays in its entry",
+    "anything accepted": "invalid hyper-parameters are refused",
+    "eps ignored": NO_EFFECT,
+    "decay that stays on": "a zero gradient moves nothing, float32",
+    "noise": "the same run repeats itself",
+    "KeyError at the second step": "it takes steps",
+}
+# Whose fault would be no fault of the other's.
+DEMANDED = dict.fromkeys(adam.FAULTS, "adam") | {"L2 for decoupled": "adamw"}
+
+
+def test_every_fault_has_a_check_that_kills_it():
+    assert ARITHMETIC.keys() == set(adam.FAULTS)
+    assert INTERFACE.keys() == set(bookkeeping.FAULTS)
+
+
+def killed_by(make, check, **options):
+    report = check_adam(make, dtypes=[torch.float32], only=["it takes steps", check], **options)
+    return report[check]
+
+
+@pytest.mark.parametrize("fault", ARITHMETIC)
+def test_a_fault_in_the_arithmetic_is_named(fault):
+    variant = DEMANDED[fault]
+    make = partial(adam.FaultyAdam, fault=fault, decoupled=variant == "adamw")
+
+    result = killed_by(make, ARITHMETIC[fault], variant=variant)
+
+    assert result.status is Status.FAILS, result
+    assert "\n" not in result.detail
+
+
+@pytest.mark.parametrize("fault", INTERFACE)
+def test_a_fault_in_the_bookkeeping_is_named(fault):
+    result = killed_by(broken(fault), INTERFACE[fault])
+
+    assert result.status is Status.FAILS, result
+    assert "\n" not in result.detail
+
+
+def test_without_a_fault_both_pass():
+    """But for what torch itself does."""
+    for make, variant in (
+        (partial(adam.FaultyAdam, fault=None), "adam"),
+        (partial(adam.FaultyAdam, fault=None, decoupled=True), "adamw"),
+        (broken(None), "adam"),
+    ):
+        report = check_adam(make, dtypes=[torch.float32], variant=variant)
+
+        assert report.passed, str(report)
+        assert not report.failures
+
+
+def as_made(implementation: Implementation):
+    """Make torch's implementation as a user would."""
+
+    def make(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False):  # noqa: FBT002
+        given = list(parameters)
+        if implementation.flags.get("differentiable"):
+            for group in given:
+                for p in group["params"] if isinstance(group, dict) else [group]:
+                    p.requires_grad_(requires_grad=False)
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        flags = {**implementation.flags, "amsgrad": amsgrad, "maximize": maximize}
+        return implementation.build(torch.optim.Adam, given, **flags, **options)
+
+    make.__name__ = implementation.name
+    return make
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda implementation: implementation.name)
+def test_torchs_own_implementations_pass_but_for_known_defects(implementation):
+    if not implementation.runs_on(torch.device("cpu")):
+        pytest.skip(f"no {implementation.name} on the CPU in torch {torch.__version__}")
+
+    report = check_adam(as_made(implementation), variant="adam")
+
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("name", ["NAdam", "Adamax", "RMSprop", "Adagrad", "SGD"])
+def test_what_is_no_adam_is_named(name):
+    report = check_adam(getattr(torch.optim, name), dtypes=[torch.float32], only=[VARIANT, BOUND])
+
+    assert "no variant of Adam" in report[VARIANT].detail
+    assert report.failures.keys() == {VARIANT, BOUND}
+    assert report.facts["variant"].startswith("none; the nearest")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("fault", "decoupled", "axis", "value"),
+    [
+        (None, False, "epsilon", "outside"),
+        (None, False, "decay", "L2"),
+        (None, True, "decay", "decoupled, times lr"),
+        ("no second correction", False, "correction", "first only"),
+        ("eps inside the root", False, "epsilon", "inside the root"),
+        ("eps before the correction", False, "epsilon", "before the correction"),
+        ("decay dropped", False, "decay", "none"),
+        ("amsgrad ignored", False, "amsgrad", "none"),
+    ],
+)
+def test_the_variant_is_found_in_every_type(dtype, fault, decoupled, axis, value):
+    """At settings at which bfloat16, with its three digits, tells them apart as well."""
+    report = check_adam(partial(adam.FaultyAdam, fault=fault, decoupled=decoupled), dtypes=[dtype], only=[VARIANT])
+
+    assert report.measured["variant"][axis] == value
+    assert "cannot be told apart" not in report.facts
+    assert report.passed
+
+
+@pytest.mark.parametrize(
+    ("demanded", "departure"),
+    [
+        ("adam", "decay is 'decoupled, times lr', but should be 'L2'"),
+        ("remark of section 2", "epsilon is 'outside', but should be 'before the correction'"),
+        (Variant(correction="none"), "correction is 'both', but should be 'none'"),
+    ],
+)
+def test_a_departure_from_the_variant_that_was_demanded_is_a_failure(demanded, departure):
+    """What was asked for and is not there is not excused by what is: DeepSpeed PR 8307."""
+    report = check_adam(torch.optim.AdamW, dtypes=[torch.float32], variant=demanded, only=[VARIANT, BOUND])
+
+    assert departure in report.failures[VARIANT]
+    assert BOUND in report.failures
+
+
+def test_float32_corrections_are_reported_and_can_be_refused():
+    (implementation,) = (i for i in IMPLEMENTATIONS if i.name == "differentiable")
+    make = as_made(implementation)
+    options = {"dtypes": [torch.float64], "only": [VARIANT, BOUND.replace("float32", "float64")]}
+
+    report = check_adam(make, **options)
+    demanding = check_adam(make, variant=Variant(scalars="float64"), **options)
+
+    assert report.passed
+    assert "corrections in float32" in report.facts["variant"]
+    assert not demanding.passed
+
+
+def test_names_of_checks_are_distinct_sentences():
+    names = [check.name for check in adam_checks()]
+
+    assert len(set(names)) == len(names)
+    assert all(any(name.startswith(defect.check) for name in names) for defect in DEFECTS)
+    assert all("_" not in check.name for check in CHECKS)
