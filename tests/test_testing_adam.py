@@ -51,7 +51,7 @@ INTERFACE = {
     "no gradient taken for zero": "a parameter without a gradient stays",
     "last parameter skipped": "each parameter goes its own way",
     "one count for all parameters": "each parameter goes its own way",
-    "count stops at 256": "400 steps stay within their bounds, float32",
+    "count stops at 256": "300 steps stay within their bounds, float32",
     "contiguity assumed": "memory layout changes nothing",
     "fails on an empty parameter": "an empty parameter changes nothing",
     "not finite anywhere": "a gradient that is not finite stays in its entry",

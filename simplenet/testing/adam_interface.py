@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from simplenet.testing.layouts import LAYOUTS, place
-from simplenet.testing.optimizers import Driven, SubjectError, attempt
+from simplenet.testing.optimizers import SPELLINGS, Driven, SubjectError, attempt
 from simplenet.testing.oracle import Run, judge
 from simplenet.testing.runner import Check, NotApplicable
 from simplenet.testing.study import Study, units
@@ -253,23 +253,33 @@ def an_empty_parameter_changes_nothing(study: Study) -> None:
         _demand_own_way(study, study.driven(*starts), starts, given)
 
 
+def _held_by(study: Study, name: str) -> tuple[str, ...] | None:
+    """Return the names by which the groups hold a hyper-parameter, which need not be those that it is made with."""
+    groups = getattr(study.subject.sample, "param_groups", None)
+    if not groups:
+        return study.subject.takes.get(name)
+    return next((spelling for spelling in SPELLINGS[name] if groups[0].keys() >= set(spelling)), None)
+
+
 def _group_options(study: Study) -> list[dict[str, Any]]:
     """List hyper-parameters in which two groups may differ."""
     hypers = [{"lr": 2.0**-7}, {"eps": 0.25}, {"weight_decay": 0.25}, {"beta1": 0.5, "beta2": 0.75}]
     names = ["lr", "eps", "weight_decay", "betas"]
-    return [wanted for name, wanted in zip(names, hypers, strict=True) if name in study.subject.takes]
+    takes = study.subject.takes
+    return [w for name, w in zip(names, hypers, strict=True) if name in takes and _held_by(study, name)]
 
 
 def _spelled(study: Study, wanted: dict[str, Any]) -> dict[str, Any]:
     """Write hyper-parameters as a group of this optimizer holds them."""
     hyper = study.hyper(**study.gentle() | wanted)
-    options = {
-        "lr": hyper.lr,
-        "betas": (hyper.beta1, hyper.beta2),
-        "eps": hyper.eps,
-        "weight_decay": hyper.weight_decay,
-    }
-    return study.subject.spelled({name: value for name, value in options.items() if name in study.subject.takes})
+    values: dict[str, Any] = {"betas": (hyper.beta1, hyper.beta2)}
+    values |= {name: getattr(hyper, name) for name in ("lr", "eps", "weight_decay")}
+    spelled: dict[str, Any] = {}
+    for name, value in values.items():
+        names = _held_by(study, name) if name in study.subject.takes else None
+        if names:
+            spelled |= dict(zip(names, value, strict=True)) if len(names) > 1 else {names[0]: value}
+    return spelled
 
 
 def groups_keep_their_own_options(study: Study) -> None:

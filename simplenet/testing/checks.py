@@ -5,7 +5,7 @@ The interface follows scikit-learn's ``check_estimator`` and ``parametrize_with_
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from simplenet.testing.oracle import Hyper, Variant
 from simplenet.testing.report import Report, Result, Status
 from simplenet.testing.runner import TIME_LIMIT, Check, Recorder, run
 from simplenet.testing.study import DTYPES, Study, short
+
+if TYPE_CHECKING:
+    import pytest
 
 Progress = Callable[[Sequence[Check[Any]]], Iterable[Check[Any]]]
 
@@ -61,7 +64,7 @@ def check_adam(  # noqa: PLR0913 - each is what a user may want to say
     """
     checks = adam_checks(dtypes)
     expected = dict(expected_failures or {})
-    _demand_known([*expected, *(only or ())], checks)
+    demand_known([*expected, *(only or ())], checks)
     checks = [check for check in checks if only is None or check.name in only]
     if unknown := set(fixed or {}) - set(vars(Hyper())):
         raise ValueError(f"fixed names {', '.join(sorted(unknown))}, which are no hyper-parameters")
@@ -69,34 +72,112 @@ def check_adam(  # noqa: PLR0913 - each is what a user may want to say
     report, recorder = Report(str(study.subject)), Recorder()
     for check in progress(checks):
         result = run_adam(check, study, recorder, time_limit)
-        report.results.append(_expected(result, expected))
+        report.results.append(as_expected(result, expected))
     _describe(report, study, recorder, time_limit)
     return report
 
 
-def _smoke(study: Study) -> str | None:
-    return str(study.smoke) if study.smoke else None
+class BoundCheck:
+    """A check of ``parametrize_with_checks``: call it with its subject."""
+
+    def __init__(self, check: Check[Study], study: Study, time_limit: float) -> None:
+        self.check, self.study, self.time_limit = check, study, time_limit
+
+    def __repr__(self) -> str:
+        return self.check.name
+
+    def __call__(self, _subject: object = None) -> None:
+        """Run it; a check that is not applicable is a skipped test, a known defect of torch's an expected failure."""
+        import pytest
+
+        __tracebackhide__ = True
+        result = run_adam(self.check, self.study, Recorder(), self.time_limit)
+        if result.status is Status.FAILS:
+            pytest.fail(result.detail + (f"\n{result.traceback}" if result.traceback else ""), pytrace=False)
+        if result.status is Status.NOT_APPLICABLE:
+            pytest.skip(f"not applicable: {result.detail}")
+        if result.status is Status.KNOWN:
+            pytest.xfail(f"known torch defect: {result.detail}")
+
+
+def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
+    makes: Sequence[Callable[..., Any]],
+    *,
+    dtypes: Sequence[torch.dtype] | None = None,
+    device: torch.device | str = "cpu",
+    variant: str | Variant | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    time_limit: float = TIME_LIMIT,
+) -> "pytest.MarkDecorator":
+    """Make a test of each check of each Adam, in one's own suite.
+
+    ::
+
+        @parametrize_with_checks([MyAdam])
+        def test_my_adam(adam, check):
+            check(adam)
+
+    Args:
+        makes: As ``make`` of ``check_adam``.
+        dtypes: As for ``check_adam``.
+        device: As for ``check_adam``.
+        variant: As for ``check_adam``.
+        expected_failures: As for ``check_adam``; the tests of these have to fail.
+        fixed: As for ``check_adam``.
+        time_limit: As for ``check_adam``.
+
+    Raises:
+        ValueError: If a variant or an expected failure is none of those that there are.
+    """
+    import pytest
+
+    checks = adam_checks(dtypes)
+    demand_known(expected_failures or (), checks)
+    parameters = []
+    for make in makes:
+        study = Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant)
+        for check in checks:
+            reason = (expected_failures or {}).get(check.name)
+            marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
+            bound = BoundCheck(check, study, time_limit)
+            parameters.append(pytest.param(make, bound, marks=marks, id=f"{study.subject}-{check}"))
+    return pytest.mark.parametrize(("adam", "check"), parameters)
+
+
+def _warm_up() -> None:
+    """Have torch import what its optimizers need: seconds, and not for a time limit to interrupt."""
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 
 def run_adam(check: Check[Study], study: Study, recorder: Recorder, time_limit: float = TIME_LIMIT) -> Result:
     """Run one check of an Adam; after one that cannot take a step, the others are not applicable."""
     first = adam.PLAIN[0]
-    if check is not first:
-        smoke = run(Check("", _smoke), study, recorder, time_limit)
-        if smoke.detail:
-            return Result(check.name, Status.NOT_APPLICABLE, "it takes no steps")
+    if study.first is None:
+        _warm_up()
+        study.first = run(first, study, recorder, time_limit)
+    if check.name == first.name:
+        return study.first
+    if study.first.status is Status.FAILS:
+        return Result(check.name, Status.NOT_APPLICABLE, "it takes no steps")
     result = run(check, study, recorder, time_limit)
     return recognized(result, check, study, time_limit)
 
 
-def _demand_known(names: Iterable[str], checks: Sequence[Check[Any]]) -> None:
+def demand_known(names: Iterable[str], checks: Sequence[Check[Any]]) -> None:
+    """Demand that each name is one of the checks'.
+
+    Raises:
+        ValueError: If one is not.
+    """
     known = [check.name for check in checks]
     for name in names:
         if name not in known:
             raise ValueError(f"check is {name!r}, but should be one of: {'; '.join(known)}")
 
 
-def _expected(result: Result, expected: Mapping[str, str]) -> Result:
+def as_expected(result: Result, expected: Mapping[str, str]) -> Result:
+    """Hold a result against the failures that are expected: strictly, so one that holds is a failure."""
     reason = expected.get(result.check)
     if reason is None:
         return result
@@ -111,14 +192,15 @@ def _describe(report: Report, study: Study, recorder: Recorder, time_limit: floa
     """Add the facts: which Adam it is, how accurate, and what it said."""
     facts = report.facts
     takes = study.subject.takes
-    if study.smoke is None and "found" in vars(study):
+    steps = study.first is not None and study.first.status is Status.HOLDS
+    if steps and "found" in vars(study):
         found = study.found
         nearest = "" if found.published else f"none; the nearest, {found.excess:.3g} times its bound off, is "
         facts["variant"] = f"{nearest}{found.variant}"
         if found.undecided:
             facts["cannot be told apart"] = "; ".join(found.undecided)
         report.measured["variant"] = vars(found.variant) if found.published else None
-    if study.smoke is None:
+    if steps:
         facts["takes"] = ", ".join("/".join(spelling) for spelling in takes.values())
         if vars(study).get("own_decay"):
             facts["weight decay"] = f"{study.own_decay:g}, whether it is told or not"
@@ -128,10 +210,6 @@ def _describe(report: Report, study: Study, recorder: Recorder, time_limit: floa
         text = f"a step is off by at most {errors['of lr']:.2g} lr, {errors['of bound']:.2g} of the bound"
         facts[f"accuracy, {dtype}"] = f"{text}, over {errors['steps']:.0f} steps"
     report.measured["accuracy"] = study.errors
-    for name, lines in (("warns", recorder.warned), ("prints", recorder.printed)):
-        if lines:
-            more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
-            facts[name] = f"{next(iter(lines))[:160]}{more}"
-            report.measured[name] = list(lines)
+    recorder.describe(report)
     facts["time limit"] = f"{time_limit:g} s a check"
     facts["torch"] = f"{torch.__version__}, {study.device}, {', '.join(map(short, study.dtypes))}"

@@ -230,9 +230,8 @@ class Subject:
             SubjectError: If it cannot be made.
         """
         given = list(parameters)
-        options.setdefault("lr", Hyper().lr)
-        if "weight_decay" in self.takes:  # some defaults decay
-            options.setdefault("weight_decay", 0.0)
+        # All that it takes: some has no default, and some defaults are not the usual ones.
+        options = {**self.options(Hyper()), **options}
         options = {name: value for name, value in options.items() if name in self.takes}
         tensors = [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
         return Driven(attempt(lambda: self.make(given, **self.spelled(options)), "when it is made"), tensors)

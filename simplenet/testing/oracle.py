@@ -257,7 +257,17 @@ class _Stepper:
         )
         self.hyper, self.dtype, self.variant = hypers[0], dtype, variant
         self.m = self.v = self.largest = self._ball(np.zeros((len(hypers), 1)))
-        self.t = 0
+        # The powers of the betas, without roundings of their own: those are charged where they are used.
+        self.base1, self.base2 = (self._unrounded(beta, 0) for beta in (self.beta1, self.beta2))
+        self.power1 = self.power2 = Balls(1.0, dtype=scalar_dtype, roundings=0)
+
+    @staticmethod
+    def _unrounded(balls: Balls, roundings: float) -> Balls:
+        return Balls(balls.centre, balls.radius, dtype=balls.dtype, roundings=roundings)
+
+    def _corrections(self) -> list[Balls]:
+        """Return 1 - beta^t for both; the power is one operation."""
+        return [1 - self._unrounded(power, ROUNDINGS) * 1.0 for power in (self.power1, self.power2)]
 
     def _ball(self, values: Float64[ndarray, "runs entries"]) -> Balls:
         return Balls(values, dtype=self.dtype, roundings=ROUNDINGS)
@@ -273,8 +283,8 @@ class _Stepper:
         rates: Sequence[float],
     ) -> Balls:
         """Take a step; return where it may lead."""
-        self.t += 1
         self.lr = self.scalar(rates)
+        self.power1, self.power2 = self.power1 * self.base1, self.power2 * self.base2
         theta, g, decay = self._ball(before), self._ball(gradient), self.variant.decay
         g = -g if self.hyper.maximize else g
         decays = self.hyper.weight_decay != 0 and decay != "none"
@@ -292,8 +302,9 @@ class _Stepper:
     def _length(self) -> Balls:
         correction = self.variant.correction or "both"
         one = Balls(1.0, dtype=torch.float64, roundings=0)
-        correction1 = one if correction == "none" else 1 - self.beta1**self.t
-        correction2 = one if correction != "both" else 1 - self.beta2**self.t
+        corrected1, corrected2 = self._corrections()
+        correction1 = one if correction == "none" else corrected1
+        correction2 = one if correction != "both" else corrected2
         second = self.v
         amsgrad = self.variant.amsgrad or "corrected maximum"
         if self.hyper.amsgrad and amsgrad != "none":

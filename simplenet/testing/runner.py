@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 
 from simplenet.testing.optimizers import SubjectError
-from simplenet.testing.report import Result, Status
+from simplenet.testing.report import Report, Result, Status
 
 S = TypeVar("S")
 
@@ -99,6 +99,14 @@ class Recorder:
             self.warned |= dict.fromkeys(
                 f"{warning.category.__name__}: {' '.join(str(warning.message).split())[:200]}" for warning in caught
             )
+
+    def describe(self, report: Report) -> None:
+        """Say in a report what was printed and warned of."""
+        for name, lines in (("warns", self.warned), ("prints", self.printed)):
+            if lines:
+                more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
+                report.facts[name] = f"{next(iter(lines))[:160]}{more}"
+                report.measured[name] = list(lines)
 
 
 def run(check: Check[S], subject: S, recorder: Recorder, time_limit: float = TIME_LIMIT) -> Result:

@@ -25,6 +25,7 @@ from simplenet.testing.oracle import (
     refute,
     resolve_variant,
 )
+from simplenet.testing.report import Result
 from simplenet.testing.runner import NotApplicable
 
 # What torch computes in; float32 first, for it is what most optimizers are made for.
@@ -72,6 +73,7 @@ class Study:
         self.device = torch.device(device)
         self.demanded = resolve_variant(variant)
         self.errors: dict[str, dict[str, float]] = {}
+        self.first: Result | None = None  # of the check that all others need
 
     def parameter(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - tensors and lists
         """Make a parameter."""

@@ -1,0 +1,166 @@
+"""``simplenet check``: judge an Adam or a network that is importable from here, and print the table."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from simplenet.testing.report import Report
+
+_INTERRUPTED = 128 + 2  # the shell's status for what SIGINT ended
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+_dtypes = click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES), help="Only these; it may repeat."
+)
+_device = click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+_json = click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Keep the report.")
+_only = click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; it may repeat.")
+_expect = click.option(
+    "--expect-failure", "expected", multiple=True, metavar="CHECK=REASON", help="This check has to fail; it may repeat."
+)
+_limit = click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds a check."
+)
+
+
+class _Group(click.Group):
+    """Commands that Ctrl-C ends with the shell's status for it."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def check() -> None:
+    """Check an Adam or a network of your own, from outside."""
+
+
+@check.command()
+@click.argument("path", metavar="PKG.MOD:NAME")
+@click.option("--variant", help="Which Adam it has to be: algorithm 1, adam, adamw, remark of section 2.")
+@_dtypes
+@_device
+@_only
+@_expect
+@_limit
+@_json
+def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None, **options: Any) -> None:  # noqa: ANN401
+    """Check a class or function that makes optimizers: which Adam is it, how accurate, and where does it fail?"""
+    from simplenet.testing.checks import check_adam
+
+    make = _imported(path)
+    report = _checked(check_adam, make, dtypes=_resolved(dtypes), device=device, **options)
+    _print(report, json_path)
+
+
+@check.command()
+@click.argument("path", metavar="PKG.MOD:NAME")
+@click.option("--inputs", metavar="PKG.MOD:NAME", help="A batch to try, or a function that returns one.")
+@click.option("--batch", metavar="PKG.MOD:NAME", help="The same for training_step.")
+@click.option("--loss", metavar="PKG.MOD:NAME", help="A function of what forward returns.")
+@click.option(
+    "--independent-rows", type=click.Choice(["always", "eval", "no"]), default="always", show_default=True,
+    help="When a row's output depends on that row alone.",
+)  # fmt: skip
+@click.option(
+    "--roundings", type=click.IntRange(0), default=0, help="How many, outputs computed otherwise may differ by."
+)
+@_device
+@_only
+@_expect
+@_limit
+@_json
+def network(path: str, device: str, json_path: Path | None, independent_rows: str, **options: Any) -> None:  # noqa: ANN401
+    """Check what a class or function builds: is it deterministic, independent by row, trainable, resumable?"""
+    from simplenet.testing.network import check_network
+
+    for name in ("inputs", "batch"):
+        if options[name] is not None:
+            given = _imported(options[name], callable_=False)
+            options[name] = given() if callable(given) else given
+    options["loss"] = None if options["loss"] is None else _imported(options["loss"])
+    rows = {"always": True, "eval": "eval", "no": False}[independent_rows]
+    report = _checked(check_network, _imported(path), device=device, independent_rows=rows, **options)
+    _print(report, json_path)
+
+
+def _checked(
+    run: Callable[..., "Report"],
+    subject: object,
+    *,
+    device: str,
+    expected: Sequence[str],
+    only: Sequence[str],
+    **options: Any,  # noqa: ANN401
+) -> "Report":
+    from simplenet.environment import resolve_device
+
+    try:
+        reasons = dict(one.split("=", 1) for one in expected)
+    except ValueError:
+        raise click.UsageError(f"--expect-failure is {expected}, but should be CHECK=REASON") from None
+    try:
+        return run(
+            subject,
+            device=resolve_device(device),
+            expected_failures=reasons,
+            only=list(only) or None,
+            progress=_progress,
+            **options,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _progress(checks: Sequence[Any]) -> Iterable[Any]:
+    """Show a bar in a terminal."""
+    from tqdm import tqdm
+
+    # The bar keeps the terminal that is there now; what the code under test prints goes elsewhere.
+    return tqdm(checks, unit="check", leave=False, disable=not sys.stderr.isatty(), file=sys.stderr)
+
+
+def _resolved(dtypes: Sequence[str]) -> "list[torch.dtype] | None":
+    import torch
+
+    return [getattr(torch, name) for name in dtypes] or None
+
+
+def _imported(path: str, *, callable_: bool = True) -> Any:  # noqa: ANN401 - whatever the user names
+    """Import an object by its path; modules of the current directory are found first.
+
+    Raises:
+        click.UsageError: If there is none.
+    """
+    module, _, name = path.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever importing it raises
+        kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
+        raise click.UsageError(f"{path!r} should be pkg.mod:name of what is to be checked: {kind}{error}") from None
+    if callable_ and not callable(found):
+        raise click.UsageError(f"{path!r} is a {type(found).__name__}, but should be a class or a function")
+    return found
+
+
+def _print(report: "Report", json_path: Path | None) -> None:
+    click.echo(str(report))
+    if json_path is not None:
+        try:
+            json_path.write_text(report.to_json(), "utf-8")
+        except OSError as error:
+            raise click.UsageError(f"--json: {error}") from None
+    sys.exit(report.exit_status)

@@ -1,0 +1,497 @@
+"""Check a network from outside: its weights come from its seed, its outputs from their rows, its state is all of it.
+
+``forward`` may take one tensor, several, or a dictionary of them, and return a tensor, a tuple, a dictionary or an
+object with attributes; a module with a ``training_step`` is trained by that.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simplenet.testing.bounds import gamma
+from simplenet.testing.optimizers import attempt
+from simplenet.testing.report import Report, Result, Status
+from simplenet.testing.runner import TIME_LIMIT, Check, NotApplicable, Recorder, run
+
+_SEEDS = (1996, 1, 2)
+_ROWS = (2, 5, 19)  # one row has no others; past 16, kernels go over to vectors
+_STEPS = 3
+
+
+def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401 - whatever forward returns
+    """List the tensors in a nested structure, each with a name that says where it is."""
+    if isinstance(value, Tensor):
+        yield name or "output", value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors_of(item, f"{name}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from tensors_of(item, f"{name}[{i}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_of(getattr(value, field.name), f"{name}.{field.name}")
+    elif hasattr(value, "__dict__"):
+        for key, item in vars(value).items():
+            yield from tensors_of(item, f"{name}.{key}")
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - as it was
+    """Change each tensor of nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(item, change) for item in value))
+    return type(value)(mapped(item, change) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124
+
+
+class NetworkStudy:
+    """A network under test.
+
+    Args:
+        factory: Makes the network, its weights drawn from torch's generator.
+        inputs: A batch to try: a tensor, a tuple of what ``forward`` takes, or a dictionary of it by name. By default
+            the network's ``example_input_array``, else two numbers a row.
+        batch: A batch to try for ``training_step``; by default the inputs and targets as the output is.
+        loss: Turns what ``forward`` returns into a number; by default the mean of its squares.
+        device: Where it is put.
+        independent_rows: Whether a row's output depends on that row alone: always, in ``eval`` mode only, or not.
+        roundings: By how many roundings outputs may differ that ought to be the same but are computed another way.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is what a user may want to say
+        self,
+        factory: Callable[[], nn.Module],
+        *,
+        inputs: Any = None,  # noqa: ANN401 - nested tensors
+        batch: Any = None,  # noqa: ANN401 - nested tensors
+        loss: Callable[[Any], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+        independent_rows: bool | str = True,
+        roundings: int = 0,
+    ) -> None:
+        if independent_rows not in (True, False, "eval"):
+            raise ValueError(f"independent_rows is {independent_rows!r}, but should be True, False or 'eval'")
+        self.factory, self.inputs, self.batch, self.given_loss = factory, inputs, batch, loss
+        self.device = torch.device(device)
+        self.independent_rows, self.roundings = independent_rows, roundings
+        self.name = str(getattr(factory, "__name__", type(factory).__name__))
+        self.first: Result | None = None
+
+    def build(self, seed: int) -> nn.Module:
+        """Build the network of a seed."""
+        from simplenet import set_seed
+
+        set_seed(seed)
+        net: nn.Module = attempt(lambda: self.factory().to(self.device), "when it is made")
+        return net
+
+    def drawn(self, net: nn.Module, rows: int, seed: int) -> Any:  # noqa: ANN401 - as the example
+        """Draw what ``forward`` takes; whole numbers, which may name something, are rows of the example."""
+        example = self.inputs
+        if example is None:
+            example = getattr(net, "example_input_array", None)
+        if example is None:
+            example = torch.zeros(4, 2)
+        return self._like(example, rows, seed)
+
+    def _like(self, example: Any, rows: int, seed: int) -> Any:  # noqa: ANN401 - as the example
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(values: Tensor) -> Tensor:
+            if values.dim() == 0:
+                return values.to(self.device)
+            if values.is_floating_point():
+                drawn = torch.randn((rows, *values.shape[1:]), dtype=values.dtype, generator=generator)
+            else:
+                drawn = values.cpu()[torch.randint(len(values), (rows,), generator=generator)]
+            return drawn.to(self.device)
+
+        return mapped(example, draw)
+
+    def score(self, net: nn.Module, x: Any, seed: int = 0) -> dict[str, Tensor]:  # noqa: ANN401 - as drawn
+        """Return the tensors of the output, by name; what it draws while training, it draws from ``seed``."""
+        return dict(tensors_of(self.output(net, x, seed)))
+
+    def output(self, net: nn.Module, x: Any, seed: int = 0) -> Any:  # noqa: ANN401 - whatever forward returns
+        """Call the network."""
+        torch.manual_seed(seed)
+        if isinstance(x, Mapping):
+            return attempt(lambda: net(**x), "in forward")
+        return attempt(lambda: net(*x), "in forward") if isinstance(x, tuple) else attempt(lambda: net(x), "in forward")
+
+    def loss(self, net: nn.Module, rows: int, seed: int) -> Tensor:
+        """Return the loss that training lowers: that of its own ``training_step``, if it has one."""
+        x = self.drawn(net, rows, seed)
+        if self.own_step(net):
+            batch = self._batch(net, x, rows, seed)
+            torch.manual_seed(seed)
+            returned = attempt(lambda: net.training_step(batch, 0), "in training_step")  # type: ignore[operator]
+            loss: Any = returned["loss"] if isinstance(returned, Mapping) else returned
+        else:
+            output = self.output(net, x, seed)
+            if self.given_loss is not None:
+                given = self.given_loss
+                loss = attempt(lambda: given(output), "in the loss")
+            else:
+                floats = [t.float() for _, t in tensors_of(output) if t.is_floating_point() and t.requires_grad]
+                if not floats:
+                    raise NotApplicable("its output has no gradient to train by")
+                loss = torch.stack([(values - 0.5).square().mean() for values in floats]).sum()
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise AssertionError(f"the loss is {loss!r}, but should be a tensor of one number")
+        return loss
+
+    def own_step(self, net: nn.Module) -> bool:
+        """Whether it brings a ``training_step`` of its own."""
+        step = getattr(type(net), "training_step", None)
+        return step is not None and not step.__module__.startswith(("lightning.", "pytorch_lightning."))
+
+    def _batch(self, net: nn.Module, x: Any, rows: int, seed: int) -> Any:  # noqa: ANN401 - as its training_step takes
+        if self.batch is not None:
+            return self._like(self.batch, rows, seed)
+        mode = net.training
+        with torch.no_grad():
+            output = next(iter(self.score(net.eval(), x).values()))
+        net.train(mode)
+        generator = torch.Generator().manual_seed(seed)
+        return x, torch.rand(output.shape, generator=generator).to(output)
+
+
+def it_takes_a_batch(study: NetworkStudy) -> str:
+    """Whether it can be made, and scores rows."""
+    net = study.build(_SEEDS[0]).eval()
+    x = study.drawn(net, _ROWS[0], 0)
+    outputs = study.score(net, x)
+    if not outputs:
+        raise AssertionError("its output holds no tensor")
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items())
+
+
+def _demand(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    if actual.keys() != expected.keys():
+        raise AssertionError(f"{sorted(actual.keys() ^ expected.keys())} are in one of two only [{where}]")
+    for name, values in expected.items():
+        if not _same(actual[name], values):
+            raise AssertionError(f"{name} differs{_by(actual[name], values)} [{where}]")
+
+
+def _by(a: Tensor, b: Tensor) -> str:
+    if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
+        return ""
+    error = float((a.double() - b.double()).abs().nan_to_num(torch.inf).max())
+    return f" by up to {error:.3g}"
+
+
+def the_same_seed_builds_the_same_network(study: NetworkStudy) -> None:
+    """Weights and outputs, to the bit."""
+    for seed in _SEEDS:
+        first, second = study.build(seed), study.build(seed)
+        _demand(second.state_dict(), first.state_dict(), f"seed {seed}")
+        x = study.drawn(first, _ROWS[1], seed)
+        _demand(study.score(second.eval(), x), study.score(first.eval(), x), f"seed {seed}")
+
+
+def scoring_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
+    """Neither to its input, nor to its state, nor to torch's generator."""
+    for rows in _ROWS:
+        net = study.build(_SEEDS[0]).eval()
+        x = study.drawn(net, rows, rows)
+
+        def held(net: nn.Module = net, x: Any = x) -> dict[str, Tensor]:  # noqa: ANN401 - nested tensors
+            kept = {f"input{name.removeprefix('output')}": tensor.clone() for name, tensor in tensors_of(x)}
+            return kept | {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+        before = held()
+        first = {name: tensor.clone() for name, tensor in study.score(net, x).items()}
+        torch.manual_seed(7)
+        generator = torch.get_rng_state()
+        second = dict(tensors_of(attempt(lambda net=net, x=x: _call(net, x), "in forward")))  # type: ignore[misc]
+        if not torch.equal(torch.get_rng_state(), generator):
+            raise AssertionError(f"scoring in eval mode draws from torch's generator [{rows} rows]")
+        _demand(second, first, f"second call, {rows} rows")
+        _demand(held(), before, f"after two calls, {rows} rows")
+
+
+def _call(net: nn.Module, x: Any) -> Any:  # noqa: ANN401 - nested tensors
+    if isinstance(x, Mapping):
+        return net(**x)
+    return net(*x) if isinstance(x, tuple) else net(x)
+
+
+def _demand_counted(
+    study: NetworkStudy, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> bool:
+    """Demand equality, or a difference of as many roundings as were declared; say whether it is equality."""
+    for name, values in expected.items():
+        other = actual[name]
+        if _same(other, values):
+            continue
+        if study.roundings and values.is_floating_point() and other.shape == values.shape:
+            limit = gamma(study.roundings, values.dtype) * float(values.abs().max())
+            if float((other.double() - values.double()).abs().max()) <= limit:
+                return False
+        raise AssertionError(f"{name} differs{_by(other, values)} [{where}]")
+    return True
+
+
+def _first_difference(net: nn.Module, one: Callable[[], Any], other: Callable[[], Any]) -> str:
+    """Name the first module whose output is not the same in two calls."""
+
+    def recorded(call: Callable[[], Any]) -> list[tuple[str, Tensor]]:
+        seen: list[tuple[str, Tensor]] = []
+        handles = [
+            module.register_forward_hook(
+                lambda _m, _i, output, name=name: seen.extend((name, t.detach().clone()) for _, t in tensors_of(output))
+            )
+            for name, module in net.named_modules()
+            if name
+        ]
+        try:
+            call()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+    for (name, a), (_, b) in zip(recorded(one), recorded(other), strict=False):
+        if not _same(a, b):
+            return f"; the first module that does is {name}, a {type(net.get_submodule(name)).__name__}"
+    return ""
+
+
+def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
+    """``no_grad`` and ``inference_mode`` compute the same, or differ by the roundings that were declared."""
+    for rows in _ROWS:
+        net = study.build(_SEEDS[0]).eval()
+        x = study.drawn(net, rows, rows)
+        expected = study.score(net, x)
+        for context in (torch.no_grad, torch.inference_mode):
+            with context():
+                output = study.score(net, x)
+            try:
+                _demand_counted(study, output, expected, f"{context.__name__}, {rows} rows")
+            except AssertionError as error:
+
+                def without(net: nn.Module = net, x: Any = x) -> None:  # noqa: ANN401 - nested tensors
+                    with torch.no_grad():
+                        study.score(net, x)
+
+                named = _first_difference(net, lambda net=net, x=x: study.score(net, x), without)  # type: ignore[misc]
+                raise AssertionError(f"{error}{named}") from None
+
+
+def a_row_does_not_see_the_others(study: NetworkStudy) -> None:
+    """Whatever is put in their place, NaN where there can be one, it keeps its output."""
+    if not study.independent_rows:
+        raise NotApplicable("declared: its rows depend on each other")
+    for mode in ("eval", "train") if study.independent_rows is True else ("eval",):
+        for rows in _ROWS:
+            net = study.build(_SEEDS[0])
+            x, others = study.drawn(net, rows, 1), study.drawn(net, rows, 2)
+            row = rows // 2
+            kept = copy.deepcopy(net.state_dict())
+            expected = study.score(net.train(mode == "train"), x, rows)
+            for filling in (others, mapped(x, _nan_like)):
+                mixed = _with_row(filling, x, row)
+                net.load_state_dict(kept)
+                output = study.score(net, mixed, rows)
+                own = {name: t[row] for name, t in expected.items() if t.shape[:1] == (rows,)}
+                got = {name: output[name][row] for name in own}
+                _demand_counted(study, got, own, f"row {row} of {rows}, {mode}")
+
+
+def _nan_like(values: Tensor) -> Tensor:
+    return torch.full_like(values, torch.nan) if values.is_floating_point() and values.dim() else values
+
+
+def _with_row(filling: Any, x: Any, row: int) -> Any:  # noqa: ANN401 - nested tensors
+    """Put one row of a batch among others."""
+    own = [tensor for _, tensor in tensors_of(x)]
+
+    def put(values: Tensor) -> Tensor:
+        values, kept = values.clone(), own.pop(0)
+        if values.dim():
+            values[row] = kept[row]
+        return values
+
+    return mapped(filling, put)
+
+
+def every_parameter_gets_a_gradient_that_leads_downhill(study: NetworkStudy) -> None:
+    """Some step along its opposite lowers the loss; in the network's own type, where roundings may hide a slope."""
+    net = study.build(_SEEDS[0])
+    before = study.loss(net, _ROWS[1], 3)
+    attempt(before.backward, "in backward")
+    without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    if without:
+        raise AssertionError(f"{', '.join(without[:3])} of {len(without)} get no gradient")
+    slope = sum(float(p.grad.double().square().sum()) for p in net.parameters() if p.grad is not None)
+    if not slope < float("inf"):
+        raise AssertionError(f"the gradient's squared length is {slope}")
+    value = float(before.detach())
+    if slope <= abs(value) * 2.0**-20:
+        return  # at a minimum, or all units dead
+    start = [p.detach().clone() for p in net.parameters()]
+    kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    for k in range(40):
+        with torch.no_grad():
+            for p, origin in zip(net.parameters(), start, strict=True):
+                p.copy_(origin if p.grad is None else origin - p.grad * 2.0**-k)
+            for name, buffer in net.named_buffers():
+                buffer.copy_(kept[name])
+        if float(study.loss(net, _ROWS[1], 3).detach()) < value:
+            return
+    raise AssertionError(f"no step downhill lowers the loss, {value:.6g}")
+
+
+def _trained(study: NetworkStudy, seed: int) -> dict[str, Tensor]:
+    net = study.build(seed).train()
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    if not parameters:
+        raise NotApplicable("it has no parameters to train")
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    for i in range(_STEPS):
+        optimizer.zero_grad()
+        attempt(study.loss(net, _ROWS[1], seed + i).backward, "in backward")
+        optimizer.step()
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def training_repeats_itself(study: NetworkStudy) -> str | None:
+    """Three steps of Adam on its loss, that of its own ``training_step`` if it has one; to the bit."""
+    for seed in _SEEDS:
+        _demand(_trained(study, seed), _trained(study, seed), f"{_STEPS} steps, seed {seed}")
+    return "by its own training_step" if study.own_step(study.build(_SEEDS[0])) else None
+
+
+def its_state_is_all_of_it(study: NetworkStudy) -> None:
+    """Another network with its state loaded computes the same."""
+    net, other = study.build(_SEEDS[0]).eval(), study.build(_SEEDS[1]).eval()
+    x = study.drawn(net, _ROWS[1], 5)
+    attempt(lambda: other.load_state_dict(net.state_dict()), "in load_state_dict")
+    _demand(study.score(other, x), study.score(net, x), "another network with its state loaded")
+
+
+def it_resumes_under_lightning(study: NetworkStudy) -> None:
+    """Four epochs of Lightning's Trainer are two and, from a checkpoint, two more; to the bit."""
+    import tempfile
+    from pathlib import Path
+
+    from lightning import LightningModule, Trainer
+    from torch.utils.data import DataLoader
+
+    net = study.build(_SEEDS[0])
+    if not isinstance(net, LightningModule) or not study.own_step(net):
+        raise NotApplicable("it is no LightningModule with a training_step")
+    rows = _ROWS[1]
+    batches = [study._batch(net, study.drawn(net, rows, i), rows, i) for i in range(2)]  # noqa: SLF001 - ours
+    loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type] # a list is a dataset
+
+    def fitted(epochs: int, root: str, checkpoint: str | None = None) -> Trainer:
+        module: Any = study.build(_SEEDS[0])
+        trainer = Trainer(
+            max_epochs=epochs, accelerator=study.device.type, devices=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,
+        )  # fmt: skip
+        attempt(lambda: trainer.fit(module, loader, ckpt_path=checkpoint), "under Lightning's Trainer")
+        return trainer
+
+    with tempfile.TemporaryDirectory() as root:
+        whole = fitted(4, root).lightning_module.state_dict()
+        path = str(Path(root) / "half.ckpt")
+        half = fitted(2, root)
+        attempt(lambda: half.save_checkpoint(path), "when its checkpoint is saved")
+        resumed = fitted(4, root, path).lightning_module.state_dict()
+    _demand(resumed, whole, "resumed after 2 of 4 epochs")
+
+
+CHECKS: tuple[Check[NetworkStudy], ...] = tuple(
+    Check(function.__name__.replace("_", " "), function)
+    for function in (
+        it_takes_a_batch,
+        the_same_seed_builds_the_same_network,
+        scoring_repeats_itself_and_writes_to_nothing,
+        recording_gradients_does_not_change_the_output,
+        a_row_does_not_see_the_others,
+        every_parameter_gets_a_gradient_that_leads_downhill,
+        training_repeats_itself,
+        its_state_is_all_of_it,
+        it_resumes_under_lightning,
+    )
+)
+
+
+def run_network(
+    check: Check[NetworkStudy], study: NetworkStudy, recorder: Recorder, time_limit: float = TIME_LIMIT
+) -> Result:
+    """Run one check of a network; after one that takes no batch, the others are not applicable."""
+    if study.first is None:
+        study.first = run(CHECKS[0], study, recorder, time_limit)
+    if check.name == CHECKS[0].name:
+        return study.first
+    if study.first.status is Status.FAILS:
+        return Result(check.name, Status.NOT_APPLICABLE, "it takes no batch")
+    return run(check, study, recorder, time_limit)
+
+
+def check_network(  # noqa: PLR0913 - each is what a user may want to say
+    factory: Callable[[], nn.Module],
+    *,
+    inputs: Any = None,  # noqa: ANN401 - nested tensors
+    batch: Any = None,  # noqa: ANN401 - nested tensors
+    loss: Callable[[Any], Tensor] | None = None,
+    device: torch.device | str = "cpu",
+    independent_rows: bool | str = True,
+    roundings: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+    time_limit: float = TIME_LIMIT,
+    progress: Callable[[Sequence[Check[Any]]], Any] = list,
+) -> Report:
+    """Check a network.
+
+    Args:
+        factory: As for ``NetworkStudy``, as are ``inputs``, ``batch``, ``loss``, ``device``, ``independent_rows`` and
+            ``roundings``.
+        inputs: See there.
+        batch: See there.
+        loss: See there.
+        device: See there.
+        independent_rows: See there.
+        roundings: See there.
+        expected_failures: The names of checks that fail, each with the reason; one that holds is a failure.
+        only: The names of the checks to run; by default all.
+        time_limit: Seconds after which a check is stopped, where the system can.
+        progress: Wraps the checks as they are run: ``tqdm``, for instance.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: If a check or an option is none of those that there are.
+    """
+    from simplenet.testing.checks import as_expected, demand_known
+
+    options = {"inputs": inputs, "batch": batch, "loss": loss, "independent_rows": independent_rows}
+    study = NetworkStudy(factory, device=device, roundings=roundings, **options)
+    expected = dict(expected_failures or {})
+    demand_known([*expected, *(only or ())], CHECKS)
+    checks = [check for check in CHECKS if only is None or check.name in only]
+    report, recorder = Report(study.name), Recorder()
+    for check in progress(checks):
+        report.results.append(as_expected(run_network(check, study, recorder, time_limit), expected))
+    recorder.describe(report)
+    report.facts["time limit"] = f"{time_limit:g} s a check"
+    report.facts["torch"] = f"{torch.__version__}, {study.device}"
+    return report

@@ -1,0 +1,265 @@
+"""``simplenet check`` in a directory of the user's, and ``parametrize_with_checks`` in a suite of the user's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from simplenet.testing import ArrayOptimizer, check_adam, parametrize_with_checks
+from simplenet.testing.command import check
+from simplenet.testing.report import Status
+
+MINE = """
+import torch
+class MyAdam(torch.optim.AdamW):
+    pass
+class Loud(torch.optim.Adam):
+    def step(self, closure=None):
+        import warnings
+        print("stepping")
+        warnings.warn("deprecated", DeprecationWarning)
+        return super().step(closure)
+class Quits(torch.optim.Adam):
+    def step(self, closure=None):
+        raise SystemExit(3)
+class Endless(torch.optim.Adam):
+    def step(self, closure=None):
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:
+                raise
+def fails(parameters, lr):
+    raise RuntimeError("not here")
+def inputs():
+    return (torch.zeros(3, 2),)
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+value = 7
+"""
+ONLY = ("--dtype", "float32", "--only", "it takes steps", "--only", "it is a published variant of Adam")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Work in a directory that holds ``mine.py``."""
+    (tmp_path / "mine.py").write_text(MINE, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("mine", None)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def run(*arguments):
+    return CliRunner().invoke(check, arguments)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_adam_of_ones_own_gets_a_table_and_a_status():
+    result = run("adam", "mine:MyAdam", *ONLY, "--json", "report.json")
+
+    assert result.exit_code == 0, result.output
+    assert "epsilon outside" in result.output
+    assert "it is a published variant of Adam  holds" in result.output
+    report = json.loads(Path("report.json").read_text("utf-8"))
+    assert report["passed"]
+    assert report["measured"]["variant"]["decay"] == "decoupled, times lr"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_variant_that_it_is_not_has_status_1():
+    result = run("adam", "mine:MyAdam", *ONLY, "--variant", "adam")
+
+    assert result.exit_code == 1
+    assert "decay is 'decoupled, times lr', but should be 'L2'" in result.output
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("adam", "mine:Nothing"),
+        ("adam", "nowhere:MyAdam"),
+        ("adam", "mine:value"),
+        ("adam", "mine:MyAdam", "--variant", "Adamax"),
+        ("adam", "mine:MyAdam", "--only", "it flies"),
+        ("adam", "mine:MyAdam", "--expect-failure", "it flies=no wings"),
+        ("adam", "mine:MyAdam", "--expect-failure", "it takes steps"),
+        ("adam", "mine:MyAdam", "--device", "abacus"),
+        ("adam", "mine:MyAdam", "--dtype", "int8"),
+        ("network", "mine:Nothing"),
+    ],
+)
+def test_bad_usage_has_status_2_and_names_what_is_wrong(arguments):
+    result = run(*arguments)
+
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert arguments[-1].partition(":")[0].partition("=")[0] in result.output
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("fails", "raises RuntimeError: not here when it is made"),
+        ("Quits", "raises SystemExit: 3 at the first step"),
+        ("Endless", "took more than the 3 s that a check may take, and was stopped"),
+    ],
+)
+def test_what_takes_no_steps_fails_once_and_the_rest_is_not_applicable(name, detail):
+    result = run("adam", f"mine:{name}", *ONLY, "--time-limit", "3")
+
+    assert result.exit_code == 1, result.output
+    assert detail in result.output
+    assert "1 fails, 1 not applicable" in result.output
+
+
+@pytest.mark.usefixtures("here")
+def test_what_it_prints_and_warns_of_is_said_and_no_failure():
+    result = run("adam", "mine:Loud", *ONLY)
+
+    assert result.exit_code == 0, result.output
+    assert "DeprecationWarning: deprecated" in result.output
+    assert result.output.count("stepping") == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_network_of_ones_own_gets_a_table_and_a_status():
+    result = run("network", "mine:Net", "--inputs", "mine:inputs")
+
+    assert result.exit_code == 0, result.output
+    assert "training repeats itself" in result.output
+
+
+def test_ctrl_c_has_the_shells_status(monkeypatch):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simplenet.testing.checks.check_adam", interrupted)
+
+    assert run("adam", "torch.optim:Adam").exit_code == 130
+
+
+SUITE = """
+import torch
+from mine import MyAdam, fails
+from simplenet.testing import parametrize_with_checks
+
+only = {"dtypes": [torch.float32]}
+
+@parametrize_with_checks([MyAdam, fails], **only)
+def test_mine(adam, check):
+    check(adam)
+
+@parametrize_with_checks([fails], **only, expected_failures={"it takes steps": "not yet"})
+def test_expected(adam, check):
+    check(adam)
+
+@parametrize_with_checks([MyAdam], **only, expected_failures={"it takes steps": "said in error"})
+def test_strictly(adam, check):
+    check(adam)
+"""
+
+
+def test_each_check_is_a_test_of_ones_own_suite(here):
+    """In a process of its own, without this suite's configuration."""
+    (here / "test_mine.py").write_text(SUITE, "utf-8")
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", "takes or variant or past"]
+
+    result = subprocess.run(
+        [*command, "test_mine.py"], cwd=here, capture_output=True, text=True, check=False, timeout=300
+    )
+
+    lines = [line for line in result.stdout.splitlines() if line.startswith("test_mine.py::")]
+    lines = [line.partition("test_mine.py::")[2] for line in lines]
+    outcomes = dict(line.split("] ", 1) for line in lines if "] " in line)
+    expected = {
+        "test_mine[MyAdam-it takes steps": "PASSED",
+        "test_mine[MyAdam-it is a published variant of Adam": "PASSED",
+        "test_mine[MyAdam-the step count goes on past two to the 24": "XFAIL",
+        "test_mine[fails-it takes steps": "FAILED",
+        "test_mine[fails-it is a published variant of Adam": "SKIPPED",
+        "test_expected[fails-it takes steps": "XFAIL",
+        "test_strictly[MyAdam-it takes steps": "FAILED",
+    }
+    for name, outcome in expected.items():
+        assert outcomes[name].startswith(outcome), result.stdout
+    assert "Traceback" not in result.stdout.partition("FAILURES")[2].partition("raises")[0]
+
+
+def test_expected_failures_have_to_be_checks():
+    with pytest.raises(ValueError, match="check is 'it flies', but should be one of: it takes steps;"):
+        parametrize_with_checks([torch.optim.Adam], expected_failures={"it flies": "no wings"})
+
+
+def test_expected_failures_are_strict():
+    names = ["it takes steps", "it is a published variant of Adam"]
+    expected = {names[1]: "it is SGD"}
+
+    sgd, adam = (
+        check_adam(cls, dtypes=[torch.float32], only=names, expected_failures=expected)
+        for cls in (torch.optim.SGD, torch.optim.Adam)
+    )
+
+    assert sgd.passed
+    assert sgd[names[1]].status is Status.EXPECTED
+    assert not adam.passed
+    assert adam[names[1]].detail == "holds, but was expected to fail: it is SGD"
+
+
+class Arrays(ArrayOptimizer):
+    """Adam in NumPy, as an optimizer that knows nothing of torch."""
+
+    def start(self, parameters, lr, b1, b2, eps):
+        self.p, self.options, self.t = parameters, (lr, b1, b2, eps), 0
+        self.m, self.v = ([0 * p for p in parameters] for _ in "mv")
+
+    def advance(self, gradients):
+        lr, b1, b2, eps = self.options
+        self.t += 1
+        for i, g in enumerate(gradients):
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            m, v = self.m[i] / (1 - b1**self.t), self.v[i] / (1 - b2**self.t)
+            self.p[i] = (self.p[i] - lr * m / (v**0.5 + eps)).astype(g.dtype)
+        return self.p
+
+
+def test_an_optimizer_that_is_not_torchs_comes_through_an_adapter():
+    """Of two methods; bfloat16, which NumPy lacks, and groups are then not applicable."""
+    report = check_adam(Arrays, variant="algorithm 1", expected_failures={
+        "invalid hyper-parameters are refused": "it checks nothing",
+        "a zero gradient moves nothing, float16": "as in torch",
+    })  # fmt: skip
+
+    assert report.passed, str(report)
+    assert report.facts["takes"] == "lr, b1/b2, eps"
+    assert report["every step is within its bound, float64"].status is Status.HOLDS
+    assert report["every step is within its bound, bfloat16"].status is Status.NOT_APPLICABLE
+    assert report["groups keep their own options"].status is Status.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize(
+    ("make", "takes", "decay"),
+    [
+        (lambda params, **o: torch.optim.AdamW(params, **o), "lr, betas, eps, weight_decay, amsgrad, maximize",  # noqa: PLW0108
+         "0.01 unless it is told otherwise"),
+        (lambda params, lr: torch.optim.AdamW(params, lr=lr), "lr", "0.01, whether it is told or not"),
+        (lambda params, lr, beta1, beta2: torch.optim.Adam(params, lr, (beta1, beta2)), "lr, beta1/beta2", None),
+    ],
+)  # fmt: skip
+def test_what_hyper_parameters_it_takes_is_found_out(make, takes, decay):
+    """By signature, and by trial where that is open; a decay that stays on is named."""
+    report = check_adam(make, dtypes=[torch.float32])
+
+    assert report.facts["takes"] == takes
+    assert report.facts.get("weight decay") == decay
+    assert report.passed, str(report)

@@ -1,0 +1,186 @@
+"""The checks of a network kill every planted fault, and take whatever forward takes and returns."""
+
+import warnings
+from dataclasses import dataclass
+
+import pytest
+import torch
+from lightning import LightningModule
+from torch import nn
+
+from simplenet import ARCHITECTURES, SimpleNet
+from simplenet.testing.network import CHECKS, check_network
+from simplenet.testing.report import Status
+from tests.faults.networks import FAULTS, FaultyNetwork
+
+KILLED_BY = {
+    "weights from a generator of their own": "the same seed builds the same network",
+    "noise in the output": "scoring repeats itself and writes to nothing",
+    "input written to": "scoring repeats itself and writes to nothing",
+    "calls counted while scoring": "scoring repeats itself and writes to nothing",
+    "mean of the batch taken off": "a row does not see the others",
+    "weight that is no parameter": "its state is all of it",
+    "parameter left out": "every parameter gets a gradient that leads downhill",
+    "gradient negated": "every parameter gets a gradient that leads downhill",
+    "dropout from a generator of its own": "training repeats itself",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named(fault):
+    report = check_network(lambda: FaultyNetwork(fault))
+
+    assert KILLED_BY[fault] in report.failures, str(report)
+
+
+@pytest.mark.parametrize("factory", [FaultyNetwork, *(lambda a=a: SimpleNet(a) for a in ARCHITECTURES)])
+def test_a_sound_network_passes(factory):
+    report = check_network(factory)
+
+    assert report.passed, str(report)
+
+
+class TwoInputs(nn.Module):
+    """Takes two tensors, or two by name; returns them scored as asked."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.a, self.b, self.wrap = nn.Linear(2, 3), nn.Embedding(5, 3), wrap
+
+    def forward(self, x, index):
+        return self.wrap(self.a(x), self.b(index))
+
+
+@dataclass
+class Output:
+    scores: torch.Tensor
+    hidden: tuple
+
+
+class Returned(dict):
+    """A dictionary, as many libraries return."""
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda a, b: a + b,
+        lambda a, b: (a + b, b),
+        lambda a, b: {"scores": a + b, "hidden": [a, b]},
+        lambda a, b: Returned(scores=a + b),
+        lambda a, b: Output(a + b, (a, b)),
+    ],
+    ids=["tensor", "tuple", "dictionary", "subclass", "object"],
+)
+def test_forward_may_take_and_return_anything(named, wrap):
+    example = (torch.zeros(4, 2), torch.arange(4))
+    inputs = dict(zip(("x", "index"), example, strict=True)) if named else example
+
+    report = check_network(lambda: TwoInputs(wrap), inputs=inputs)
+
+    assert report.passed, str(report)
+
+
+class WithTrainingStep(LightningModule):
+    """Trained by a step of its own, which draws from a generator of its own where it is to be at fault."""
+
+    def __init__(self, *, repeats=True):
+        super().__init__()
+        self.layer, self.repeats = nn.Linear(2, 1), repeats
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def training_step(self, batch, _index):
+        x, y = batch
+        noise = 0.0 if self.repeats else torch.rand((), generator=torch.Generator().manual_seed(torch.seed() % 2**32))
+        return {"loss": (self(x) - y + noise).square().mean()}
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def test_a_training_step_of_its_own_is_called():
+    """Trained otherwise, its noise would not be seen."""
+    sound, noisy = (
+        check_network(lambda repeats=repeats: WithTrainingStep(repeats=repeats)) for repeats in (True, False)
+    )
+
+    assert sound.passed, str(sound)
+    assert sound["it resumes under lightning"].status is Status.HOLDS
+    assert "training repeats itself" in noisy.failures
+
+
+class Forgetful(WithTrainingStep):
+    """Does not take its weights from a checkpoint."""
+
+    def on_load_checkpoint(self, checkpoint):
+        checkpoint["state_dict"] = {name: torch.zeros_like(t) for name, t in checkpoint["state_dict"].items()}
+
+
+def test_a_run_that_does_not_resume_is_named():
+    assert list(check_network(Forgetful).failures) == ["it resumes under lightning"]
+
+
+def test_rows_that_depend_on_each_other_can_be_declared():
+    """As batch normalization's do while it trains."""
+
+    def factory():
+        return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+    assert "a row does not see the others" in check_network(factory).failures
+    report = check_network(factory, independent_rows="eval", roundings=8)
+    assert report.passed, str(report)
+    declared = check_network(
+        factory, independent_rows=False, only=["it takes a batch", "a row does not see the others"]
+    )
+    assert declared["a row does not see the others"].status is Status.NOT_APPLICABLE
+
+
+class OtherWithoutGradients(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 3), Other()
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class Other(nn.Module):
+    def forward(self, x):
+        return x if torch.is_grad_enabled() else x * (1 + 2.0**-22)
+
+
+def test_what_is_computed_another_way_is_named_and_may_be_declared():
+    check = "recording gradients does not change the output"
+
+    report = check_network(OtherWithoutGradients)
+
+    assert "the first module that does is second, a Other" in report.failures[check]
+    assert check_network(OtherWithoutGradients, roundings=6, only=["it takes a batch", check]).passed
+    assert not check_network(OtherWithoutGradients, roundings=2, only=["it takes a batch", check]).passed
+
+
+def test_what_cannot_be_scored_fails_once():
+    class Broken(nn.Module):
+        def forward(self, x):  # noqa: ARG002 - forward takes it
+            raise KeyError("input_ids")
+
+    report = check_network(Broken)
+
+    assert list(report.failures) == ["it takes a batch"]
+    assert report.failures["it takes a batch"] == "raises KeyError: 'input_ids' in forward"
+    assert sum(result.status is Status.NOT_APPLICABLE for result in report.results) == len(CHECKS) - 1
+
+
+def test_what_it_warns_of_is_recorded_and_no_error():
+    class Warns(nn.Linear):
+        def forward(self, x):
+            warnings.warn("mine", UserWarning, stacklevel=1)
+            return super().forward(x)
+
+    report = check_network(lambda: Warns(2, 1))
+
+    assert report.passed, str(report)
+    assert report.facts["warns"] == "UserWarning: mine"
