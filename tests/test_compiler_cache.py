@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from simplenet.environment import TORCH
-from tests.assertions import assert_within
+from simplenet.testing.assertions import assert_within
+from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
 from tests.background import Background
-from tests.bounds import EXP_ROUNDINGS, gamma
 
 # Whose instructions the processes compile for: one after the other, as machines do that share a directory.
 CAPABILITIES = ("avx2", "default")
