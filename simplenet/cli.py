@@ -1,4 +1,4 @@
-"""The command line: ``simplenet train``, ``predict``, ``certify`` and ``info``.
+"""The command line: ``simplenet train``, ``predict``, ``certify``, ``check`` and ``info``.
 
 torch and Lightning are imported when a command runs, so that ``--help`` answers at once.
 """
@@ -21,7 +21,8 @@ from click.core import ParameterSource
 
 from simplenet.files import check_writable, write_file
 from simplenet.reference import ARCHITECTURES
-from simplenet.signals import ending_by_exception, status
+from simplenet.signals import EndingSignal, ending_by_exception, kill_children, status
+from simplenet.testing.command import check
 
 if TYPE_CHECKING:
     from simplenet.certificate import Certificate
@@ -55,6 +56,8 @@ class _Group(click.Group):
             raise
         except KeyboardInterrupt:
             sys.exit(status(signal.SIGINT))
+        except EndingSignal as ending:
+            sys.exit(ending.status)
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(status(signal.SIGPIPE))
@@ -90,6 +93,9 @@ _device = click.option("--device", default="auto", show_default=True, help="auto
 @click.version_option(package_name="simplenet")
 def main() -> None:
     """Train the smallest network worth the name, 2-4-1, on exclusive-or."""
+
+
+main.add_command(check)
 
 
 @main.command(context_settings={"show_default": True})
@@ -328,7 +334,8 @@ def certify(  # noqa: PLR0913 - an argument for each option
         context.call_on_close(torch.distributed.destroy_process_group)
     try:
         certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, EndingSignal):
+        kill_children()  # compilers
         click.echo("Interrupted: there is no certificate for a part of the seeds.", err=True)
         raise
     if not fabric.is_global_zero:

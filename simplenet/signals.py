@@ -6,7 +6,6 @@ References:
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,18 +59,30 @@ class FirstSignal:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+class EndingSignal(BaseException):
+    """A SIGTERM or SIGHUP, as ``KeyboardInterrupt`` is a SIGINT.
+
+    Attributes:
+        status: The exit status that says so.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = status(number)
+
+
 @contextmanager
 def ending_by_exception() -> Iterator[None]:
     """End the block at a SIGTERM or SIGHUP as at a Ctrl-C, by an exception, so that what is open is closed.
 
     Raises:
-        SystemExit: With ``status`` of the signal. A second signal ends the process at once.
+        EndingSignal: At the first of them. A second one ends the process at once.
     """
 
     def end(number: int, _: FrameType | None) -> None:
         for other in before:
             signal.signal(other, signal.SIG_DFL)
-        sys.exit(status(number))
+        raise EndingSignal(number)
 
     before = {number: signal.getsignal(number) for number in ENDING if number != signal.SIGINT}
     before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}

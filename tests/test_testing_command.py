@@ -9,8 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from simplenet.cli import main
 from simplenet.testing import ArrayOptimizer, check_adam, parametrize_with_checks
-from simplenet.testing.command import check
 from simplenet.testing.report import Status
 
 MINE = """
@@ -58,7 +58,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(check, arguments)
+    return CliRunner().invoke(main, ["check", *arguments])
 
 
 @pytest.mark.usefixtures("here")
@@ -137,6 +137,15 @@ def test_a_network_of_ones_own_gets_a_table_and_a_status():
 
     assert result.exit_code == 0, result.output
     assert "training repeats itself" in result.output
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr("simplenet.testing.checks.check_adam", lambda *_, **__: pytest.fail("the work was done"))
+
+    result = run("adam", "torch.optim:Adam", "--json", "none/report.json")
+
+    assert result.exit_code == 2
+    assert "none/report.json" in result.output.splitlines()[-1]
 
 
 def test_ctrl_c_has_the_shells_status(monkeypatch):

@@ -8,19 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simplenet.files import check_writable, write_file
+
 if TYPE_CHECKING:
     import torch
 
     from simplenet.testing.report import Report
 
-_INTERRUPTED = 128 + 2  # the shell's status for what SIGINT ended
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 _dtypes = click.option(
     "--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES), help="Only these; it may repeat."
 )
 _device = click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
-_json = click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Keep the report.")
+
+
+def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file that could not be written, before the work that it would keep."""
+    if path is not None:
+        check_writable(path)
+    return path
+
+
+_json = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_writable,
+    help="Write the report into this file.",
+)
 _only = click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; it may repeat.")
 _expect = click.option(
     "--expect-failure", "expected", multiple=True, metavar="CHECK=REASON", help="This check has to fail; it may repeat."
@@ -30,17 +46,7 @@ _limit = click.option(
 )
 
 
-class _Group(click.Group):
-    """Commands that Ctrl-C ends with the shell's status for it."""
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            ctx.exit(_INTERRUPTED)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def check() -> None:
     """Check an Adam or a network of your own, from outside."""
 
@@ -159,8 +165,5 @@ def _imported(path: str, *, callable_: bool = True) -> Any:  # noqa: ANN401 - wh
 def _print(report: "Report", json_path: Path | None) -> None:
     click.echo(str(report))
     if json_path is not None:
-        try:
-            json_path.write_text(report.to_json(), "utf-8")
-        except OSError as error:
-            raise click.UsageError(f"--json: {error}") from None
+        write_file(json_path, report.to_json().encode())
     sys.exit(report.exit_status)
