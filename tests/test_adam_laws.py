@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.lr_scheduler import LambdaLR
 
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, unit_roundoff
-from tests.oracle import Hyper, State, one_step
+from tests.oracle import Hyper, State, one_step, read
 from tests.strategies import LAYOUTS, floats, place, tensors
 from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
 
@@ -224,6 +225,42 @@ def test_parameter_groups_go_their_own_ways_in_any_order(adam, p, gradients, dat
         own_gradients = [g[i] for g in gradients][1 if late and i == 1 else 0 :]
         expected = trajectory(adam, p[i], own_gradients, **options[i])[-1]
         assert_identical(row, expected, claim=f"parameter of group {i}")
+
+
+@given(p=parameters, gradients=runs)
+def test_a_saved_state_survives_later_steps(adam, p, gradients):
+    """Loading it takes the moments and the count back to where they were when it was saved."""
+    p = adam.parameter(p.clone().to(adam.device))
+    optimizer = adam([p])
+    *earlier, later = (g.to(adam.device) for g in gradients)
+    for g in earlier:
+        apply_step(optimizer, [p], [g])
+    before = read(optimizer, p)
+
+    saved = optimizer.state_dict()
+    apply_step(optimizer, [p], [later])
+    optimizer.load_state_dict(saved)
+
+    after = read(optimizer, p)
+    assert after.t == before.t, f"step count is {after.t}, but was saved at {before.t}"
+    assert_identical(after.m, before.m, claim="first moment")
+    assert_identical(after.v, before.v, claim="second moment")
+
+
+@given(p=parameters, g=tensors(SHAPE, elements=moderate), factors=st.permutations([1.0, 0.5, 0.25]))
+def test_each_group_follows_its_own_schedule(adam, p, g, factors):
+    """From one rate for all, each group's schedule leads to a rate of its own; powers of two round none of them."""
+    rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
+    optimizer = adam([{"params": [row]} for row in rows])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        pytest.skip(f"torch's schedules take torch's optimizers, and {adam} is none")
+
+    LambdaLR(optimizer, [lambda _, factor=factor: factor for factor in factors[: len(rows)]])
+    apply_step(optimizer, rows, list(g.to(adam.device)))
+
+    for i, (row, factor) in enumerate(zip(rows, factors, strict=False)):
+        expected = trajectory(adam, p[i], [g[i]], lr=factor * LR)[-1]
+        assert_identical(row, expected, claim=f"parameter of group {i} at {factor} of the rate")
 
 
 @pytest.mark.claim("4.2/memory")

@@ -99,3 +99,15 @@ def test_a_loaded_optimizer_shares_no_state_with_its_source():
     apply_step(loaded, parameters[1:], [torch.ones(3)])
 
     assert_identical(source.state[parameters[0]]["exp_avg"], before, claim="first moment of the source")
+
+
+@pytest.mark.skipif(TORCH < (2, 1), reason="torch takes a learning rate in a tensor from 2.1 on")
+def test_a_schedule_does_not_write_to_the_callers_rate():
+    """The tensor that a caller has given as the rate may be another optimizer's rate too."""
+    rate = torch.tensor(1.0)
+    optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)], lr=rate)
+
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
+
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert rate == 1.0, f"the caller's rate is {rate.item()}, but was given as 1.0"
