@@ -9,6 +9,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,14 @@ from lightning.fabric import Fabric
 from scipy.special import betaincinv  # type: ignore[import-untyped]
 from torch import Tensor
 
-from simplenet.ensemble import Ensemble, Step, train_ensemble
-from simplenet.model import Architecture
+from simplenet.ensemble import Ensemble, Step, most_networks, train_ensemble
+from simplenet.model import ARCHITECTURES, Architecture, check_floating_point
+from simplenet.validation import check_choice, check_float, check_int, check_type
 
 QUANTILES = (0.5, 0.9, 0.99)
+
+# The largest count that float64, which the bounds are computed in, holds with every one below it.
+MAX_TRIALS = 2**53
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
@@ -29,16 +34,22 @@ def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[flo
 
     Args:
         successes: From 0 to ``trials``.
-        trials: Independent ones, at least 1.
-        confidence: Of each bound by itself, a probability.
+        trials: Independent ones, from 1 to ``MAX_TRIALS``.
+        confidence: Of each bound by itself, a probability, neither 0 nor 1.
 
     Returns:
         The lower and the upper bound, each of which is true with at least this confidence.
 
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If it is out of range.
+
     References:
         Clopper and Pearson 1934, as quantiles of the beta distribution.
     """
-    k, n = successes, trials
+    n = check_int("trials", trials, 1, MAX_TRIALS)
+    k = check_int("successes", successes, 0, n)
+    confidence = check_float("confidence", confidence, 0.0, 1.0, ends=False)
     lower = float(betaincinv(k, n - k + 1, 1 - confidence)) if k > 0 else 0.0
     upper = float(betaincinv(k + 1, n - k, confidence)) if k < n else 1.0
     return lower, upper
@@ -84,8 +95,15 @@ class Certificate:
         return seeds
 
     def steps_to_solve(self, quantile: float) -> int | None:
-        """Return the number of steps within which this share of all seeds solves XOR for good, if it does."""
-        rank = math.ceil(quantile * self.seeds)
+        """Return the number of steps within which this share of all seeds solves XOR for good, if it does.
+
+        Raises:
+            TypeError: If the share is not a ``float``.
+            ValueError: If it is not from 0 to 1.
+        """
+        rank = math.ceil(check_float("quantile", quantile, 0.0, 1.0) * self.seeds)
+        if rank == 0:
+            return 0
         solved_at = self.ensemble.solved_at[self.ensemble.solved].sort().values
         return int(solved_at[rank - 1]) if rank <= len(solved_at) else None
 
@@ -138,20 +156,27 @@ def certify(  # noqa: PLR0913 - what a certificate is about
         fabric: Launched already.
         architecture: As for ``SimpleNet``.
         batch_size: Rows in a batch.
-        steps: Optimizer steps of each network.
-        seeds: How many.
-        confidence: Of the bounds, a probability.
+        steps: Optimizer steps of each network, as for ``train_ensemble``.
+        seeds: How many, at most what ``most_networks`` says: every device receives the weights of all.
+        confidence: Of the bounds, a probability, neither 0 nor 1.
         compiled: As for ``train_ensemble``.
 
     Returns:
         The same certificate on every device.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
     """
+    check_type("fabric", fabric, Fabric)
+    architecture = check_choice("architecture", architecture, ARCHITECTURES)
+    seeds = check_int("seeds", seeds, 1, most_networks(4))
+    confidence = check_float("confidence", confidence, 0.0, 1.0, ends=False)
     devices, rank = fabric.world_size, fabric.global_rank
     # Every device trains equally many, so that the results can be gathered; the last seed may come twice.
-    share = [min(seed, seeds - 1) for seed in range(rank, rank + devices * -(-seeds // devices), devices)]
+    share: Sequence[int] = range(rank, seeds, devices)
+    if len(share) < -(-seeds // devices):
+        share = [*share, seeds - 1]
     part = train_ensemble(
         share,
         architecture,
@@ -208,13 +233,20 @@ def resting(weights: Float[Tensor, " parameters"], architecture: Architecture) -
     Args:
         weights: Of one network, as ``Ensemble.weights`` has them.
         architecture: Of that network.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If there is no such architecture, or no network has so many weights.
     """
+    check_floating_point("weights", weights)
+    if weights.ndim != 1 or len(weights) % 4 != 1 or len(weights) == 1:
+        raise ValueError(f"weights have shape {tuple(weights.shape)}, but should have shape (4 h + 1,), for h units")
     step = Step(architecture, (len(weights) - 1) // 4, torch.device("cpu"))
 
     def mse(point: Tensor) -> Tensor:
         return (step.forward(point[:, None])[1] - step.y).square().mean()
 
-    point = weights.double()
+    point = weights.double().cpu()
     _, y_hat = step.forward(point[:, None])
     gradient: Tensor = torch.autograd.functional.jacobian(mse, point)  # type: ignore[no-untyped-call]
     hessian: Tensor = torch.autograd.functional.hessian(mse, point)  # type: ignore[no-untyped-call]

@@ -13,6 +13,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from simplenet.validation import check_int
+
+# There are four rows, and a larger batch holds them all; but an older torch makes a list of as many entries.
+MAX_BATCH_SIZE = 2**20
+
 
 def xor() -> tuple[Float[Tensor, "4 2"], Float[Tensor, "4 1"]]:
     """Return the truth table: inputs in counting order, and a target of 0 or 1 for each.
@@ -29,14 +34,16 @@ def xor_dataloader(batch_size: int = 1) -> DataLoader[tuple[Tensor, ...]]:
     """Serve the truth table in its order, never shuffled.
 
     Args:
-        batch_size: Rows in a batch; the last batch of an epoch holds what is left.
+        batch_size: Rows in a batch, from 1 to ``MAX_BATCH_SIZE``; the last batch of an epoch holds what is left.
 
     Returns:
         A loader of ``(inputs, targets)`` pairs of shapes ``(n, 2)`` and ``(n, 1)``.
 
     Raises:
-        ValueError: If ``batch_size`` is not a positive integer.
+        TypeError: If ``batch_size`` is not an ``int``.
+        ValueError: If it is out of range.
     """
+    batch_size = check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
     return DataLoader(TensorDataset(*xor()), batch_size=batch_size)
 
 
@@ -44,12 +51,13 @@ class XORDataModule(LightningDataModule):
     """The truth table as a Lightning data module.
 
     Args:
-        batch_size: Rows in a batch, as in ``xor_dataloader``.
+        batch_size: Rows in a batch, as in ``xor_dataloader``; errors are those, too.
     """
 
-    def __init__(self, batch_size: int = 1) -> None:  # noqa: ARG002 - save_hyperparameters reads it
+    def __init__(self, batch_size: int = 1) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        batch_size = check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+        self.save_hyperparameters()  # reads the local variables
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Serve the four rows for training."""

@@ -27,11 +27,12 @@ from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
-from simplenet.data import xor
+from simplenet.data import MAX_BATCH_SIZE, xor
 from simplenet.environment import resolve_device
-from simplenet.model import Architecture, SimpleNet
-from simplenet.seeding import MAX_SEED
-from simplenet.steps import Formulas, compile_whole, corrections, loop
+from simplenet.model import ARCHITECTURES, MAX_HIDDEN, MAX_LR, Architecture, SimpleNet
+from simplenet.seeding import check_seeds
+from simplenet.steps import CORRECTED, MAX_STEPS, Formulas, compile_whole, corrections, loop
+from simplenet.validation import check_choice, check_float, check_int, check_type
 
 NEVER = -1  # where a step is asked for: none
 
@@ -39,6 +40,9 @@ NEVER = -1  # where a step is asked for: none
 # has to be worth its launch. The last chunk is filled up, and the widths are multiples of every vector's,
 # so that a seed meets the same instructions wherever it sits: its company changes no bit.
 _WIDTH = {"compiled": 1024, "eager": 2048, "cuda": 2**17}
+
+# Numbers in a tensor that holds a weight of every network: 1 GiB in float32. A run needs eleven times as much.
+MAX_WEIGHTS = 2**28
 
 # Steps in one call of the compiled loop; Ctrl-C is heard between calls.
 _BLOCK = 1000
@@ -88,13 +92,18 @@ class Ensemble:
         return self.solved_at != NEVER
 
 
+def most_networks(hidden: int) -> int:
+    """Return how many networks of this hidden width may be trained: ``MAX_WEIGHTS`` numbers in all."""
+    return MAX_WEIGHTS // (4 * hidden + 1)
+
+
 def initial_weights(
     seeds: Sequence[int], architecture: Architecture = "overview", hidden: int = 4
 ) -> Float[Tensor, "parameters seeds"]:
     """Draw what ``set_seed(seed); SimpleNet(architecture, hidden)`` starts from, bit for bit.
 
     Args:
-        seeds: From 0 to 2³² - 1 each.
+        seeds: From 0 to 2³² - 1 each, as many as ``most_networks`` says.
         architecture: As for ``SimpleNet``.
         hidden: As for ``SimpleNet``.
 
@@ -102,12 +111,12 @@ def initial_weights(
         A column for each seed, in torch's default dtype; the generator is given back as it was.
 
     Raises:
-        ValueError: If there is no seed, one is out of range, or ``SimpleNet`` refuses the rest.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If there is no seed or too many, or an argument is out of range.
     """
-    if not len(seeds):
-        raise ValueError("seeds is empty, but should hold at least one")
-    if not 0 <= min(seeds) <= max(seeds) <= MAX_SEED:
-        raise ValueError(f"seeds run from {min(seeds)} to {max(seeds)}, but should be from 0 to {MAX_SEED}")
+    architecture = check_choice("architecture", architecture, ARCHITECTURES)
+    hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
+    seeds = check_seeds(seeds, most_networks(hidden))
     with torch.random.fork_rng(devices=[]):
         net = SimpleNet(architecture, hidden)
         weights = torch.empty(len(seeds), parameters_to_vector(net.parameters()).numel())
@@ -120,13 +129,22 @@ def initial_weights(
     return weights.T.contiguous()
 
 
+def check_schedule(batch_size: object, steps: object, lr: object) -> tuple[int, int, float]:
+    """Return the arguments of ``schedule``, which raises the same errors."""
+    return (
+        check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE),
+        check_int("steps", steps, 1, MAX_STEPS),
+        check_float("lr", lr, 0.0, MAX_LR),
+    )
+
+
 def schedule(batch_size: int, steps: int, lr: float) -> Float[Tensor, "steps 6"]:
     """Tabulate what differs from step to step but not from seed to seed.
 
     Args:
         batch_size: Rows in a batch, in the order of ``xor_dataloader``.
-        steps: Optimizer steps.
-        lr: Learning rate of Adam.
+        steps: Optimizer steps, from 1 to ``MAX_STEPS``, for which the table takes 384 MiB in float32.
+        lr: Learning rate of Adam, as for ``SimpleNet``.
 
     Returns:
         A row for each step: the signed step size ``-lr / (1 - β1ᵗ)``, the square root of the second
@@ -134,19 +152,18 @@ def schedule(batch_size: int, steps: int, lr: float) -> Float[Tensor, "steps 6"]
         ``n``, else 0.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but should be at least 1")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, but should be at least 1")
-    if not 0 <= lr < float("inf"):
-        raise ValueError(f"lr is {lr}, but should be finite and at least 0")
+    batch_size, steps, lr = check_schedule(batch_size, steps, lr)
+    table = torch.empty(steps, 6)
+    changing = min(steps, CORRECTED)
+    table[:changing, :2] = torch.tensor([corrections(t, lr) for t in range(1, changing + 1)])
+    table[changing:, :2] = table[changing - 1, :2]
     batches = torch.split(torch.arange(4), batch_size)
-    shares = [[2 / len(batch) if row in batch else 0.0 for row in range(4)] for batch in batches]
-    return torch.tensor([(*corrections(t, lr), *shares[(t - 1) % len(batches)]) for t in range(1, steps + 1)]).reshape(
-        steps, 6
-    )
+    for i, batch in enumerate(batches):
+        table[i :: len(batches), 2:] = torch.tensor([2 / len(batch) if row in batch else 0.0 for row in range(4)])
+    return table
 
 
 class Step:
@@ -156,10 +173,15 @@ class Step:
         architecture: As for ``SimpleNet``.
         hidden: As for ``SimpleNet``.
         device: Where the networks are; their dtype is torch's default.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If it is out of range.
     """
 
     def __init__(self, architecture: Architecture, hidden: int, device: torch.device) -> None:
         self.formulas = Formulas(architecture, hidden)
+        check_type("device", device, torch.device)
         inputs, targets = (rows.to(device) for rows in xor())
         # Memory of their own: a compiled loop refuses what overlaps.
         self.x1, self.x2 = (column.clone().reshape(4, 1, 1) for column in inputs.unbind(1))
@@ -311,25 +333,33 @@ def train_ensemble(  # noqa: PLR0913 - the parameters of a run
     """Train a network from each seed, in torch's default dtype.
 
     Args:
-        seeds: From 0 to 2³² - 1 each.
+        seeds: From 0 to 2³² - 1 each, as many as ``most_networks`` says; one may come twice.
         architecture: As for ``SimpleNet``.
-        hidden: As for ``SimpleNet``.
+        hidden: As for ``SimpleNet``, but at most so wide that a chunk, the networks that are trained together,
+            has ``MAX_WEIGHTS`` numbers in a tensor: 32,767 on a CPU, 511 on CUDA.
         batch_size: Rows in a batch, as in ``xor_dataloader``.
-        steps: Optimizer steps of each network.
-        lr: Learning rate of Adam.
+        steps: Optimizer steps of each network, from 1 to ``MAX_STEPS``.
+        lr: Learning rate of Adam, as for ``SimpleNet``.
         device: As in ``resolve_device``.
         compiled: Whether to compile the step: seconds once, and many times as fast from then on.
             Where torch cannot, the same step runs eagerly and ``fallback`` says why.
         progress: Whether to show a bar in a terminal.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range, or there is no such device.
     """
     place = resolve_device(device)
-    rows = schedule(batch_size, steps, lr).to(place)
-    weights = initial_weights(seeds, architecture, hidden)
-    eager = Step(architecture, hidden, place)
     width = _WIDTH.get(place.type, _WIDTH["eager"])
+    architecture = check_choice("architecture", architecture, ARCHITECTURES)
+    hidden = check_int("hidden", hidden, 1, (MAX_WEIGHTS // width - 1) // 4)
+    batch_size, steps, lr = check_schedule(batch_size, steps, lr)
+    check_type("compiled", compiled, bool)
+    check_type("progress", progress, bool)
+    seeds = check_seeds(seeds, most_networks(hidden))
+    weights = initial_weights(seeds, architecture, hidden)
+    rows = schedule(batch_size, steps, lr).to(place)
+    eager = Step(architecture, hidden, place)
     train = _Training(_loop(eager), width, eager, rows, place, threading.Event())
     workers, fallback = 1, None  # eager threads would wait for each other at the interpreter
     threads = torch.get_num_threads()

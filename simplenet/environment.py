@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from simplenet.validation import check_type, shown
+
 # Its major and minor version, for what a torch does not have yet.
 TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
 
@@ -24,20 +26,23 @@ def resolve_device(name: str = "auto") -> torch.device:
             ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
+        TypeError: If ``name`` is not a ``str``.
         ValueError: If there is no such device here.
     """
+    check_type("device", name, str)
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in here and f"{name}:0" not in here:
-        raise ValueError(f"device is {name!r}, but should be auto or one of those here: {', '.join(here)}")
+        raise ValueError(f"device is {shown(name)}, but should be auto or one of those here: {', '.join(here)}")
     return torch.device(name)
 
 
 def processor(device: torch.device) -> str:
     """Name the CPU or the GPU as its maker does, where the system says."""
+    check_type("device", device, torch.device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     about = Path("/proc/cpuinfo")
@@ -47,6 +52,7 @@ def processor(device: torch.device) -> str:
 
 def describe(device: torch.device) -> dict[str, str]:
     """Describe the software, the device and the numerical flags, an entry each."""
+    check_type("device", device, torch.device)
     # What torch's kernels use of the CPU decides their roundings.
     capability = re.search(r"CPU capability usage: (.*)", torch.__config__.show())
     name = f"{platform.machine()} {capability[1] if capability else 'CPU'}"

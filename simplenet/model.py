@@ -17,15 +17,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simplenet.checkpoint import Checkpoint, digest, read_checkpoint
+from simplenet.validation import check_choice, check_float, check_int, check_type, refuse_type
 
 Architecture = Literal["overview", "derivation", "listing"]
 
 # The activation of the hidden layer and that of the output.
-ARCHITECTURES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+ARCHITECTURES: dict[Architecture, tuple[type[nn.Module], type[nn.Module]]] = {
     "overview": (nn.Sigmoid, nn.Identity),
     "derivation": (nn.Sigmoid, nn.Sigmoid),
     "listing": (nn.Identity, nn.Sigmoid),  # affine under a sigmoid: cannot learn XOR
 }
+
+# A layer of 2**20 units is 16 MiB of float32.
+MAX_HIDDEN = 2**20
+
+# Adam's first step size is ten times the learning rate, which float32 has to hold: it ends at 3.4e38.
+MAX_LR = 1e37
+
+
+def check_floating_point(name: str, values: Tensor) -> None:
+    check_type(name, values, Tensor)
+    if not values.is_floating_point():
+        raise TypeError(f"{name} have dtype {values.dtype}, but should be floating-point")
 
 
 def mse_loss(predictions: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -39,15 +52,14 @@ def mse_loss(predictions: Float[Tensor, "*shape"], targets: Float[Tensor, "*shap
         A scalar, in the dtype of the differences.
 
     Raises:
-        TypeError: If either is not floating-point.
+        TypeError: If either is not a floating-point tensor.
         ValueError: If the shapes differ or are empty.
 
     References:
         The notebook, §4.1.
     """
     for name, values in (("predictions", predictions), ("targets", targets)):
-        if not values.is_floating_point():
-            raise TypeError(f"{name} have dtype {values.dtype}, but should be floating-point")
+        check_floating_point(name, values)
     if targets.shape != predictions.shape:
         raise ValueError(
             f"targets have shape {tuple(targets.shape)}, "
@@ -63,11 +75,12 @@ class SimpleNet(LightningModule):
 
     Args:
         architecture: Which of the notebook's three networks: ``overview``, ``derivation``, ``listing``.
-        hidden: Width of the hidden layer; 4 gives the notebook's 17 parameters.
-        lr: Learning rate of Adam, in units of the parameters.
+        hidden: Width of the hidden layer, from 1 to ``MAX_HIDDEN``; 4 gives the notebook's 17 parameters.
+        lr: Learning rate of Adam, in units of the parameters, from 0 to ``MAX_LR``.
 
     Raises:
-        ValueError: If the architecture is unknown, ``hidden`` is not positive or ``lr`` is negative.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the architecture is unknown, or ``hidden`` or ``lr`` is out of range.
 
     References:
         The notebook, §4 and §5.
@@ -75,13 +88,10 @@ class SimpleNet(LightningModule):
 
     def __init__(self, architecture: Architecture = "overview", hidden: int = 4, lr: float = 0.01) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture is {architecture!r}, but should be one of {', '.join(ARCHITECTURES)}")
-        if hidden < 1:
-            raise ValueError(f"hidden is {hidden}, but should be at least 1")
-        if not 0 <= lr < float("inf"):
-            raise ValueError(f"lr is {lr}, but should be finite and at least 0")
-        self.save_hyperparameters()
+        architecture = check_choice("architecture", architecture, ARCHITECTURES)
+        hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
+        lr = check_float("lr", lr, 0.0, MAX_LR)
+        self.save_hyperparameters()  # reads the local variables
         hidden_activation, output_activation = ARCHITECTURES[architecture]
         self.input_layer = nn.Linear(2, hidden)
         self.hidden_activation = hidden_activation()
@@ -92,11 +102,10 @@ class SimpleNet(LightningModule):
         """Score each row; above 1/2 reads as true.
 
         Raises:
-            TypeError: If ``x`` is not floating-point.
+            TypeError: If ``x`` is not a floating-point tensor.
             ValueError: If the last dimension is not 2.
         """
-        if not x.is_floating_point():
-            raise TypeError(f"inputs have dtype {x.dtype}, but should be floating-point")
+        check_floating_point("inputs", x)
         if x.ndim == 0 or x.shape[-1] != self.input_layer.in_features:
             raise ValueError(
                 f"inputs have shape {tuple(x.shape)}, but the last dimension should be {self.input_layer.in_features}"
@@ -110,10 +119,17 @@ class SimpleNet(LightningModule):
     ) -> Float[Tensor, ""]:
         """Return the MSE of a batch, and log it as ``train_loss``.
 
+        Args:
+            batch: Inputs and targets, as for ``forward`` and ``mse_loss``, which refuse the same.
+
         Raises:
-            TypeError: If inputs or targets are not floating-point.
-            ValueError: If the targets' shape is not the output's, or the batch is empty.
+            TypeError: If it is not a tuple or a list, or what is in it has the wrong type.
+            ValueError: If it is not a pair, or the targets' shape is not the output's, or it has no rows.
         """
+        if not isinstance(batch, tuple | list):
+            raise refuse_type("batch", batch, "a tuple or a list")
+        if len(batch) != 2:  # noqa: PLR2004 - a pair
+            raise ValueError(f"batch has length {len(batch)}, but should have length 2: inputs and targets")
         x, y = batch
         predictions: Tensor = self(x)
         loss = mse_loss(predictions, y)

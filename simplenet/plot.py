@@ -13,6 +13,7 @@ from simplenet.certificate import Certificate, clopper_pearson
 from simplenet.data import xor
 from simplenet.files import write_file
 from simplenet.training import TrainingRun
+from simplenet.validation import check_type, refuse_type
 
 _ROWS = 4
 
@@ -21,8 +22,10 @@ def check_picture(path: Path) -> None:
     """Refuse a picture that could not be written, before the work that it would show.
 
     Raises:
+        TypeError: If it is not a ``Path``.
         ValueError: If its directory is missing, or matplotlib does not know its format.
     """
+    check_type("plot", path, Path)
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in formats:
         raise ValueError(f"plot is '{path}', but should end in one of {', '.join(sorted(formats))}")
@@ -38,8 +41,11 @@ def plot_run(run: TrainingRun, path: Path) -> None:
         path: The picture to write; its suffix names the format, as matplotlib knows them.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         OSError: If the file cannot be written.
     """
+    check_type("run", run, TrainingRun)
+    check_type("path", path, Path)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
@@ -81,8 +87,17 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         path: The picture to write, as for ``plot_run``.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         OSError: If the file cannot be written.
+        ValueError: If there is no certificate.
     """
+    if not isinstance(certificates, Sequence):
+        raise refuse_type("certificates", certificates, "a sequence of certificates")
+    for i, certificate in enumerate(certificates):
+        check_type(f"certificates[{i}]", certificate, Certificate)
+    if not certificates:
+        raise ValueError("certificates has length 0, but should have a length of at least 1")
+    check_type("path", path, Path)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

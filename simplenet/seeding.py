@@ -9,11 +9,14 @@ References:
 
 import inspect
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import seed_everything
+
+from simplenet.validation import check_int, refuse_type
 
 # torch's CPU generator keeps the low 32 bits of a seed: a larger one repeats a smaller one's stream.
 MAX_SEED = 2**32 - 1
@@ -33,21 +36,49 @@ def set_seed(seed: int) -> None:
         seed: An ``int`` from 0 to 2³² - 1.
 
     Raises:
-        TypeError: If ``seed`` is not an ``int``; ``bool`` is not one here.
+        TypeError: If ``seed`` is not an ``int``; ``bool`` is not one here, nor are NumPy's integers.
         ValueError: If ``seed`` is out of range.
 
     References:
         The notebook, §2.3.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"seed is {seed!r} of type {type(seed).__name__}, but should be an int")
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed is {seed}, but should be from 0 to {MAX_SEED}")
+    seed = check_int("seed", seed, 0, MAX_SEED)
     seed_everything(seed, workers=True, **_QUIET)
     os.environ["PYTHONHASHSEED"] = str(seed)
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+
+
+def check_seeds(seeds: object, most: int) -> Sequence[int]:
+    """Return seeds for ``set_seed``, each from 0 to 2³² - 1; one may come twice.
+
+    None is looked at before their number is found to be right, and of a range only its ends are.
+
+    Args:
+        seeds: A sequence such as a list or a range.
+        most: How many there may be.
+
+    Returns:
+        A range as it is, and a copy of anything else: what was checked is what is used.
+
+    Raises:
+        TypeError: If it is not a sequence of ``int``; ``str``, ``bytes`` and arrays are not one here.
+        ValueError: If there are none or too many, or one is out of range.
+    """
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str | bytes | bytearray | memoryview):
+        raise refuse_type("seeds", seeds, "a sequence of ints such as a list or a range")
+    try:
+        count = len(seeds)
+    except OverflowError:  # a range may be longer than len() can say
+        count = sys.maxsize
+    if not 1 <= count <= most:
+        raise ValueError(f"seeds has length {count}, but should have a length from 1 to {most}")
+    if isinstance(seeds, range):
+        for i in (0, -1):
+            check_int(f"seeds[{i}]", seeds[i], 0, MAX_SEED)
+        return seeds
+    return tuple(check_int(f"seeds[{i}]", seed, 0, MAX_SEED) for i, seed in enumerate(seeds))
 
 
 @contextmanager

@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from simplenet.environment import TORCH
-from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, mse_loss
+from simplenet.model import ARCHITECTURES, MAX_HIDDEN, Architecture, SimpleNet, mse_loss
+from simplenet.validation import check_choice, check_int, check_type
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
 
 # From this step on both bias corrections are 1: BETA2 to its power is below half of float64's spacing there.
-_CORRECTED = 37_500
+CORRECTED = 37_500
+
+# Steps that may be asked for at once; torch's own Adam counts them in float32, which counts no further.
+MAX_STEPS = 2**24
 
 
 class _Activation(NamedTuple):
@@ -52,9 +56,15 @@ class Formulas:
     Args:
         architecture: As for ``SimpleNet``.
         hidden: As for ``SimpleNet``.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If it is out of range.
     """
 
     def __init__(self, architecture: Architecture, hidden: int) -> None:
+        architecture = check_choice("architecture", architecture, ARCHITECTURES)
+        hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
         self.hidden, self.output = (_ACTIVATIONS[activation] for activation in ARCHITECTURES[architecture])
         self.sizes = [2 * hidden, hidden, hidden, 1]
 
@@ -164,7 +174,15 @@ class Stepper:
     """Takes training steps of a network, in place, on one batch."""
 
     def __call__(self, steps: int = 1) -> None:
-        """Take so many steps; on CUDA, do not wait for them."""
+        """Take so many steps; on CUDA, do not wait for them.
+
+        Args:
+            steps: From 0 to ``MAX_STEPS``.
+
+        Raises:
+            TypeError: If ``steps`` is not an ``int``.
+            ValueError: If it is out of range.
+        """
         raise NotImplementedError
 
     def read(self) -> Training:
@@ -172,8 +190,21 @@ class Stepper:
         raise NotImplementedError
 
     def write(self, training: Training) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            TypeError: If it is not a ``Training`` of tensors and an ``int``.
+            ValueError: If it is not one of this network.
+        """
         raise NotImplementedError
+
+
+def _check_training(training: Training, parameters: int) -> None:
+    check_type("training", training, Training)
+    for name, part in zip(Training._fields[:3], training[:3], strict=True):
+        if check_type(f"training.{name}", part, Tensor).shape != (parameters,):
+            raise ValueError(f"training.{name} has shape {tuple(part.shape)}, but should have shape ({parameters},)")
+    check_int("training.t", training.t, 0, MAX_STEPS)
 
 
 class _Autograd(Stepper):
@@ -196,7 +227,7 @@ class _Autograd(Stepper):
         self.optimizer.step()
 
     def __call__(self, steps: int = 1) -> None:
-        for _ in range(steps):
+        for _ in range(check_int("steps", steps, 0, MAX_STEPS)):
             self.step()
 
     def _states(self) -> list[dict[str, Tensor]]:
@@ -211,6 +242,7 @@ class _Autograd(Stepper):
     def write(self, training: Training) -> None:
         parameters = list(self.net.parameters())
         sizes = [p.numel() for p in parameters]
+        _check_training(training, sum(sizes))
         parts = (torch.split(part, sizes) for part in training[:3])
         for p, own, weights, m, v in zip(parameters, self._states(), *parts, strict=True):
             p.copy_(weights.view_as(p))
@@ -237,7 +269,7 @@ class _CudaGraph(_Autograd):
         self.write(before)
 
     def __call__(self, steps: int = 1) -> None:
-        for _ in range(steps):
+        for _ in range(check_int("steps", steps, 0, MAX_STEPS)):
             self.graph.replay()
 
 
@@ -266,6 +298,7 @@ class _Compiled(Stepper):
 
     @torch.no_grad()
     def __call__(self, steps: int = 1) -> None:
+        check_int("steps", steps, 0, MAX_STEPS)
         if self.chunk:
             self.run(self.t, self.state, self.table, self.batch, torch.tensor(steps, device=self.t.device))
         else:
@@ -277,6 +310,7 @@ class _Compiled(Stepper):
         return Training(weights, m, v, int(self.t))
 
     def write(self, training: Training) -> None:
+        _check_training(training, self.state.shape[1])
         self.state.copy_(torch.stack(training[:3]))
         self.t.fill_(training.t)
 
@@ -284,7 +318,7 @@ class _Compiled(Stepper):
 @cache
 def _table(lr: float) -> Float[Tensor, "steps 2"]:
     """Tabulate ``corrections`` as far as they change; computed from float32's powers, they would be wrong."""
-    return torch.tensor([corrections(t, lr) for t in range(1, _CORRECTED + 1)], dtype=torch.float64)
+    return torch.tensor([corrections(t, lr) for t in range(1, CORRECTED + 1)], dtype=torch.float64)
 
 
 def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
@@ -297,7 +331,7 @@ def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
         batch: Float[Tensor, "3 rows"],
     ) -> tuple[Tensor, tuple[Tensor]]:
         weights, m, v = state[0].unbind()
-        step_size, correction = table.index_select(0, t.clamp(max=_CORRECTED - 1).reshape(1)).squeeze(0).unbind()
+        step_size, correction = table.index_select(0, t.clamp(max=CORRECTED - 1).reshape(1)).squeeze(0).unbind()
         x1, x2, y = batch[0, :, None], batch[1, :, None], batch[2]
         h, y_hat = formulas.forward(weights, x1, x2)
         g = formulas.gradient(weights, x1, x2, h, y_hat, 2 / len(y) * (y_hat - y))
@@ -376,10 +410,11 @@ def unavailable(strategy: str, device: torch.device) -> str | None:
     """Say why this torch does not have a strategy on a device, or ``None`` where it has.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If there is no such strategy.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy is {strategy!r}, but should be one of {', '.join(STRATEGIES)}")
+    strategy = check_choice("strategy", strategy, STRATEGIES)
+    check_type("device", device, torch.device)
     since = _STRATEGIES[strategy].since
     if device.type not in since:
         return f"strategy is {strategy!r} on {device}, but it needs a device of type {' or '.join(since)}"
@@ -399,9 +434,12 @@ def stepper(strategy: str, net: SimpleNet, x: Float[Tensor, "rows 2"], y: Float[
         y: Its targets.
 
     Raises:
-        TypeError: If the batch is not floating-point.
+        TypeError: If an argument is of the wrong type, or the batch not of the network's dtype.
         ValueError: If the batch does not fit, there is no such strategy, or torch does not have it here.
     """
+    check_choice("strategy", strategy, STRATEGIES)
+    check_type("net", net, SimpleNet)
+    check_type("x", x, Tensor)
     if (reason := unavailable(strategy, x.device)) is not None:
         raise ValueError(reason)
     with torch.no_grad():

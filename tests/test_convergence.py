@@ -24,7 +24,7 @@ from scipy.stats import binom
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from simplenet import ARCHITECTURES, SimpleNet, clopper_pearson, ensemble, mse_loss, train_ensemble, xor
+from simplenet import ARCHITECTURES, Certificate, SimpleNet, clopper_pearson, ensemble, mse_loss, train_ensemble, xor
 from simplenet.certificate import resting
 from simplenet.cli import main
 from simplenet.testing.assertions import refuted
@@ -203,6 +203,16 @@ def test_the_certificate_names_what_was_trained_how_much_of_it_solved_xor_and_ho
     assert "%|" not in result.output, "a progress bar where there is no terminal"
 
 
+def test_no_seed_at_all_is_solved_within_no_step():
+    """A share of 0 needs none to be solved; one of 1 needs all."""
+    result = train_ensemble(range(40), steps=300, compiled=False)
+    certificate = Certificate("overview", 4, 300, 0.9, result)
+
+    assert certificate.steps_to_solve(0) == 0
+    assert certificate.steps_to_solve(1) is None
+    assert certificate.steps_to_solve(certificate.solved / 40) == result.solved_at.max()
+
+
 def test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_seeds_sit(certify):
     result = certify("--seeds", 20, "--steps", 5, "--architecture", "overview", "--architecture", "listing")
 
@@ -252,6 +262,10 @@ def test_a_certificate_that_was_not_compiled_says_so(certify, monkeypatch):
         (["--batch-size", "0"], "0 is not in the range"),
         (["--confidence", "1"], "1.0 is not in the range"),
         (["--target", "99"], "99.0 is not in the range"),
+        (["--steps", "16777217"], "steps is 16777217, but should be from 1 to 16777216"),
+        (["--seeds", "4294967296"], "seeds is 4294967296, but should be from 1 to 15790320"),
+        (["--batch-size", "1048577"], "batch_size is 1048577, but should be from 1 to 1048576"),
+        (["--confidence", "nan"], "confidence is nan, but should be above 0 and below 1"),
         (["--architecture", "other"], "'other' is not one of"),
         (["--device", "abacus"], "device is 'abacus', but should be"),
         (["--devices", "0"], "0 is not in the range"),

@@ -88,10 +88,14 @@ def test_training_on_variables_gives_the_bits_of_training_without(seed, architec
     assert_identical(*weights, claim=f"{architecture} on Variables, seed {seed}")
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 1.5])
-def test_a_batch_size_that_is_not_a_positive_integer_is_refused(batch_size):
-    with pytest.raises(ValueError, match="batch_size"):
-        xor_dataloader(batch_size)
+@pytest.mark.parametrize("make", [xor_dataloader, XORDataModule])
+@pytest.mark.parametrize(
+    ("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2**31, ValueError), (1.5, TypeError)]
+)
+def test_a_batch_size_that_is_not_a_positive_integer_is_refused(make, batch_size, error):
+    """The module's at once, not when it serves its first batch."""
+    with pytest.raises(error, match=f"^batch_size is {batch_size}"):
+        make(batch_size)
 
 
 def test_the_data_module_serves_the_same_batches():

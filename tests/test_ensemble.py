@@ -17,6 +17,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
+from simplenet.steps import CORRECTED, corrections
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
 from tests import oracle
@@ -72,6 +73,19 @@ def test_the_schedule_serves_the_batches_of_the_loader(batch_size, steps):
         batch = batches[t % len(batches)]
         expected = [2 / len(batch) if row in batch else 0 for row in xor()[0].tolist()]
         assert share == torch.tensor(expected).tolist()
+
+
+@given(data=st.data(), dtype=dtypes, lr=st.sampled_from([0.0, 0.01, 1e37]))
+def test_the_schedule_holds_the_corrections_of_each_step(data, dtype, lr):
+    """To the bit, beyond where they are constant too, which is computed once."""
+    steps = data.draw(st.integers(1, 2 * CORRECTED), label="steps")
+    t = data.draw(st.sampled_from(sorted({1, CORRECTED - 1, CORRECTED, CORRECTED + 1, steps})).filter(steps.__ge__))
+
+    with default_dtype(dtype):
+        row = schedule(3, steps, lr)[t - 1]
+        expected = torch.tensor(corrections(t, lr))
+
+    assert_identical(row[:2], expected, claim=f"corrections of step {t}")
 
 
 # --- one step ---
@@ -203,6 +217,13 @@ def test_what_is_said_of_a_replica_holds_for_the_network_that_its_weights_make()
         atol = 2 * errors.max().item() * slack + slack**2
         expected = mse_loss(predictions, xor()[1]).item()
         assert_within(loss, expected, atol=atol, rtol=2 * gamma(6, torch.float32), claim="MSE of a replica")
+
+
+def test_a_seed_that_comes_twice_is_trained_twice():
+    result = train_ensemble((7, 3, 7), steps=20, compiled=False)
+
+    assert result.seeds.tolist() == [7, 3, 7]
+    assert_identical(result.weights[0], result.weights[2], claim="weights of seed 7")
 
 
 def tensors_of(result):
@@ -347,13 +368,21 @@ def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seeds": []}, "seeds is empty, but should hold at least one"),
-        ({"seeds": [-1, 3]}, "seeds run from -1 to 3, but should be from 0 to 4294967295"),
-        ({"seeds": [2**32]}, "but should be from 0 to 4294967295"),
-        ({"steps": 0}, "steps is 0, but should be at least 1"),
-        ({"batch_size": 0}, "batch_size is 0, but should be at least 1"),
-        ({"hidden": 0}, "hidden is 0, but should be at least 1"),
-        ({"lr": math.nan}, "lr is nan, but should be finite and at least 0"),
+        ({"seeds": []}, "seeds has length 0, but should have a length from 1 to 15790320"),
+        ({"seeds": [3, -1]}, "seeds[1] is -1, but should be from 0 to 4294967295"),
+        ({"seeds": [2**32]}, "seeds[0] is 4294967296, but should be from 0 to 4294967295"),
+        ({"seeds": range(-1, 3)}, "seeds[0] is -1, but should be from 0 to 4294967295"),
+        ({"seeds": range(2**32 - 3, 2**32 + 1)}, "seeds[-1] is 4294967296, but should be from 0 to 4294967295"),
+        ({"seeds": range(3, -2, -1)}, "seeds[-1] is -1, but should be from 0 to 4294967295"),
+        ({"seeds": range(15790321)}, "seeds has length 15790321, but should have a length from 1 to 15790320"),
+        (
+            {"seeds": range(10**12), "hidden": 8192},
+            "seeds has length 1000000000000, but should have a length from 1 to 8191",
+        ),
+        ({"steps": 0}, "steps is 0, but should be from 1 to 16777216"),
+        ({"batch_size": 0}, "batch_size is 0, but should be from 1 to 1048576"),
+        ({"hidden": 0}, "hidden is 0, but should be from 1 to 32767"),
+        ({"lr": math.nan}, "lr is nan, but should be from 0 to 1e+37"),
         ({"architecture": "other"}, "architecture is 'other', but should be one of"),
         ({"device": "abacus"}, "device is 'abacus', but should be"),
     ],

@@ -81,7 +81,7 @@ def check_step(net, x, y, before, after, **choices):
 def trainings(draw, net, gradient_scale=1.0):
     """Draw where a training of ``net`` is: its weights, moments of either sign, and any number of steps."""
     weights = parameters_to_vector(net.parameters()).detach()
-    t = draw(st.sampled_from([*STEPS[:5], steps._CORRECTED - 1, steps._CORRECTED]))  # noqa: SLF001
+    t = draw(st.sampled_from([*STEPS[:5], steps.CORRECTED - 1, steps.CORRECTED]))
     if t == 0:
         return Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0)
     generator = torch.Generator().manual_seed(draw(seeds))
@@ -199,6 +199,17 @@ def test_the_formulas_are_the_pages_whatever_the_rows_and_width(data, dtype):
     with pytest.MonkeyPatch.context() as patched:
         start = data.draw(trainings(net))
         check_five_steps(net, x, y, by_hand(patched, net, x, y), start)
+
+
+def test_the_compiled_stepper_checks_its_arguments_as_the_eager_one_does(monkeypatch):
+    """The eager one's are in test_bad_input.py."""
+    take = by_hand(monkeypatch, SimpleNet(), *xor())
+    start = take.read()
+
+    with pytest.raises(ValueError, match=r"^steps is -1, but should be from 0 to 16777216"):
+        take(-1)
+    with pytest.raises(ValueError, match=r"^training\.m has shape \(1,\), but should have shape \(17,\)"):
+        take.write(start._replace(m=torch.zeros(1)))
 
 
 def half_the_gradient(*arguments):
