@@ -40,6 +40,13 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether an autocast region of this type of device is entered."""
+    if TORCH < (2, 4):  # it has a function for each type
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def processor(device: torch.device) -> str:
     """Name the CPU or the GPU as its maker does, where the system says."""
     check_type("device", device, torch.device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simplenet.checkpoint import Checkpoint, digest, read_checkpoint
+from simplenet.environment import autocasts
 from simplenet.validation import check_choice, check_float, check_int, check_type, refuse_type
 
 Architecture = Literal["overview", "derivation", "listing"]
@@ -35,6 +36,18 @@ MAX_HIDDEN = 2**20
 MAX_LR = 1e37
 
 
+def check_fits(name: str, values: Tensor, other: Tensor, whose: str) -> None:
+    """Refuse a tensor that torch could not compute with beside another, or only in a third type.
+
+    An autocast region casts both to one type, but for float64, which it leaves alone.
+    """
+    same = values.dtype == other.dtype
+    if not same and (torch.float64 in {values.dtype, other.dtype} or not autocasts(other.device)):
+        raise TypeError(f"{name} have dtype {values.dtype}, but should have that of the {whose}, {other.dtype}")
+    if values.device != other.device:
+        raise ValueError(f"{name} are on {values.device}, but should be on the device of the {whose}, {other.device}")
+
+
 def check_floating_point(name: str, values: Tensor) -> None:
     check_type(name, values, Tensor)
     if not values.is_floating_point():
@@ -46,20 +59,23 @@ def mse_loss(predictions: Float[Tensor, "*shape"], targets: Float[Tensor, "*shap
 
     Args:
         predictions: Any shape, at least one element.
-        targets: The same shape; torch would broadcast another one, with only a warning.
+        targets: The same shape; torch would broadcast another one, with only a warning. The same dtype, too:
+            torch would compute in the wider one, and not every release can differentiate that. In an autocast
+            region, where torch computes this loss in float32, either may have any dtype but float64.
 
     Returns:
-        A scalar, in the dtype of the differences.
+        A scalar, in the dtype of both; in float32 where autocast casts them.
 
     Raises:
-        TypeError: If either is not a floating-point tensor.
-        ValueError: If the shapes differ or are empty.
+        TypeError: If either is not a floating-point tensor, or their dtypes differ.
+        ValueError: If the shapes or the devices differ, or the shapes are empty.
 
     References:
         The notebook, §4.1.
     """
     for name, values in (("predictions", predictions), ("targets", targets)):
         check_floating_point(name, values)
+    check_fits("targets", targets, predictions, "predictions")
     if targets.shape != predictions.shape:
         raise ValueError(
             f"targets have shape {tuple(targets.shape)}, "
@@ -101,11 +117,17 @@ class SimpleNet(LightningModule):
     def forward(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 1"]:
         """Score each row; above 1/2 reads as true.
 
+        Args:
+            x: In the dtype of the parameters; in an autocast region, either may have any but float64.
+
         Raises:
-            TypeError: If ``x`` is not a floating-point tensor.
-            ValueError: If the last dimension is not 2.
+            TypeError: If ``x`` is not a floating-point tensor, or its dtype is not that of the parameters.
+            ValueError: If the last dimension is not 2, or ``x`` is on another device than the parameters.
         """
         check_floating_point("inputs", x)
+        weight = self.input_layer.weight
+        if isinstance(weight, Tensor):  # a method once the layer is quantized
+            check_fits("inputs", x, weight, "parameters")
         if x.ndim == 0 or x.shape[-1] != self.input_layer.in_features:
             raise ValueError(
                 f"inputs have shape {tuple(x.shape)}, but the last dimension should be {self.input_layer.in_features}"

@@ -1,6 +1,6 @@
 """The loss is the mean of the squared differences, exactly where floating point is exact and counted where not.
 
-The subject is ``simplenet.mse_loss``, which is torch's behind three refusals.
+The subject is ``simplenet.mse_loss``, which is torch's behind a few refusals.
 
 References:
     The notebook, §4.1.
@@ -8,6 +8,7 @@ References:
 
 import math
 from fractions import Fraction
+from itertools import permutations, product
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 from simplenet import mse_loss
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
-from tests.strategies import batch_sizes, batches, few, floats, seeds, skip_where_missing, tensors
+from tests.strategies import DTYPES, batch_sizes, batches, few, floats, seeds, skip_where_missing, tensors
 
 wide_dtypes = st.sampled_from([torch.float32, torch.float64])
 
@@ -345,3 +346,61 @@ def test_what_is_not_floating_point_is_refused_by_name(dtype):
         mse_loss(whole, real)
     with pytest.raises(TypeError, match=f"targets have dtype {dtype}, but should be floating-point"):
         mse_loss(real, whole)
+
+
+@pytest.mark.parametrize(("predictions", "targets"), list(permutations(DTYPES, 2)), ids=str)
+def test_targets_of_another_dtype_are_refused_by_name(device, predictions, targets):
+    """Torch would compute in the wider one, and not every release can differentiate that."""
+    message = f"^targets have dtype {targets}, but should have that of the predictions, {predictions}$"
+    with pytest.raises(TypeError, match=message):
+        mse_loss(torch.ones(4, 1, dtype=predictions, device=device), torch.ones(4, 1, dtype=targets, device=device))
+
+
+NARROW = [dtype for dtype in DTYPES if dtype != torch.float64]  # what an autocast region casts
+
+
+@pytest.mark.parametrize(("predictions", "targets"), list(product(NARROW, repeat=2)), ids=str)
+@given(pair=pairs(few, dyadic=True))
+def test_an_autocast_region_computes_the_loss_of_any_two_in_float32(device, predictions, targets, pair):
+    """Bit for bit that of both cast by hand, and its gradient arrives in the type of the predictions."""
+    a, b = pair[0].to(device, predictions).requires_grad_(), pair[1].to(device, targets)
+    by_hand = a.detach().float().requires_grad_()
+
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        loss = mse_loss(a, b)
+    loss.backward()
+
+    expected = mse_loss(by_hand, b.float())
+    expected.backward()
+    assert_identical(loss, expected, claim="loss under autocast")
+    assert_identical(a.grad, by_hand.grad.to(predictions), claim="gradient under autocast")
+
+
+@pytest.mark.parametrize("narrow", NARROW, ids=str)
+@pytest.mark.parametrize("wide_first", [True, False])
+def test_float64_beside_another_type_is_refused_in_an_autocast_region_too(device, narrow, wide_first):
+    """Autocast leaves it as it is."""
+    pair = torch.ones(4, 1, dtype=torch.float64, device=device), torch.ones(4, 1, dtype=narrow, device=device)
+
+    with (
+        torch.autocast(device.type, dtype=torch.bfloat16),
+        pytest.raises(TypeError, match=r"^targets have dtype .*, but should have that of the predictions"),
+    ):
+        mse_loss(*pair if wide_first else reversed(pair))
+
+
+def test_autocast_counts_only_where_it_is_on_for_the_tensors(device):
+    """Not where it is switched off inside a region, nor in a region of another type of device."""
+    pair = torch.ones(4, 1, dtype=torch.bfloat16, device=device), torch.ones(4, 1, device=device)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast(device.type, enabled=False):
+        with pytest.raises(TypeError, match=r"^targets have dtype"):
+            mse_loss(*pair)
+        with pytest.raises(TypeError, match=r"^targets have dtype"):
+            mse_loss(*(part.to("meta") for part in pair))  # which has no autocast
+
+
+def test_targets_on_another_device_are_refused_by_name(device):
+    message = f"^targets are on meta, but should be on the device of the predictions, {device}"
+    with pytest.raises(ValueError, match=message):
+        mse_loss(torch.ones(4, 1, device=device), torch.ones(4, 1, device="meta"))

@@ -16,8 +16,10 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from torch.nn.utils import parameters_to_vector
 
-from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference, xor
+from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, mse_loss, reference, xor
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import in_balls
@@ -206,7 +208,9 @@ def test_the_outputs_dtype_is_the_parameters_and_mixed_ones_are_refused(device, 
     if inputs == parameters:
         assert net(x).dtype == parameters
     else:
-        with pytest.raises(RuntimeError, match=r"dtype|scalar type"):
+        with pytest.raises(
+            TypeError, match=f"^inputs have dtype {inputs}, but should have that of the parameters, {parameters}$"
+        ):
             net(x)
 
 
@@ -224,6 +228,38 @@ def test_autocast_computes_as_a_network_cast_by_hand(device, architecture):
     cast.load_state_dict(net.state_dict())
     assert_identical(output, cast.to(torch.bfloat16)(x.to(torch.bfloat16)), claim="autocast")
     assert {p.dtype for p in net.parameters()} == {p.grad.dtype for p in net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("parameters", DTYPES, ids=lambda dtype: f"parameters={dtype}")
+@pytest.mark.parametrize("inputs", DTYPES, ids=lambda dtype: f"inputs={dtype}")
+def test_an_autocast_region_takes_inputs_of_another_dtype_but_for_float64(device, parameters, inputs):
+    """It casts them as it casts the weights; float64 it leaves alone."""
+    net = SimpleNet().to(device, parameters)
+    x = xor()[0].to(device, inputs)
+
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        if inputs == parameters or torch.float64 not in {inputs, parameters}:
+            assert net(x).dtype == (torch.float64 if inputs == torch.float64 else torch.bfloat16)
+        else:
+            with pytest.raises(TypeError, match=f"^inputs have dtype {inputs}, but should have that of the parameters"):
+                net(x)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lightnings_precisions_train_on_float32_rows(architecture, precision):
+    """On the CPU; bf16-mixed makes predictions in bfloat16 for targets in float32, 64-true casts both."""
+    net = SimpleNet(architecture)
+    before = parameters_to_vector(net.parameters()).detach().clone()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", precision=precision, max_epochs=2, enable_checkpointing=False, **quiet)
+
+    trainer.fit(net, datamodule=XORDataModule(4))
+
+    after = parameters_to_vector(net.parameters()).detach()
+    assert after.isfinite().all()
+    assert not torch.equal(after.to(before), before)
+    assert after.dtype == (torch.float64 if precision == "64-true" else torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -295,6 +331,36 @@ def test_a_wrong_width_is_refused_with_both_widths(shape, width):
 def test_a_number_that_is_no_row_is_refused():
     with pytest.raises(ValueError, match=r"inputs have shape \(\), but the last dimension should be 2"):
         SimpleNet()(torch.tensor(1.0))
+
+
+def test_inputs_on_another_device_are_refused_by_name(device):
+    message = f"^inputs are on meta, but should be on the device of the parameters, {device}"
+    with pytest.raises(ValueError, match=message):
+        SimpleNet().to(device)(torch.ones(4, 2, device="meta"))
+
+
+class Quantized(torch.nn.Module):
+    """A layer whose weight is a method, as in torch's own quantized ones."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.in_features = layer, layer.in_features
+
+    def weight(self):
+        return self.layer.weight
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_a_network_whose_layers_are_quantized_still_scores():
+    """There is no dtype to compare that of the inputs with."""
+    net = SimpleNet()
+    expected = net(xor()[0])
+
+    net.input_layer = Quantized(net.input_layer)
+
+    assert_identical(net(xor()[0]), expected, claim="output")
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.complex64], ids=str)
@@ -394,6 +460,13 @@ def test_a_training_steps_loss_is_the_mse_of_outputs_and_targets(device, net, ba
     errors = reference.forward(p, rows, net.hparams["architecture"])[1] - targets
     assert_in_balls(loss.reshape(1), np.array([(errors * errors).sum() / errors.size]), claim="loss")
     assert logged == {"train_loss": (loss, {"batch_size": len(x)})}
+
+
+def test_a_training_step_refuses_targets_of_another_dtype():
+    """Left alone, torch would compute the loss in float64."""
+    x, y = xor()
+    with pytest.raises(TypeError, match=r"^targets have dtype torch\.float64, but should have that of the predictions"):
+        SimpleNet().training_step((x, y.double()))
 
 
 def test_a_training_step_refuses_targets_without_a_column():
