@@ -20,7 +20,7 @@ from scipy.special import betaincinv  # type: ignore[import-untyped]
 from torch import Tensor
 
 from simplenet.ensemble import Ensemble, Step, most_networks, train_ensemble
-from simplenet.model import ARCHITECTURES, Architecture, check_floating_point
+from simplenet.model import ARCHITECTURES, MAX_HIDDEN, Architecture, check_floating_point
 from simplenet.validation import check_choice, check_float, check_int, check_type
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -79,6 +79,16 @@ class Certificate:
         return len(self.ensemble.seeds)
 
     @property
+    def hidden(self) -> int:
+        """The hidden width of the networks."""
+        return (self.ensemble.weights.shape[1] - 1) // 4
+
+    @property
+    def network(self) -> str:
+        """The architecture, and the widths of the layers where they are not the notebook's."""
+        return self.architecture if self.hidden == 4 else f"{self.architecture} 2-{self.hidden}-1"  # noqa: PLR2004
+
+    @property
     def solved(self) -> int:
         """How many solve XOR after the last step."""
         return int(self.ensemble.solved.sum())
@@ -115,7 +125,7 @@ class Certificate:
         else:
             bound = f"at most {math.ceil(1000 * upper) / 10:.1f} %"
         return (
-            f"{self.architecture}, batch {self.batch_size}, {self.steps:,} steps: "
+            f"{self.network}, batch {self.batch_size}, {self.steps:,} steps: "
             f"{self.solved:,} of {self.seeds:,} seeds solve XOR; "
             f"{bound} with {100 * self.confidence:g} % confidence (Clopper-Pearson)"
         )
@@ -125,6 +135,7 @@ class Certificate:
         lower, upper = self.bounds
         return {
             "architecture": self.architecture,
+            "hidden": self.hidden,
             "batch_size": self.batch_size,
             "steps": self.steps,
             "seeds": self.seeds,
@@ -142,6 +153,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     fabric: Fabric,
     architecture: Architecture,
     *,
+    hidden: int = 4,
     batch_size: int,
     steps: int,
     seeds: int,
@@ -155,6 +167,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     Args:
         fabric: Launched already.
         architecture: As for ``SimpleNet``.
+        hidden: As for ``train_ensemble``.
         batch_size: Rows in a batch.
         steps: Optimizer steps of each network, as for ``train_ensemble``.
         seeds: How many, at most what ``most_networks`` says: every device receives the weights of all.
@@ -170,7 +183,8 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     """
     check_type("fabric", fabric, Fabric)
     architecture = check_choice("architecture", architecture, ARCHITECTURES)
-    seeds = check_int("seeds", seeds, 1, most_networks(4))
+    hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
+    seeds = check_int("seeds", seeds, 1, most_networks(hidden))
     confidence = check_float("confidence", confidence, 0.0, 1.0, ends=False)
     devices, rank = fabric.world_size, fabric.global_rank
     # Every device trains equally many, so that the results can be gathered; the last seed may come twice.
@@ -180,6 +194,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     part = train_ensemble(
         share,
         architecture,
+        hidden=hidden,
         batch_size=batch_size,
         steps=steps,
         device=str(fabric.device),

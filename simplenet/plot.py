@@ -108,7 +108,7 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         # The band holds at each step with the certificate's confidence, half of the doubt on either side.
         confidence = (1 + certificate.confidence) / 2
         band = np.array([clopper_pearson(int(count), certificate.seeds, confidence) for count in counts])
-        label = f"{certificate.architecture}: {certificate.solved:,} of {certificate.seeds:,}"
+        label = f"{certificate.network}: {certificate.solved:,} of {certificate.seeds:,}"
         (line,) = axes.step(steps, counts / certificate.seeds, where="post", label=label)
         axes.fill_between(steps, band[:, 0], band[:, 1], step="post", color=line.get_color(), alpha=0.25, linewidth=0)
     first = certificates[0]

@@ -19,15 +19,17 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric import Fabric
 from scipy.optimize import minimize
 from scipy.stats import binom
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from simplenet import ARCHITECTURES, Certificate, SimpleNet, clopper_pearson, ensemble, mse_loss, train_ensemble, xor
+from simplenet.certificate import certify as certify_one
 from simplenet.certificate import resting
 from simplenet.cli import main
-from simplenet.testing.assertions import refuted
+from simplenet.testing.assertions import assert_identical, refuted
 from simplenet.testing.bounds import gamma
 from tests.strategies import floats, tensors
 
@@ -201,6 +203,22 @@ def test_the_certificate_names_what_was_trained_how_much_of_it_solved_xor_and_ho
         "0.99": None,
     }
     assert "%|" not in result.output, "a progress bar where there is no terminal"
+
+
+@given(hidden=st.integers(1, 5), seeds=st.integers(1, 9))
+def test_a_certificate_is_of_networks_as_wide_as_they_are_asked_for(hidden, seeds):
+    """And says so where they are not the notebook's."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+
+    certificate = certify_one(
+        fabric, "listing", hidden=hidden, batch_size=4, steps=2, seeds=seeds, confidence=0.9, compiled=False
+    )
+
+    expected = train_ensemble(range(seeds), "listing", hidden=hidden, steps=2, compiled=False)
+    assert_identical(certificate.ensemble.weights, expected.weights, claim=f"weights of {hidden} hidden units")
+    assert certificate.hidden == certificate.as_dict()["hidden"] == hidden
+    name = "listing" if hidden == 4 else f"listing 2-{hidden}-1"
+    assert str(certificate).startswith(f"{name}, batch 4, 2 steps: ")
 
 
 def test_no_seed_at_all_is_solved_within_no_step():
