@@ -20,8 +20,8 @@ from scipy.special import betaincinv  # type: ignore[import-untyped]
 from torch import Tensor
 
 from simplenet.ensemble import Ensemble, Step, most_networks, train_ensemble
-from simplenet.model import ARCHITECTURES, MAX_HIDDEN, Architecture, check_floating_point
-from simplenet.validation import check_choice, check_float, check_int, check_type
+from simplenet.model import ARCHITECTURES, Architecture, check_floating_point
+from simplenet.validation import MAX_HIDDEN, check_choice, check_float, check_int, check_type
 
 QUANTILES = (0.5, 0.9, 0.99)
 

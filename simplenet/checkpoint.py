@@ -6,11 +6,10 @@ else is left where it is.
 """
 
 import hashlib
-import math
 import os
 import reprlib
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simplenet.archive import read_archive
+from simplenet.data import MAX_BATCH_SIZE
 from simplenet.reference import ARCHITECTURES
+from simplenet.validation import MAX_HIDDEN, MAX_LR, check_float, check_int
 
 # A file of the widest network, in float64 with both of Adam's moments, takes 100 MB.
 MAX_FILE_BYTES = 2**27
-MAX_HIDDEN = 2**20
 MAX_STEPS = 10**9
 
 # What is taken out of a checkpoint, and covered by its digest.
@@ -195,11 +195,23 @@ class _Entry:
         if not holds:
             value = self.value
             shown = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else reprlib.repr(value)
-            raise ValueError(f"its {self.name} is {shown}, and should be {expected}")
+            raise ValueError(f"its {self.name} is {shown}, but should be {expected}")
 
     def integer(self, low: int, high: int) -> int:
-        self.expect(f"an integer from {low} to {high}", holds=type(self.value) is int and low <= self.value <= high)
-        return int(self.value)
+        with self._in_the_file():
+            return check_int(f"its {self.name}", self.value, low, high)
+
+    def number(self, low: float, high: float) -> float:
+        with self._in_the_file():
+            return check_float(f"its {self.name}", self.value, low, high)
+
+    @contextmanager
+    def _in_the_file(self) -> Iterator[None]:
+        """A wrong type is a wrong value of a file."""
+        try:
+            yield
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         """Return a finite tensor of a shape, and of a floating-point type."""
@@ -218,7 +230,7 @@ def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoi
     arguments = root["hyper_parameters"]
     architecture, lr = arguments["architecture"], arguments["lr"]
     architecture.expect(f"one of {', '.join(ARCHITECTURES)}", holds=architecture.value in list(ARCHITECTURES))
-    lr.expect("finite and at least 0", holds=type(lr.value) in (int, float) and 0 <= lr.value < math.inf)
+    lr.number(0.0, MAX_LR)
     hidden = arguments["hidden"].integer(1, MAX_HIDDEN)
     # Lightning's own command line adds names with a leading underscore.
     names = {name for name in arguments.value if not str(name).startswith("_")}
@@ -246,7 +258,7 @@ def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoi
         result = replace(result, training=_training_state(root, result))
     if (found := root["digest"].value) != (expected := digest(root.value)):
         raise ValueError(
-            f"its digest is {reprlib.repr(found)}, and should be {expected}: an entry was damaged or edited"
+            f"its digest is {reprlib.repr(found)}, but should be {expected}: an entry was damaged or edited"
         )
     return result
 
@@ -255,7 +267,7 @@ def _training_state(root: _Entry, checkpoint: Checkpoint) -> TrainingState:
     for name in ("optimizer_states", "datamodule_hyper_parameters"):
         if name not in root.value:
             raise ValueError(f"it holds weights alone, without {name}: training cannot go on from it")
-    batch_size = root["datamodule_hyper_parameters"]["batch_size"].integer(1, sys.maxsize)
+    batch_size = root["datamodule_hyper_parameters"]["batch_size"].integer(1, MAX_BATCH_SIZE)
     steps = root["global_step"].integer(1, MAX_STEPS)
     batches = batches_per_epoch(batch_size)
     root["global_step"].expect(f"a multiple of {batches}, at the end of an epoch", holds=steps % batches == 0)

@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from simplenet.data import MAX_BATCH_SIZE, xor
 from simplenet.environment import resolve_device
-from simplenet.model import ARCHITECTURES, MAX_HIDDEN, MAX_LR, Architecture, SimpleNet
+from simplenet.model import ARCHITECTURES, Architecture, SimpleNet
 from simplenet.seeding import check_seeds
 from simplenet.steps import CORRECTED, MAX_STEPS, Formulas, compile_whole, corrections, loop
-from simplenet.validation import check_choice, check_float, check_int, check_type
+from simplenet.validation import MAX_HIDDEN, MAX_LR, check_choice, check_float, check_int, check_type
 
 NEVER = -1  # where a step is asked for: none
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from simplenet.checkpoint import Checkpoint, digest, read_checkpoint
 from simplenet.environment import autocasts
-from simplenet.validation import check_choice, check_float, check_int, check_type, refuse_type
+from simplenet.validation import MAX_HIDDEN, MAX_LR, check_choice, check_float, check_int, check_type, refuse_type
 
 Architecture = Literal["overview", "derivation", "listing"]
 
@@ -28,12 +28,6 @@ ARCHITECTURES: dict[Architecture, tuple[type[nn.Module], type[nn.Module]]] = {
     "derivation": (nn.Sigmoid, nn.Sigmoid),
     "listing": (nn.Identity, nn.Sigmoid),  # affine under a sigmoid: cannot learn XOR
 }
-
-# A layer of 2**20 units is 16 MiB of float32.
-MAX_HIDDEN = 2**20
-
-# Adam's first step size is ten times the learning rate, which float32 has to hold: it ends at 3.4e38.
-MAX_LR = 1e37
 
 
 def check_fits(name: str, values: Tensor, other: Tensor, whose: str) -> None:

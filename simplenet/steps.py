@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from simplenet.environment import TORCH
-from simplenet.model import ARCHITECTURES, MAX_HIDDEN, Architecture, SimpleNet, mse_loss
-from simplenet.validation import check_choice, check_int, check_type
+from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, mse_loss
+from simplenet.validation import MAX_HIDDEN, check_choice, check_int, check_type
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
 

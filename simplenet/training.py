@@ -30,6 +30,7 @@ from simplenet.environment import resolve_device
 from simplenet.files import check_writable, remove_stale_files, write_new_file
 from simplenet.model import SimpleNet, mse_loss
 from simplenet.signals import FirstSignal, status
+from simplenet.validation import check_int, check_type
 
 # Training stops once every prediction is this near its target; to be right, 1/2 is near enough.
 MARGIN = 0.1
@@ -285,14 +286,13 @@ def train(  # noqa: PLR0913 - the parameters of a run
     Raises:
         KeyboardInterrupt: At the second Ctrl-C.
         OSError: If checkpoints cannot be read or written.
-        TypeError: If ``max_epochs`` is not an ``int``.
+        TypeError: If an argument is of the wrong type.
         ValueError: If there is no such device, ``max_epochs`` is out of range, or the checkpoint is damaged or
             belongs to another network.
     """
-    if not isinstance(max_epochs, int) or isinstance(max_epochs, bool):
-        raise TypeError(f"max_epochs is {max_epochs!r} of type {type(max_epochs).__name__}, but should be an int")
-    if not 1 <= max_epochs <= MAX_EPOCHS:
-        raise ValueError(f"max_epochs is {max_epochs}, but should be from 1 to {MAX_EPOCHS}")
+    check_type("net", net, SimpleNet)
+    check_type("data", data, XORDataModule)
+    check_int("max_epochs", max_epochs, 1, MAX_EPOCHS)
     target = resolve_device(device)
     state = None if resume is None else _resumed(net, data, resume, max_epochs)
     directory = Path(checkpoint_dir)

@@ -10,6 +10,12 @@ import reprlib
 from collections.abc import Iterable
 from typing import TypeVar
 
+# A layer of 2**20 units is 16 MiB of float32.
+MAX_HIDDEN = 2**20
+
+# Adam's first step size is ten times the learning rate, which float32 has to hold: it ends at 3.4e38.
+MAX_LR = 1e37
+
 _T = TypeVar("_T")
 _Str = TypeVar("_Str", bound=str)
 

@@ -113,7 +113,7 @@ def assert_same_bits(directory):
     """Most kills come after the first save, so that there is something to resume from."""
     answer = json.loads((directory / "answer.json").read_text())
     assert answer["other"] == 0
-    assert sum(steps > 0 for steps in answer["from"]) > len(answer["from"]) / 2
+    assert sum(epochs > 0 for epochs in answer["from"]) > len(answer["from"]) / 2
 
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
