@@ -1,0 +1,566 @@
+"""Bad input: each argument of the public interface is checked before any work, and refused by its name.
+
+What an argument may be is written down here once more, as a domain; every value outside it has to be
+refused, in a message that starts with the argument, by a ``ValueError`` or a ``TypeError`` and at once.
+The functions and their arguments are taken from the package: one without a domain fails.
+"""
+
+import enum
+import gc
+import inspect
+import math
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from lightning.fabric import Fabric
+from torch import Tensor
+
+import simplenet
+from simplenet import Certificate, SimpleNet, TrainingRun, plot, steps, train_ensemble, xor
+from simplenet.ensemble import initial_weights, schedule
+from simplenet.environment import describe, processor, resolve_device
+from simplenet.steps import Training, stepper
+from simplenet.validation import shown
+
+# A call that is refused computes nothing: this is a hundred times what it takes.
+AT_ONCE = 0.1
+
+# A call that is not refused may go on until memory or time ends.
+GIVEN_UP = 10
+
+
+# --- what an argument may be ---
+
+
+class Domain(NamedTuple):
+    """The values that an argument may have.
+
+    Attributes:
+        of_type: Whether the type of a value is right; if not, it is a ``TypeError``.
+        within: Whether one of that type is in range; if not, it is a ``ValueError``.
+        corners: Values just outside, which are always tried.
+        holds: Whether it holds others, whose type may be wrong, too.
+    """
+
+    of_type: Callable[[Any], bool]
+    within: Callable[[Any], bool]
+    corners: Sequence[Any] = ()
+    holds: bool = False
+
+    def accepts(self, value):
+        return self.of_type(value) and self.within(value)
+
+    def errors(self, value):
+        """Return those that a value may be refused by."""
+        if not self.of_type(value):
+            return {TypeError}
+        return {TypeError, ValueError} if self.holds else {ValueError}
+
+
+def of(*kinds):
+    """Tell values of some types; ``bool`` is none of Python's numbers here."""
+    return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+def integer(low, high):
+    huge = [value for value in (2**31, 10**12, 10**400, 10**5000) if value > high]
+    corners = [low - 1, high + 1, *huge, True, float(low), str(low), np.int64(low), None]
+    return Domain(of(int), lambda value: low <= value <= high, corners)
+
+
+def real(low, high, *, ends=True):
+    def within(value):
+        return low <= value <= high if ends else low < value < high
+
+    near = [math.nextafter(low, -math.inf), math.nextafter(high, math.inf)] if ends else [low, high]
+    corners = [*near, math.nan, math.inf, -math.inf, 10**400, True, str(high), np.float32(0.5), np.float64("nan"), None]
+    return Domain(of(float, int), within, corners)
+
+
+def boolean():
+    return Domain(of(bool), lambda _: True, [0, 1, None, "False", np.True_])
+
+
+def choice(*choices):
+    first = choices[0]
+    corners = ["", first.upper(), f"{first} ", first.encode(), [first], 10**6 * "x", None]
+    return Domain(of(str), choices.__contains__, corners)
+
+
+def instance(kind, *corners):
+    return Domain(of(kind), lambda _: True, [None, kind, *corners])
+
+
+class Vast(Sequence):
+    """More than can be read; that it is too long has to be seen from its length."""
+
+    def __len__(self):
+        return 10**12
+
+    def __getitem__(self, _i):
+        pytest.fail("an entry was read before the length was checked")
+
+
+def seeds(most):
+    def of_type(value):
+        return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
+
+    def within(value):
+        if isinstance(value, range) and value.stop - value.start > most:  # len() knows no more than 2**63
+            return False
+        return 1 <= len(value) <= most and all(map(integer(0, 2**32 - 1).accepts, value))
+
+    lengths = [[], range(0), Vast(), range(most + 1), range(10**12), range(10**30)]
+    ranges = [range(-1, 2), range(1, -2, -1), range(2**32 - 1, 2**32 + 1), range(10**20, 10**20 + 2)]
+    entries = [[0, -1], (2**32,), [1, True], [1.0], ["1"], [None], [np.int64(1)], [[1]]]
+    types = ["123", b"123", 3, iter([1]), {1}, {1: 1}, np.arange(3), torch.arange(3), map(int, "12"), None]
+    return Domain(of_type, within, [*lengths, *ranges, *entries, *types], holds=True)
+
+
+def tensor(good, fits, *shapes):
+    """Make the domain of a float32 tensor on the CPU whose shape fits, as that of ``good`` does, and no other shape."""
+
+    def of_type(value):
+        return isinstance(value, Tensor) and value.dtype == torch.float32
+
+    types = [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.complex64]
+    others = [*map(good.to, types), good.to("meta"), good.tolist(), good.numpy(), 1.0, None]
+    return Domain(of_type, lambda x: x.device.type == "cpu" and fits(x), [*others, *map(torch.ones, shapes)])
+
+
+ARCHITECTURE = choice("overview", "derivation", "listing")
+BATCH_SIZE, STEPS, LR = integer(1, 2**20), integer(1, 2**24), real(0.0, 1e37)
+CONFIDENCE = real(0.0, 1.0, ends=False)
+DEVICE = Domain(
+    of(str),
+    lambda name: re.fullmatch(r"auto|cpu|(cuda|mps)(:\d)?", name),
+    ["", "abacus", "CPU", "cuda:99", "cpu:0", b"cpu", None, torch.device("cpu"), 0],
+)
+X, Y = xor()
+ROWS = tensor(X, lambda x: x.ndim > 0 and x.shape[-1] == 2, (), (4, 1), (2, 3), (0,))
+FOUR_ROWS = tensor(X, lambda x: x.shape == (4, 2), (), (4, 1), (3, 2), (0, 2), (1, 4, 2))
+COLUMN = tensor(Y, lambda y: y.shape == (4, 1), (), (4,), (1, 4), (3, 1), (4, 2), (0, 1))
+WEIGHTS = Domain(
+    lambda w: isinstance(w, Tensor) and w.is_floating_point(),
+    lambda w: w.ndim == 1 and len(w) % 4 == 1 and len(w) > 1,
+    [*(torch.ones(shape) for shape in ((), (0,), (1,), (16,), (18,), (17, 1))), torch.ones(17).int(), [0.0] * 17],
+)
+BATCH = Domain(
+    of(tuple, list),
+    lambda batch: len(batch) == 2 and FOUR_ROWS.accepts(batch[0]) and COLUMN.accepts(batch[1]),
+    [(), (X,), (X, Y, None), X, [None, Y], (X, "1"), (X, Y[:3]), (X[:0], Y[:0]), {"x": X, "y": Y}, (X.double(), Y)],
+    holds=True,
+)
+CERTIFICATES = Domain(of(Sequence), lambda _: False, [[], (), [None], "", {}, None], holds=True)
+PATH = instance(Path, "picture.png", b"picture.png")
+START = Training(*torch.zeros(3, 17), 0)
+TRAINING = Domain(
+    of(Training),
+    lambda _: False,
+    [
+        START[:3],
+        *(START._replace(t=t) for t in (-1, 2**24 + 1, 1.0, True, None)),
+        *(START._replace(**{name: part}) for name in ("weights", "m", "v") for part in (None, Y, X, torch.zeros(1))),
+    ],
+    holds=True,
+)
+
+
+# --- what is called ---
+
+
+@cache
+def net():
+    return SimpleNet()
+
+
+@cache
+def fabric():
+    return Fabric(accelerator="cpu", devices=1)
+
+
+@cache
+def certificate():
+    return Certificate("overview", 4, 1, 0.9, train_ensemble([1], steps=1, compiled=False))
+
+
+@cache
+def take():
+    return stepper("eager", SimpleNet(), X, Y)
+
+
+def run():
+    return TrainingRun(net(), Y, [1.0], 1, 1.0, Path("checkpoint"), "budget")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of the package, how to call it, and what its arguments may be.
+
+    Attributes:
+        function: A method with its ``self``.
+        domains: Of each of its arguments.
+        good: What to call it with, but for the argument that is wrong; made when it is called.
+        names: What else a message may start with, by argument, for where two do not fit, either may be wrong.
+    """
+
+    function: Callable[..., Any]
+    domains: dict[str, Domain]
+    good: Callable[[], dict[str, Any]] = dict
+    names: dict[str, str] | None = None
+
+
+CALLS = {
+    "SimpleNet": Call(SimpleNet, {"architecture": ARCHITECTURE, "hidden": integer(1, 2**20), "lr": LR}),
+    "SimpleNet.forward": Call(SimpleNet.forward, {"x": ROWS}, lambda: {"self": net()}, {"x": "inputs"}),
+    "SimpleNet.training_step": Call(
+        SimpleNet.training_step,
+        {
+            "batch": BATCH,
+            "_batch_idx": Domain(lambda _: True, lambda _: True),  # Lightning passes it, and nothing reads it
+        },
+        lambda: {"self": net(), "batch": (X, Y)},
+        {"batch": "inputs|targets|predictions"},
+    ),
+    "XORDataModule": Call(simplenet.XORDataModule, {"batch_size": BATCH_SIZE}),
+    "certify": Call(
+        simplenet.certify,
+        {
+            "fabric": instance(Fabric),
+            "architecture": ARCHITECTURE,
+            "hidden": integer(1, 32767),
+            "batch_size": BATCH_SIZE,
+            "steps": STEPS,
+            "seeds": integer(1, 15790320),
+            "confidence": CONFIDENCE,
+            "compiled": boolean(),
+        },
+        lambda: {
+            "fabric": fabric(),
+            "architecture": "overview",
+            "batch_size": 1,
+            "steps": 1,
+            "seeds": 1,
+            "confidence": 0.9,
+        },
+    ),
+    "Certificate.steps_to_solve": Call(
+        Certificate.steps_to_solve, {"quantile": real(0.0, 1.0)}, lambda: {"self": certificate()}
+    ),
+    "clopper_pearson": Call(
+        simplenet.clopper_pearson,
+        {"successes": integer(0, 9), "trials": integer(3, 2**53), "confidence": CONFIDENCE},
+        lambda: {"successes": 3, "trials": 9, "confidence": 0.9},
+        {"trials": "successes"},
+    ),
+    "mse_loss": Call(
+        simplenet.mse_loss,
+        {"predictions": COLUMN, "targets": COLUMN},
+        lambda: {"predictions": Y, "targets": Y},
+        {"predictions": "targets"},
+    ),
+    "set_seed": Call(simplenet.set_seed, {"seed": integer(0, 2**32 - 1)}),
+    "train_ensemble": Call(
+        train_ensemble,
+        {
+            "seeds": seeds(15790320),
+            "architecture": ARCHITECTURE,
+            "hidden": integer(1, 32767),
+            "batch_size": BATCH_SIZE,
+            "steps": STEPS,
+            "lr": LR,
+            "device": DEVICE,
+            "compiled": boolean(),
+            "progress": boolean(),
+        },
+        lambda: {"seeds": [1]},
+    ),
+    "xor_dataloader": Call(simplenet.xor_dataloader, {"batch_size": BATCH_SIZE}),
+    "steps.Formulas": Call(
+        steps.Formulas,
+        {"architecture": ARCHITECTURE, "hidden": integer(1, 2**20)},
+        lambda: {"architecture": "overview", "hidden": 4},
+    ),
+    "steps.Stepper.__call__": Call(
+        steps._Autograd.__call__,  # noqa: SLF001
+        {"steps": integer(0, 2**24)},
+        lambda: {"self": take()},
+    ),
+    "steps.Stepper.write": Call(
+        steps._Autograd.write,  # noqa: SLF001
+        {"training": TRAINING},
+        lambda: {"self": take()},
+    ),
+    "steps.stepper": Call(
+        stepper,
+        {"strategy": choice(*steps.STRATEGIES), "net": instance(SimpleNet), "x": FOUR_ROWS, "y": COLUMN},
+        lambda: {"strategy": "eager", "net": net(), "x": X, "y": Y},
+        {"x": "inputs|targets|strategy", "y": "targets"},
+    ),
+    "steps.unavailable": Call(
+        steps.unavailable,
+        {"strategy": choice(*steps.STRATEGIES), "device": instance(torch.device, "cpu")},
+        lambda: {"strategy": "eager", "device": torch.device("cpu")},
+    ),
+    "ensemble.initial_weights": Call(
+        initial_weights,
+        {"seeds": seeds(15790320), "architecture": ARCHITECTURE, "hidden": integer(1, 2**20)},
+        lambda: {"seeds": [1]},
+    ),
+    "ensemble.schedule": Call(
+        schedule,
+        {"batch_size": BATCH_SIZE, "steps": STEPS, "lr": LR},
+        lambda: {"batch_size": 4, "steps": 1, "lr": 0.01},
+    ),
+    "certificate.resting": Call(
+        simplenet.certificate.resting,
+        {"weights": WEIGHTS, "architecture": ARCHITECTURE},
+        lambda: {"weights": torch.ones(17), "architecture": "overview"},
+    ),
+    "environment.resolve_device": Call(resolve_device, {"name": DEVICE}, names={"name": "device"}),
+    "environment.describe": Call(describe, {"device": instance(torch.device, "cpu")}),
+    "environment.processor": Call(processor, {"device": instance(torch.device, "cpu")}),
+    "plot.check_picture": Call(plot.check_picture, {"path": PATH}, names={"path": "plot"}),
+    "plot.plot_run": Call(
+        plot.plot_run, {"run": instance(TrainingRun), "path": PATH}, lambda: {"run": run(), "path": Path("none/a.png")}
+    ),
+    "plot.plot_certificates": Call(
+        plot.plot_certificates,
+        {"certificates": CERTIFICATES, "path": PATH},
+        lambda: {"certificates": [certificate()], "path": Path("none/a.png")},
+    ),
+}
+
+# Without domains, each with the reason.  simplenet.reference is not asked: it imports nothing of the package, so that
+# it can disagree with it, and what does not fit there is NumPy's to refuse.
+WITHOUT = {
+    "train": "checked in tests/test_training.py",
+    "load_checkpoint": "checked in tests/test_checkpoint.py",
+    **dict.fromkeys(("Certificate", "Ensemble", "TrainingRun", "steps.Training"), "a result, which the package makes"),
+    **dict.fromkeys(
+        (
+            "steps.Formulas.forward",
+            "steps.Formulas.gradient",
+            "steps.Formulas.adam",
+            "steps.loop",
+            "steps.compile_whole",
+            "steps.corrections",
+        ),
+        "a part of a step that is compiled, or of the loop over thousands of them",
+    ),
+}
+
+
+def parameters(function):
+    return set(inspect.signature(function).parameters) - {"self"}
+
+
+def named(name, thing):
+    """Yield a function or a class, and its public methods, where they take arguments."""
+    if not inspect.isfunction(thing) and not inspect.isclass(thing):
+        return
+    if parameters(thing):
+        yield name
+    for method in vars(thing):
+        function = getattr(thing, method)
+        public = method == "__call__" or not method.startswith("_")
+        if public and inspect.isroutine(function) and parameters(function):
+            yield f"{name}.{method}"
+
+
+def interface():
+    """Collect what a user may call: the names of the package, and those of its training steps."""
+    public = [(name, getattr(simplenet, name)) for name in simplenet.__all__]
+    of_steps = [
+        (f"steps.{name}", thing)
+        for name, thing in vars(steps).items()
+        if getattr(thing, "__module__", None) == steps.__name__ and not name.startswith("_")
+    ]
+    return {one for name, thing in (*public, *of_steps) for one in named(name, thing)}
+
+
+def test_every_public_callable_has_domains_or_a_reason():
+    assert interface() - CALLS.keys() == WITHOUT.keys()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_argument_has_a_domain(name):
+    assert parameters(CALLS[name].function) == CALLS[name].domains.keys()
+
+
+# --- what is wrong ---
+
+small = st.integers(-3, 3)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**31, 2**63, 10**12, 10**400, -(10**12)]),
+    st.floats(),
+    st.complex_numbers(),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.builds(Decimal, small),
+    st.builds(Fraction, small),
+    st.builds(np.int64, small),
+    st.builds(np.uint8, st.integers(0, 9)),
+    st.builds(np.float32, st.floats(width=32)),
+    st.builds(np.float64, st.floats()),
+    st.builds(np.bool_, st.booleans()),
+    st.builds(np.str_, st.text(max_size=3)),
+    st.sampled_from([object(), int, len, ..., NotImplemented, math, range(0), slice(3)]),
+)
+shapes = st.lists(st.integers(0, 4), max_size=3)
+arrays = st.one_of(
+    st.builds(
+        lambda shape, dtype, value: torch.full(shape, value).to(dtype),
+        shapes,
+        st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64]),
+        st.sampled_from([0.0, 1.0, math.nan]),
+    ),
+    st.builds(np.full, shapes, small | st.booleans() | st.floats()),
+)
+entries = st.lists(scalars | arrays, max_size=3)
+containers = st.one_of(
+    entries,
+    st.builds(tuple, entries),
+    st.builds(iter, entries),
+    st.dictionaries(st.text(max_size=2) | small, scalars, max_size=2),
+    st.frozensets(st.text(max_size=2) | small, max_size=2),
+    st.builds(range, st.integers(), st.integers()),
+    st.builds(bytearray, st.binary(max_size=3)),
+)
+anything = scalars | arrays | containers
+
+
+@contextmanager
+def given_up():
+    """Break off what takes too long, where Python can be interrupted."""
+
+    def stop(*_):
+        pytest.fail(f"not refused within {GIVEN_UP} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(GIVEN_UP)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def refuse(name, parameter, value):
+    """Demand that a call is refused, in a message that starts with the argument, before it does anything."""
+    __tracebackhide__ = True
+    call = CALLS[name]
+    arguments = {**call.good(), parameter: value}
+    names = "|".join({parameter, (call.names or {}).get(parameter, parameter)})
+    gc.disable()  # a collection may take as long, and is not the call's
+    began = time.thread_time()
+    try:
+        call.function(**arguments)
+    except (TypeError, ValueError) as error:
+        seconds = time.thread_time() - began
+        refusal = error
+    else:
+        pytest.fail(f"{name} takes {parameter} = {shown(value)}")
+    finally:
+        gc.enable()
+    assert type(refusal) in call.domains[parameter].errors(value), repr(refusal)
+    assert re.match(rf"({names})\b.*\bbut ", str(refusal), re.DOTALL), refusal
+    assert seconds < AT_ONCE, f"{name} refuses {parameter} after {seconds} s, but should within {AT_ONCE} s"
+
+
+def refuse_all(name, parameter, drawn):
+    """Try the corners and what is drawn; return how many values were tried."""
+    domain = CALLS[name].domains[parameter]
+    tried = 0
+    for value in domain.corners:
+        assert not domain.accepts(value), f"{shown(value)} is no corner"
+        refuse(name, parameter, value)
+        tried += 1
+
+    @drawn
+    @given(value=anything)
+    def try_anything(value):
+        nonlocal tried
+        assume(not domain.accepts(value))
+        refuse(name, parameter, value)
+        tried += 1
+
+    if domain.corners:  # else it accepts everything
+        try_anything()
+    return tried
+
+
+CASES = [(name, parameter) for name, call in CALLS.items() for parameter in call.domains]
+
+
+@pytest.mark.parametrize(("name", "parameter"), CASES, ids=map("-".join, CASES))
+def test_a_wrong_value_is_refused_by_name_at_once(name, parameter):
+    with given_up():
+        refuse_all(name, parameter, settings(max_examples=settings.default.max_examples // 3))
+
+
+ENDS = {
+    "one hidden unit": lambda: SimpleNet("listing", 1, 0),
+    "the widest layer": lambda: SimpleNet("overview", 2**20, 1e37),
+    "the largest batch": lambda: list(simplenet.xor_dataloader(2**20)),
+    "the largest rate": lambda: schedule(2**20, 1, 1e37),
+    "the least trials": lambda: simplenet.clopper_pearson(0, 1, 5e-324),
+    "the most trials": lambda: simplenet.clopper_pearson(2**53, 2**53, 1 - 2**-53),
+    "the last seed": lambda: train_ensemble((2**32 - 1,), steps=1, compiled=False),
+    "a range backwards": lambda: train_ensemble(range(3, -1, -1), steps=1, compiled=False),
+    "no step": lambda: take()(0),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_ends_of_a_range_are_in_it(end):
+    ENDS[end]()
+
+
+def test_adam_takes_the_longest_step_that_is_accepted():
+    """Which is ten times the rate at first, and has to be a float32."""
+    network = SimpleNet(lr=1e37)
+    simplenet.mse_loss(network(X), Y).backward()
+
+    network.configure_optimizers().step()
+
+    assert all(weights.isfinite().all() for weights in network.parameters())
+
+
+def test_what_is_kept_of_an_argument_is_of_pythons_own_type():
+    """A file with NumPy's in it does not load without running code; those that are Python's, too, are accepted."""
+
+    class Width(enum.IntEnum):
+        FOUR = 4
+
+    network, data = SimpleNet(np.str_("listing"), Width.FOUR, np.float64(0.5)), simplenet.XORDataModule(Width.FOUR)
+
+    kept = [*network.hparams.values(), *data.hparams.values()]
+    assert [(type(value), value) for value in kept] == [(str, "listing"), (int, 4), (float, 0.5), (int, 4)]
+
+
+@pytest.mark.soak
+def test_thousands_of_wrong_values_are_refused_by_name_at_once():
+    tried = 0
+    for name, parameter in CASES:
+        with given_up():
+            tried += refuse_all(name, parameter, settings(max_examples=100, derandomize=False))
+
+    assert tried >= 4000
