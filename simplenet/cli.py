@@ -23,6 +23,7 @@ from simplenet.files import check_writable, write_file
 from simplenet.reference import ARCHITECTURES
 from simplenet.signals import EndingSignal, ending_by_exception, kill_children, status
 from simplenet.testing.command import check
+from simplenet.validation import check_float, check_int
 
 if TYPE_CHECKING:
     from simplenet.certificate import Certificate
@@ -316,20 +317,24 @@ def certify(  # noqa: PLR0913 - an argument for each option
     if record is not None:
         _check_writable("json", record)
 
+    check_float("target", target, 0.0, 1.0)  # click lets NaN through
+
+    import torch
     from lightning.fabric import Fabric
 
     from simplenet.certificate import certify as certify_one
     from simplenet.environment import describe, resolve_device
 
     place = resolve_device(device)
+    # Each is a process of its own, started at once.
+    here = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}
+    check_int("devices", devices, 1, here.get(place.type, 1))
     one = [place.index or 0] if place.type == "cuda" else 1
     fabric = Fabric(
         accelerator=place.type, strategy=strategy, devices=one if devices == 1 else devices, num_nodes=num_nodes
     )
     fabric.launch()
     if fabric.world_size > 1:
-        import torch
-
         # A process that ends inside its group is aborted by torch, now and then.
         context.call_on_close(torch.distributed.destroy_process_group)
     try:
