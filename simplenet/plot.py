@@ -68,7 +68,7 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     ticks = np.linspace(low, high, 151, dtype=np.float32)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)
     with torch.no_grad():
-        surface = run.net(torch.from_numpy(grid)).squeeze(-1).numpy()
+        surface = run.net(torch.from_numpy(grid).to(run.predictions)).squeeze(-1).numpy()
     image = surface_axes.imshow(surface, origin="lower", extent=(low, high, low, high), **colours)
     surface_axes.contour(ticks, ticks, surface, levels=[0.5], colors="black", linewidths=1.2)
     inputs, targets = (rows.numpy() for rows in xor())
