@@ -277,6 +277,7 @@ def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
     multiple=True,
     help="Which network; may be given again, for a certificate each.",
 )
+@click.option("--hidden", type=click.IntRange(1), default=4, help="Width of the hidden layer.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, help="Rows in a batch.")
 @click.option("--steps", type=click.IntRange(1), default=2000, help="Optimizer steps of each network.")
 @click.option("--seeds", type=click.IntRange(1, 2**32), default=10_000, help="Train seeds 0, 1, 2, ..., this many.")

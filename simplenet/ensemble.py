@@ -13,9 +13,10 @@ References:
     The notebook, §4 to §4.3; ``simplenet.reference`` has the same formulas for one network.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -318,6 +319,31 @@ def _side_by_side(
     return results
 
 
+def _in_daemon(work: Callable[[], None]) -> None:
+    """Work in a thread of its own, which nothing waits for once a signal has ended this one.
+
+    Raises:
+        Exception: What the work raises.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    done.result()
+
+
+def _cache_hint() -> str:
+    """Say where compiled code is kept: torch takes it for this CPU's whichever CPU has left it there."""
+    directory = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # torch sets it as it begins to compile
+    return f" (remove {directory} if another kind of CPU has filled it)" if directory else ""
+
+
 def train_ensemble(  # noqa: PLR0913 - the parameters of a run
     seeds: Sequence[int],
     architecture: Architecture = "overview",
@@ -369,11 +395,10 @@ def train_ensemble(  # noqa: PLR0913 - the parameters of a run
             try:
                 run = _compiled(architecture, hidden, place, torch.get_default_dtype())
                 fast = replace(train, run=run, width=_WIDTH.get(place.type, _WIDTH["compiled"]))
-                with ThreadPoolExecutor(1) as alone:
-                    alone.submit(fast.warm, weights).result()
+                _in_daemon(lambda: fast.warm(weights))
                 train, workers = fast, threads if place.type == "cpu" else 1
             except Exception as error:  # noqa: BLE001 - what torch.compile raises depends on what it lacks
-                fallback = f"{type(error).__name__}: {error}".splitlines()[0]
+                fallback = f"{type(error).__name__}: {error}".splitlines()[0] + _cache_hint()
         results = _side_by_side(train, weights, workers, progress=progress)
     finally:
         torch.set_num_threads(threads)

@@ -204,7 +204,7 @@ def take():
 
 
 def run():
-    return TrainingRun(net(), Y, [1.0], 1, 1.0, Path("checkpoint"), "budget")
+    return TrainingRun(net(), Y, [1.0], 1, 1.0, Path("checkpoint"), "budget", None)
 
 
 @dataclass(frozen=True)
@@ -350,6 +350,7 @@ CALLS = {
 WITHOUT = {
     "train": "checked in tests/test_training.py",
     "load_checkpoint": "checked in tests/test_checkpoint.py",
+    "SimpleNet.on_save_checkpoint": "a hook, which Lightning's Trainer calls",
     **dict.fromkeys(("Certificate", "Ensemble", "TrainingRun", "steps.Training"), "a result, which the package makes"),
     **dict.fromkeys(
         (

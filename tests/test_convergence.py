@@ -8,8 +8,11 @@ and the seeds are fixed, so that a run that passes passes again.
 import itertools
 import json
 import math
+import os
 import re
 import signal
+import threading
+import time
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cache
@@ -166,6 +169,7 @@ def test_the_bounds_are_where_the_count_becomes_just_so_improbable(trials, share
 def certify(tmp_path, monkeypatch):
     """Run ``simplenet certify`` in an empty directory, its steps not compiled."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("simplenet.cli.kill_children", lambda: None)  # this process has others: those beside the tests
     monkeypatch.setattr(
         ensemble,
         "_compiled",
@@ -262,14 +266,39 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
     assert result.output.splitlines() == ["Interrupted: there is no certificate for a part of the seeds."]
 
 
-def test_a_certificate_that_was_not_compiled_says_so(certify, monkeypatch):
+def test_a_certificate_that_was_not_compiled_says_so_and_names_the_cache(certify, monkeypatch):
+    """Which another kind of CPU may have filled."""
+
     def broken(*_):
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(ensemble, "_compiled", broken)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "cache")
     result = certify("--seeds", 3, "--steps", 1)
 
-    assert "eager      not compiled: RuntimeError: no C++ compiler" in result.output
+    hint = "(remove cache if another kind of CPU has filled it)"
+    assert f"eager      not compiled: RuntimeError: no C++ compiler {hint}" in result.output
+
+
+def test_a_signal_ends_a_certificate_while_its_step_is_being_compiled(certify, monkeypatch):
+    """Without waiting for the compiler, which takes longer than a cluster waits before it kills."""
+    finish = threading.Event()
+
+    def compile_for_long(*_):
+        os.kill(os.getpid(), signal.SIGTERM)  # to the process, whose main thread waits for this one
+        finish.wait(60)
+
+    monkeypatch.setattr(ensemble._Training, "warm", compile_for_long)  # noqa: SLF001
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    start = time.monotonic()
+    try:
+        result = certify("--seeds", 3)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        finish.set()
+
+    assert result.exit_code == 143
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,7 @@ def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(mo
         raise RuntimeError("no C++ compiler\nand more")
 
     monkeypatch.setattr(ensemble, "_compiled", broken)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
     fallen = train_ensemble(range(3), steps=20)
 
