@@ -185,6 +185,8 @@ def memory_layout_changes_nothing(study: Study) -> None:
     pairs = [(layout, "contiguous") for layout in LAYOUTS] + [("contiguous", layout) for layout in LAYOUTS]
     pairs += [(a, b) for a in LAYOUTS for b in (*LAYOUTS, "expanded")]
     for layout, of_gradient in dict.fromkeys(pairs):
+        if not study.in_time():
+            return
         placed = place(start, layout)
         options = study.subject.options(study.hyper(**study.gentle()))
         driven = study.subject.build([placed.tensor.requires_grad_()], **options)
@@ -226,6 +228,8 @@ def each_parameter_goes_its_own_way(study: Study) -> None:
     """Many parameters of many shapes, in any order, move as each does alone; as does one that is split."""
     shapes = [(), (1,), (2, 5), (3,), (17,), (2, 1, 3)]
     for count in (2, len(shapes), 40):
+        if not study.in_time():
+            break
         some = [shapes[i % len(shapes)] for i in range(count)]
         starts = [units(1, shape, 20 + i)[0] for i, shape in enumerate(some)]
         given = [[study.gradient(units(1, s, 90 * t + i + 100)[0]) for i, s in enumerate(some)] for t in range(_STEPS)]
@@ -437,6 +441,8 @@ def _copy_goes_on(study: Study, copied: Callable[[Driven], Driven], how: str) ->
 
 def a_deep_copy_goes_on_alike(study: Study) -> None:
     """And apart from its original."""
+    if study.subject.foreign:
+        raise NotApplicable("an adapter need not be copied")
     _copy_goes_on(study, Driven.copied, "deep copy")
 
 

@@ -3,6 +3,7 @@
 The interface follows scikit-learn's ``check_estimator`` and ``parametrize_with_checks``.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,7 @@ def run_adam(check: Check[Study], study: Study, recorder: Recorder, time_limit: 
         return study.first
     if study.first.status is Status.FAILS:
         return Result(check.name, Status.NOT_APPLICABLE, "it takes no steps")
+    study.enough = time.monotonic() + time_limit / 3
     result = run(check, study, recorder, time_limit)
     return recognized(result, check, study, time_limit)
 
@@ -208,6 +210,8 @@ def _describe(report: Report, study: Study, recorder: Recorder, time_limit: floa
             facts["weight decay"] = f"{study.default_decay:g} unless it is told otherwise"
     for dtype, errors in study.errors.items():
         text = f"a step is off by at most {errors['of lr']:.2g} lr, {errors['of bound']:.2g} of the bound"
+        if errors["with float32 corrections"]:
+            text += " that corrections in float32 have"
         facts[f"accuracy, {dtype}"] = f"{text}, over {errors['steps']:.0f} steps"
     report.measured["accuracy"] = study.errors
     recorder.describe(report)

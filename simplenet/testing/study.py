@@ -1,6 +1,7 @@
 """What the checks of one Adam share: how it is driven, what it takes, and which variant it is."""
 
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -74,6 +75,7 @@ class Study:
         self.demanded = resolve_variant(variant)
         self.errors: dict[str, dict[str, float]] = {}
         self.first: Result | None = None  # of the check that all others need
+        self.enough = float("inf")  # when a check is to be content with the examples that it has had
 
     def parameter(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - tensors and lists
         """Make a parameter."""
@@ -119,6 +121,10 @@ class Study:
             if self.asked:
                 raise self.refusals[dtype]
             raise NotApplicable(f"does not take {short(dtype)}: {self.refusals[dtype]}")
+
+    def in_time(self) -> bool:
+        """Whether there is time for a further example: an optimizer that compiles itself takes seconds for each."""
+        return time.monotonic() < self.enough
 
     @cached_property
     def dtype(self) -> torch.dtype:
