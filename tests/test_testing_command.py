@@ -272,3 +272,38 @@ def test_what_hyper_parameters_it_takes_is_found_out(make, takes, decay):
     assert report.facts["takes"] == takes
     assert report.facts.get("weight decay") == decay
     assert report.passed, str(report)
+
+
+class RefusesAmsgrad(torch.optim.Adam):
+    """Has the name, as its base has, and refuses the thing, as 8-bit optimizers do."""
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False):  # noqa: FBT002
+        if amsgrad:
+            raise ValueError("no amsgrad")
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+
+def test_a_switch_that_is_refused_is_not_taken():
+    report = check_adam(RefusesAmsgrad, dtypes=[torch.float32], variant="adam")
+
+    assert report.facts["takes"] == "lr, betas, eps, weight_decay"
+    assert report.passed, str(report)
+
+
+class TupleGroups:
+    """Adam that has nothing of torch's interface but a step, and other things by its names."""
+
+    def __init__(self, params, lr=1e-3):
+        self.inner = torch.optim.Adam(params, lr)
+        self.param_groups = [tuple(self.inner.param_groups[0]["params"])]
+
+    def step(self):
+        self.inner.step()
+
+
+def test_what_has_other_things_by_torchs_names_is_not_blamed_for_them():
+    report = check_adam(TupleGroups, dtypes=[torch.float32])
+
+    assert report.passed, str(report)
+    for name in ("a schedule is followed", "groups keep their own options", "hyper-parameters are not written to"):
+        assert report[name].detail == "its param_groups hold no dictionaries"

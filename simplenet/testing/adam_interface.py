@@ -62,11 +62,15 @@ def _needs(study: Study, *names: str) -> None:
     for name in names:
         if not hasattr(study.subject.sample, name):
             raise NotApplicable(f"has no {name}")
+        if name == "param_groups" and not all(isinstance(group, dict) for group in study.subject.sample.param_groups):
+            raise NotApplicable("its param_groups hold no dictionaries")
 
 
 def _needs_groups(study: Study) -> None:
     if study.subject.foreign:
         raise NotApplicable("an adapter takes a list of parameters, without groups")
+    if hasattr(study.subject.sample, "param_groups"):
+        _needs(study, "param_groups")
 
 
 def the_same_run_repeats_itself(study: Study) -> None:
@@ -259,7 +263,7 @@ def an_empty_parameter_changes_nothing(study: Study) -> None:
 
 def _held_by(study: Study, name: str) -> tuple[str, ...] | None:
     """Return the names by which the groups hold a hyper-parameter, which need not be those that it is made with."""
-    groups = getattr(study.subject.sample, "param_groups", None)
+    groups: Any = getattr(study.subject.sample, "param_groups", None)
     if not groups:
         return study.subject.takes.get(name)
     return next((spelling for spelling in SPELLINGS[name] if groups[0].keys() >= set(spelling)), None)

@@ -170,7 +170,12 @@ class Subject:
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its verdict
                 _blame(error, "when it is made")
             else:
-                return
+                break
+        for name in {"amsgrad", "maximize"} & self.takes.keys():
+            try:
+                self.make(parameters(), **self.spelled({**options, name: True}))
+            except (Exception, SystemExit):  # noqa: BLE001 - some have the name, and refuse the thing
+                del self.takes[name]
 
     def _declared(self) -> set[str] | None:
         """Return the names in its signature, or nothing where it takes any."""
