@@ -245,6 +245,7 @@ def test_an_autocast_region_takes_inputs_of_another_dtype_but_for_float64(device
                 net(x)
 
 
+@pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")  # which Lightning 2.0 calls for 64-true
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_lightnings_precisions_train_on_float32_rows(architecture, precision):
