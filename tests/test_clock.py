@@ -1,18 +1,26 @@
 """The benchmarks' own harness: what they are checked by can fail, and what takes longer reads as longer."""
 
+import ast
 import json
 import shutil
+import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.check import check_step
-from benchmarks.peers import NumPy
+from benchmarks.conftest import Clock, matmul_flops_per_second
+from benchmarks.peers import Jax, NumPy
 from simplenet import SimpleNet, set_seed, xor
 from simplenet.steps import stepper
 
 pytest_plugins = "pytester"
+
+PROJECT = Path(__file__).parent.parent
 
 
 def one_step(make):
@@ -60,9 +68,116 @@ def test_nan_fails_it():
         check_step(x, y, before, after._replace(weights=torch.full_like(after.weights, torch.nan)))
 
 
-# --- what is this project's fault, under its settings, and what is not ---
+# --- a device that does not wait ---
 
-PROJECT = Path(__file__).parent.parent
+WORK = 0.005  # seconds that the device takes for what it is given
+
+
+class Queue:
+    """A stand-in for CUDA: what it is told, it does not do until somebody waits for it."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def launch(self, work=None):
+        self.waiting.append(work or partial(time.sleep, WORK))
+
+    def __matmul__(self, _):
+        self.launch()
+
+    def wait(self, *_):
+        while self.waiting:
+            self.waiting.pop(0)()
+
+    def event(self, **_):
+        """Make an event, whose time is taken by the device when its turn comes."""
+        times = []
+        return SimpleNamespace(
+            times=times,
+            record=lambda: self.launch(lambda: times.append(time.perf_counter())),
+            synchronize=self.wait,
+            elapsed_time=lambda end: 1000 * (end.times[-1] - times[-1]),
+        )
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """Put the stand-in in CUDA's place."""
+    queue = Queue()
+    stand_ins = {"synchronize": queue.wait, "Event": queue.event, "device": lambda _: nullcontext()}
+    stand_ins |= {"reset_peak_memory_stats": lambda _: None, "max_memory_allocated": lambda _: 0}
+    stand_ins["get_device_name"] = lambda _: "stand-in"
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch, "full", lambda *_, **__: queue)  # what is multiplied
+    return queue
+
+
+class Stopwatch:
+    """What a clock times with, in the place of pytest-benchmark: a call, and what was left to do after it."""
+
+    stats = None
+
+    def __init__(self, queue):
+        self.queue, self.extra_info, self.seconds, self.left = queue, {}, [], []
+
+    def __call__(self, function):
+        start = time.perf_counter()
+        function()
+        self.seconds.append(time.perf_counter() - start)
+        self.left.append(len(self.queue.waiting))
+
+    def pedantic(self, function, rounds):
+        for _ in range(rounds):
+            self(function)
+
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("rounds", [None, 2], ids="rounds={}".format)
+def test_what_is_timed_ends_in_a_barrier_and_its_time_is_that_of_the_work(queue, rounds):
+    """By the clock of the process, and by the events of the device: a sleep never ends early."""
+    stopwatch = Stopwatch(queue)
+
+    Clock(stopwatch)(queue.launch, CUDA, strategy="stand-in", steps=2, rounds=rounds)
+
+    assert stopwatch.left == [0] * (rounds or 1)
+    assert min(stopwatch.seconds) >= WORK
+    assert stopwatch.extra_info["device_seconds_per_step"] >= WORK / 2
+
+
+def test_a_product_of_matrices_is_timed_to_its_end(queue):
+    rate = matmul_flops_per_second.__wrapped__(CUDA)
+
+    assert not queue.waiting
+    assert rate <= 2 * 8192**3 / WORK
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["jit", "scan"])
+def test_the_steps_of_jax_end_in_a_barrier(queue, scan):
+    """JAX does not wait on the CPU either, so the peer waits itself."""
+    take = object.__new__(Jax)
+    take.scan, take.p, take.state = scan, None, None
+    take.one = take.several = lambda p, state, _=None: (queue.launch(), (p, state))[1]
+    take.jax = SimpleNamespace(block_until_ready=queue.wait)
+
+    take(3)
+
+    assert not queue.waiting
+
+
+def test_every_benchmark_is_timed_by_the_clock():
+    """pytest-benchmark by itself has no notion of a device."""
+    for path in (PROJECT / "benchmarks").glob("test_*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                arguments = {argument.arg for argument in node.args.args}
+                assert "clock" in arguments, f"{node.name} of {path.name} times nothing"
+                assert "benchmark" not in arguments, f"{node.name} of {path.name} times without a barrier"
+
+
+# --- what is this project's fault, under its settings, and what is not ---
 
 TRIED = """
 import warnings
