@@ -19,7 +19,7 @@ import torch
 from hypothesis import register_random, settings
 
 from simplenet.environment import describe
-from tests.targets import adams, devices, networks
+from tests.targets import adams, devices, networks, user_checks
 
 pytest_plugins = ["tests.golden", "tests.drift"]
 
@@ -57,19 +57,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="run on this device alone: cpu, cuda, cuda:1, mps (default: on the CPU, and on CUDA where there is one)",
     )
-    parser.addoption("--adam", metavar="PKG.MOD:CLASS", help="test this implementation of Adam instead of torch's")
+    parser.addoption(
+        "--adam", metavar="PKG.MOD:CLASS", help="check this Adam alone, as `simplenet check adam` does; a test a check"
+    )
     parser.addoption(
         "--net",
         metavar="PKG.MOD:FACTORY",
-        help="test what this factory, called without arguments, builds instead of SimpleNet; its example_input_array, "
-        "a batch to try, says what it takes (default: two numbers a row)",
+        help="check alone what this factory, called without arguments, builds, as `simplenet check network` does; its "
+        "example_input_array, a batch to try, says what it takes (default: two numbers a row)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a wrong option before anything is collected; share the cores among xdist's workers."""
     try:
-        adams(config), networks(config)
+        devices(config), [user_checks(config, option) for option in ("--adam", "--net")]
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -84,8 +86,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     header = {name: value for device in devices(config) for name, value in describe(device).items()}
     header["device"] = ", ".join(describe(device)["device"] for device in devices(config))
-    header["adam"] = ", ".join(map(str, adams(config)))
-    header["net"] = ", ".join(map(str, networks(config)))
+    header["adam"] = config.getoption("--adam") or ", ".join(map(str, adams(config)))
+    header["net"] = config.getoption("--net") or ", ".join(map(str, networks(config)))
     return [f"{name}: {value}" for name, value in header.items()]
 
 
@@ -107,8 +109,14 @@ def _global_state() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _global_state_is_given_back() -> Iterator[None]:
-    """Assert that a test leaves no flag changed; put back the generators, which any test may draw from."""
+def _global_state_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Assert that a test leaves no flag changed; put back the generators, which any test may draw from.
+
+    What ``--adam`` and ``--net`` name may change what it likes.
+    """
+    if not {"adam_check", "network_check"}.isdisjoint(request.fixturenames):
+        yield
+        return
     torch.set_flush_denormal(False)  # what torch compiles may have turned it on: a defect with a test of its own
     before = _global_state()
     seeded = {name: os.environ.get(name) for name in _SEEDED}

@@ -16,13 +16,13 @@ from packaging.version import Version
 from tests import ledger
 from tests.background import Background
 from tests.strategies import DTYPES
-from tests.targets import adams, networks
+from tests.targets import adams, networks, user_checks
 
 # What a run's checks are counted by: the parameter, and the values that count, if not all.
 AXES = {"adam": None, "network": None, "device": None, "dtype": DTYPES}
 
 # What a user brings, code or another environment's bits, and the fixture that the tests of it have: they run alone.
-USERS = {"--adam": "adam", "--net": "network", "--golden": "golden"}
+USERS = {"--adam": "adam_check", "--net": "network_check", "--golden": "golden"}
 
 # The -m that pyproject.toml gives: it leaves out what no floor counts. One on the command line takes its place.
 NOT_SOAK = "not soak"
@@ -33,6 +33,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("adam", adams(metafunc.config), ids=str)
     if "network" in metafunc.fixturenames:
         metafunc.parametrize("network", networks(metafunc.config), ids=str)
+    for option in ("--adam", "--net"):
+        if USERS[option] in metafunc.fixturenames:
+            metafunc.parametrize(USERS[option], user_checks(metafunc.config, option), ids=str)
 
 
 def alive(row: dict[str, Any]) -> bool:
@@ -56,6 +59,9 @@ def _waits(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    # Without its option there is nothing to check; the committed record is golden without one.
+    idle = {USERS[option] for option in ("--adam", "--net") if config.getoption(option) is None}
+    items[:] = [item for item in items if idle.isdisjoint(item.fixturenames)]
     items.sort(key=_waits)  # last, and otherwise in order
     for item in items:
         for mark in item.iter_markers("claim"):

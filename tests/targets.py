@@ -1,12 +1,9 @@
 """What is under test: each implementation of Adam and each network, on each device that it runs on.
 
-An implementation is a way to build an optimizer. torch brings seven; ``--adam pkg.mod:Class``
-puts another in their place. The networks are the notebook's three; ``--net pkg.mod:factory`` puts
-another in theirs.
+An implementation is a way to build an optimizer, of which torch brings seven. The networks are the notebook's
+three. What ``--adam`` and ``--net`` name is under the checks of ``simplenet.testing`` instead.
 """
 
-import importlib
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +16,12 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from simplenet import ARCHITECTURES, SimpleNet, set_seed, xor
 from simplenet.environment import TORCH, resolve_device
+from simplenet.testing.checks import BoundCheck, bound_checks
+from simplenet.testing.importing import import_object
+from simplenet.testing.network import NetworkStudy
+from simplenet.testing.network import bound_checks as network_checks
+from simplenet.testing.optimizers import Subject
+from simplenet.testing.study import Study
 
 
 def _plain(cls: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
@@ -130,38 +133,12 @@ def devices(config: pytest.Config) -> list[torch.device]:
 
 
 def adams(config: pytest.Config) -> list[AdamUnderTest]:
-    """List each implementation of Adam on each device, or that of ``--adam``.
+    """List each implementation of Adam on each device.
 
     Raises:
-        ValueError: If ``--adam`` or ``--device`` names nothing that is here.
+        ValueError: If ``--device`` names nothing that is here.
     """
-    user = config.getoption("--adam")
-    implementations = IMPLEMENTATIONS if user is None else [_user_implementation(user)]
-    return [AdamUnderTest(one, device) for device in devices(config) for one in implementations if one.runs_on(device)]
-
-
-def _imported(path: str, option: str, kind: str) -> Any:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{option} is {path!r}, but should be pkg.mod:name of {kind}: {error}") from None
-
-
-def _user_implementation(path: str) -> Implementation:
-    cls = _imported(path, "adam", "an importable optimizer")
-
-    def build(_torchs: type[Optimizer], parameters: Iterable[Any], **options: Any) -> Optimizer:
-        return cls(parameters, **options)
-
-    has = set(inspect.signature(cls).parameters)
-    if "weight_decay" in has:
-        # Decay alone moves a parameter without a gradient; L2 decay goes through the first moment.
-        p = torch.ones(1, requires_grad=True)
-        probe = cls([p], lr=LR, weight_decay=0.1)
-        apply_step(probe, [p], [torch.zeros(1)])
-        has.add("L2" if probe.state[p]["exp_avg"].any() else "decoupled")
-    return Implementation(cls.__name__, build=build, options=Implementation.options & has)
+    return [AdamUnderTest(one, device) for device in devices(config) for one in IMPLEMENTATIONS if one.runs_on(device)]
 
 
 @dataclass(frozen=True)
@@ -211,17 +188,32 @@ class NetworkUnderTest:
 
 
 def networks(config: pytest.Config) -> list[NetworkUnderTest]:
-    """List the notebook's networks on each device, or that of ``--net``.
+    """List the notebook's networks on each device.
 
     Raises:
-        ValueError: If ``--net`` or ``--device`` names nothing that is here.
+        ValueError: If ``--device`` names nothing that is here.
     """
-    user = config.getoption("--net")
-    if user is not None:
-        factories = {user.rpartition(":")[2]: _imported(user, "net", "an importable factory of networks")}
-    else:
-        factories = {name: partial(SimpleNet, name) for name in ARCHITECTURES}
-    return [NetworkUnderTest(name, build, device) for device in devices(config) for name, build in factories.items()]
+    return [
+        NetworkUnderTest(name, partial(SimpleNet, name), device) for device in devices(config) for name in ARCHITECTURES
+    ]
+
+
+def user_checks(config: pytest.Config, option: str) -> list[BoundCheck]:
+    """List the checks of what ``--adam`` or ``--net`` names, on each device; none without the option.
+
+    Raises:
+        ValueError: If there is no such thing.
+    """
+    path = config.getoption(option)
+    if path is None:
+        return []
+    try:
+        made = import_object(path)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+    if option == "--adam":
+        return [check for device in devices(config) for check in bound_checks(Study(Subject(made), device=device))]
+    return [check for device in devices(config) for check in network_checks(NetworkStudy(made, device=device))]
 
 
 def apply_step(optimizer: Optimizer, parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:

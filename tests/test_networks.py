@@ -1,4 +1,4 @@
-"""What any network should keep, the notebook's three or the one that ``--net`` names.
+"""What any network should keep, and the notebook's three do.
 
 Its weights come from its seed, its outputs from their own rows, its gradient from its loss, and
 its state is all there is to it.

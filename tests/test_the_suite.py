@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from simplenet import reference, xor
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
-from tests.faults.networks import FaultyNetwork
 from tests.strategies import DTYPES, LAYOUTS, floats, place
-from tests.targets import NetworkUnderTest, adams, networks
+from tests.targets import NetworkUnderTest, user_checks
 
 dtypes = st.sampled_from(DTYPES)
 
@@ -260,22 +259,25 @@ class Options:
         return self._options[name.removeprefix("--")]
 
 
-def test_a_users_optimizer_and_network_take_the_place_of_ours():
-    config = Options(adam="torch.optim:NAdam", net="tests.faults.networks:FaultyNetwork")
+@pytest.mark.parametrize(
+    ("options", "subject"), [({"adam": "torch.optim:NAdam"}, "NAdam"), ({"net": "torch.nn:Identity"}, "Identity")]
+)
+def test_what_a_user_names_is_checked_by_the_library(options, subject):
+    config = Options(**options)
 
-    (adam,), (network,) = adams(config), networks(config)
+    checks = user_checks(config, f"--{next(iter(options))}")
 
-    assert str(adam) == "NAdam-cpu"
-    assert isinstance(adam([torch.zeros(1, requires_grad=True)]), torch.optim.NAdam)
-    assert str(network) == "FaultyNetwork-cpu"
-    assert isinstance(network(1996), FaultyNetwork)
+    assert [check.judge.args[0].name for check in checks] == [str(check) for check in checks]
+    study = checks[0].judge.args[1]
+    assert subject in (str(getattr(study, "subject", "")), getattr(study, "name", ""))
+    assert user_checks(Options(), "--adam") == user_checks(Options(), "--net") == []
 
 
 @pytest.mark.parametrize("path", ["torch.optim:Adan", "no_such_module:Adam", "Adam", ""])
-@pytest.mark.parametrize(("option", "of"), [("adam", adams), ("net", networks)])
-def test_what_cannot_be_imported_is_refused_by_name(option, of, path):
-    with pytest.raises(ValueError, match=rf"^{option} is '{path}', but should be pkg\.mod:name"):
-        of(Options(**{option: path}))
+@pytest.mark.parametrize("option", ["adam", "net"])
+def test_what_cannot_be_imported_is_refused_by_name(option, path):
+    with pytest.raises(ValueError, match=rf"^--{option}: '{path}' should be pkg\.mod:name"):
+        user_checks(Options(**{option: path}), f"--{option}")
 
 
 def test_a_network_that_puts_out_no_rows_is_refused_by_name():

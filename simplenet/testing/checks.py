@@ -6,6 +6,7 @@ The interface follows scikit-learn's ``check_estimator`` and ``parametrize_with_
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,26 +80,42 @@ def check_adam(  # noqa: PLR0913 - each is what a user may want to say
 
 
 class BoundCheck:
-    """A check of ``parametrize_with_checks``: call it with its subject."""
+    """A check and what it is a check of, to be called in a test.
 
-    def __init__(self, check: Check[Study], study: Study, time_limit: float) -> None:
-        self.check, self.study, self.time_limit = check, study, time_limit
+    Args:
+        name: Of the check.
+        judge: Runs it.
+    """
 
-    def __repr__(self) -> str:
-        return self.check.name
+    def __init__(self, name: str, judge: Callable[[], Result]) -> None:
+        self.name, self.judge = name, judge
+
+    def __str__(self) -> str:
+        return self.name
+
+    __repr__ = __str__
 
     def __call__(self, _subject: object = None) -> None:
         """Run it; a check that is not applicable is a skipped test, a known defect of torch's an expected failure."""
         import pytest
 
         __tracebackhide__ = True
-        result = run_adam(self.check, self.study, Recorder(), self.time_limit)
+        result = self.judge()
         if result.status is Status.FAILS:
             pytest.fail(result.detail + (f"\n{result.traceback}" if result.traceback else ""), pytrace=False)
         if result.status is Status.NOT_APPLICABLE:
             pytest.skip(f"not applicable: {result.detail}")
         if result.status is Status.KNOWN:
             pytest.xfail(f"known torch defect: {result.detail}")
+
+
+def bound_checks(
+    study: Study, dtypes: Sequence[torch.dtype] | None = None, time_limit: float = TIME_LIMIT
+) -> list[BoundCheck]:
+    """List the checks of an Adam, ready to be called."""
+    return [
+        BoundCheck(check.name, partial(run_adam, check, study, Recorder(), time_limit)) for check in adam_checks(dtypes)
+    ]
 
 
 def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
@@ -133,16 +150,14 @@ def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
     """
     import pytest
 
-    checks = adam_checks(dtypes)
-    demand_known(expected_failures or (), checks)
+    demand_known(expected_failures or (), adam_checks(dtypes))
     parameters = []
     for make in makes:
         study = Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant)
-        for check in checks:
-            reason = (expected_failures or {}).get(check.name)
+        for bound in bound_checks(study, dtypes, time_limit):
+            reason = (expected_failures or {}).get(bound.name)
             marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-            bound = BoundCheck(check, study, time_limit)
-            parameters.append(pytest.param(make, bound, marks=marks, id=f"{study.subject}-{check}"))
+            parameters.append(pytest.param(make, bound, marks=marks, id=f"{study.subject}-{bound}"))
     return pytest.mark.parametrize(("adam", "check"), parameters)
 
 

@@ -1,6 +1,5 @@
 """``simplenet check``: judge an Adam or a network that is importable from here, and print the table."""
 
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simplenet.files import check_writable, write_file
+from simplenet.testing.importing import import_object
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None
     """Check a class or function that makes optimizers: which Adam is it, how accurate, and where does it fail?"""
     from simplenet.testing.checks import check_adam
 
-    make = _imported(path)
+    make = import_object(path)
     report = _checked(check_adam, make, dtypes=_resolved(dtypes), device=device, **options)
     _print(report, json_path)
 
@@ -92,11 +92,11 @@ def network(path: str, device: str, json_path: Path | None, independent_rows: st
 
     for name in ("inputs", "batch"):
         if options[name] is not None:
-            given = _imported(options[name], callable_=False)
+            given = import_object(options[name], callable_=False)
             options[name] = given() if callable(given) else given
-    options["loss"] = None if options["loss"] is None else _imported(options["loss"])
+    options["loss"] = None if options["loss"] is None else import_object(options["loss"])
     rows = {"always": True, "eval": "eval", "no": False}[independent_rows]
-    report = _checked(check_network, _imported(path), device=device, independent_rows=rows, **options)
+    report = _checked(check_network, import_object(path), device=device, independent_rows=rows, **options)
     _print(report, json_path)
 
 
@@ -140,26 +140,6 @@ def _resolved(dtypes: Sequence[str]) -> "list[torch.dtype] | None":
     import torch
 
     return [getattr(torch, name) for name in dtypes] or None
-
-
-def _imported(path: str, *, callable_: bool = True) -> Any:  # noqa: ANN401 - whatever the user names
-    """Import an object by its path; modules of the current directory are found first.
-
-    Raises:
-        click.UsageError: If there is none.
-    """
-    module, _, name = path.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever importing it raises
-        kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
-        raise click.UsageError(f"{path!r} should be pkg.mod:name of what is to be checked: {kind}{error}") from None
-    if callable_ and not callable(found):
-        raise click.UsageError(f"{path!r} is a {type(found).__name__}, but should be a class or a function")
-    return found
 
 
 def _print(report: "Report", json_path: Path | None) -> None:

@@ -7,12 +7,14 @@ object with attributes; a module with a ``training_step`` is trained by that.
 import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from simplenet.testing.bounds import gamma
+from simplenet.testing.checks import BoundCheck, as_expected, demand_known
 from simplenet.testing.optimizers import attempt
 from simplenet.testing.report import Report, Result, Status
 from simplenet.testing.runner import TIME_LIMIT, Check, NotApplicable, Recorder, run
@@ -445,6 +447,11 @@ def run_network(
     return run(check, study, recorder, time_limit)
 
 
+def bound_checks(study: NetworkStudy, time_limit: float = TIME_LIMIT) -> list[BoundCheck]:
+    """List the checks of a network, ready to be called."""
+    return [BoundCheck(check.name, partial(run_network, check, study, Recorder(), time_limit)) for check in CHECKS]
+
+
 def check_network(  # noqa: PLR0913 - each is what a user may want to say
     factory: Callable[[], nn.Module],
     *,
@@ -481,8 +488,6 @@ def check_network(  # noqa: PLR0913 - each is what a user may want to say
     Raises:
         ValueError: If a check or an option is none of those that there are.
     """
-    from simplenet.testing.checks import as_expected, demand_known
-
     options = {"inputs": inputs, "batch": batch, "loss": loss, "independent_rows": independent_rows}
     study = NetworkStudy(factory, device=device, roundings=roundings, **options)
     expected = dict(expected_failures or {})
