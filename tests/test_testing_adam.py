@@ -58,6 +58,7 @@ INTERFACE = {
     "anything accepted": "invalid hyper-parameters are refused",
     "eps ignored": NO_EFFECT,
     "decay that stays on": "a zero gradient moves nothing, float32",
+    "gradient in 8 bits where it is large": BOUND,
     "noise": "the same run repeats itself",
     "KeyError at the second step": "it takes steps",
 }

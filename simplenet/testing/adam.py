@@ -100,6 +100,9 @@ class Case(NamedTuple):
 _SHAPES = ((1,), (), (2, 2), (11,), (19,))
 
 
+_LARGE = (64, 128)
+
+
 def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
     """List runs to judge, from the usual hyper-parameters to drawn ones.
 
@@ -117,6 +120,8 @@ def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
 
     yield Case(base, shape=(1,), steps=1)
     yield Case(base)
+    # 8-bit optimizers keep smaller ones in full, and kernels do not share them out among threads.
+    yield Case(base, shape=_LARGE, steps=3, seed=2)
     for beta1, beta2 in betas:
         yield Case(base | {"beta1": beta1, "beta2": beta2})
     for one in eps:

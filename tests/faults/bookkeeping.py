@@ -29,6 +29,7 @@ FAULTS = (
     "anything accepted",
     "eps ignored",
     "decay that stays on",
+    "gradient in 8 bits where it is large",
     "noise",
     "KeyError at the second step",
 )
@@ -141,6 +142,11 @@ class FaultyBookkeeping(torch.optim.Adam):
         if fault == "not finite anywhere" and not all(bool(p.grad.isfinite().all()) for p in given):
             for p in given:
                 p.grad = torch.zeros_like(p)
+        if fault == "gradient in 8 bits where it is large":
+            for p in given:
+                if p.numel() >= 4096:
+                    largest = p.grad.abs().max()
+                    p.grad = (p.grad / largest * 127).round() / 127 * largest
         if fault == "noise":
             for p in given:
                 p.grad = p.grad * (1 + torch.rand(()))
