@@ -16,7 +16,7 @@ from torch import Tensor
 from simplenet import reference
 from simplenet.steps import Training
 from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, gamma
-from tests.oracle import ROUNDINGS
+from simplenet.testing.oracle import ROUNDINGS
 
 _TINY = torch.finfo(torch.float32).tiny  # what is smaller may be flushed to zero
 

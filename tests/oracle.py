@@ -20,12 +20,9 @@ from torch.optim import Optimizer
 from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
 from simplenet.testing.bounds import Ball, balls, in_balls, unit_roundoff
+from simplenet.testing.oracle import ROUNDINGS
 from tests.strategies import floats
 from tests.targets import Implementation
-
-# What an operation of the page costs an implementation at most: the operation itself, and a constant in it that
-# is rounded to the tensor's type first. Refuted at 3/4, unrefuted at 1, for the loop and fused in every type.
-ROUNDINGS = 2
 
 
 class Hyper(NamedTuple):
