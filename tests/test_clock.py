@@ -2,7 +2,6 @@
 
 import ast
 import json
-import shutil
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -175,67 +174,6 @@ def test_every_benchmark_is_timed_by_the_clock():
                 arguments = {argument.arg for argument in node.args.args}
                 assert "clock" in arguments, f"{node.name} of {path.name} times nothing"
                 assert "benchmark" not in arguments, f"{node.name} of {path.name} times without a barrier"
-
-
-# --- what is this project's fault, under its settings, and what is not ---
-
-TRIED = """
-import warnings
-
-def test_timed(benchmark):
-    benchmark(int)
-
-def test_untimed(benchmark):
-    pass
-
-def test_warns():
-    warnings.warn("of the code under test")
-"""
-
-
-@pytest.fixture
-def pytest_with_our_settings(pytester, monkeypatch):
-    """Return what runs pytest in another process, in a directory with this project's settings and one file of tests."""
-    for variable in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):  # pytest-benchmark does not time in a worker
-        monkeypatch.delenv(variable, raising=False)
-    shutil.copy(PROJECT / "pyproject.toml", pytester.path)
-    path = pytester.makepyfile(TRIED)
-    return lambda *arguments: pytester.runpytest_subprocess("-p", "no:xdist", path, *arguments)
-
-
-SHORT = ("--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1", "-k", "test_timed")
-
-
-def test_a_record_of_another_clock_frequency_is_compared_with_a_warning(pytest_with_our_settings, pytester):
-    """A frequency is measured anew in each run, so hardly any record is of the same one."""
-    assert pytest_with_our_settings(*SHORT, "--benchmark-save=before").ret == 0
-    (path,) = pytester.path.glob(".benchmarks/*/0001_before.json")
-    record = json.loads(path.read_text("utf-8"))
-    cpu = record["machine_info"]["cpu"]
-    cpu["hz_actual"] = [cpu.get("hz_actual", [0])[0] + 2_000_000, 0]
-    path.write_text(json.dumps(record), "utf-8")
-
-    result = pytest_with_our_settings(*SHORT, "--benchmark-compare=0001")
-
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["test_timed (0001_before)*"])
-    assert "PytestBenchmarkWarning: Benchmark machine_info is different" in str(result.stdout) + str(result.stderr)
-
-
-def test_other_advice_of_pytest_benchmark_ends_no_run_either(pytest_with_our_settings):
-    """There is no such record, and nothing to save."""
-    result = pytest_with_our_settings(*SHORT, "-k", "no_such", "--benchmark-compare=0009", "--benchmark-save=none")
-
-    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
-    for advice in ("Can't compare", "Not saving anything"):
-        assert f"PytestBenchmarkWarning: {advice}" in str(result.stdout) + str(result.stderr)
-
-
-def test_a_warning_of_the_code_and_a_benchmark_that_times_nothing_are_errors(pytest_with_our_settings):
-    result = pytest_with_our_settings("-k", "test_untimed or test_warns")
-
-    result.assert_outcomes(passed=1, failed=1, errors=1)
-    result.stdout.fnmatch_lines(["E *Benchmark fixture was not used at all*", "E *UserWarning: of the code under test"])
 
 
 DELAY, STEPS = 0.002, 5

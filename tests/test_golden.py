@@ -94,11 +94,11 @@ def test_a_step_from_a_recorded_state_is_exact_to_its_roundings(trajectory, gold
         check_step(trajectory, before, step_from(trajectory, before), (mark.loss, (mark.after,)))
 
 
-def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free, golden, record_property):
+def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free, golden, request):
     """From states of its own; how far it drifts from the recorded run is measured and reported, and no verdict."""
     run = train(free)
 
-    record_property("drift", drift(free, golden.runs[free], run)._asdict())
+    request.node.user_properties.append(("drift", drift(free, golden.runs[free], run)._asdict()))
     for t, mark in run.marks.items():
         check_step(free, state_before(t, mark), (mark.loss, (mark.after,)))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from simplenet import reference, xor
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
+from tests.ledger import functions
 from tests.strategies import DTYPES, LAYOUTS, floats, place
 from tests.targets import NetworkUnderTest, user_checks
 
@@ -285,3 +286,10 @@ def test_a_network_that_puts_out_no_rows_is_refused_by_name():
 
     with pytest.raises(TypeError, match="lstm puts out a tuple, but should put out a tensor with a row for each of 4"):
         network.score(network(1996), xor()[0])
+
+
+def test_no_test_asks_for_what_warns_under_junitxml():
+    """``record_property`` does, and a warning is an error; an item's ``user_properties`` carry the same in silence."""
+    asking = [f.name for _, f in functions() for argument in f.args.args if argument.arg.startswith("record_")]
+
+    assert not asking

@@ -103,7 +103,7 @@ def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monk
 def kill_and_resume(kills, seed, directory):
     command = [sys.executable, "-m", "tests.killed_training", directory, str(kills), str(seed)]
     with (directory / "answer.json").open("wb") as answer:
-        return [subprocess.Popen(command, stdout=answer)]
+        return [subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE)]
 
 
 killed = Background(partial(kill_and_resume, 4, 1996))
@@ -130,7 +130,8 @@ def test_a_run_that_is_killed_and_resumed_equals_one_that_never_stopped(finished
 def test_two_hundred_runs_that_are_killed_and_resumed_equal_one_that_never_stopped(tmp_path):
     (process,) = kill_and_resume(200, 7, tmp_path)
 
-    assert process.wait() == 0
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
     assert_same_bits(tmp_path)
 
 
