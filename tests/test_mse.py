@@ -198,6 +198,28 @@ def test_the_gradient_is_twice_the_difference_over_the_count(device, pair, dtype
     assert_identical(grad_b, scale * (b - a), claim="the target's gradient")
 
 
+@pytest.mark.claim("4.1/mean-of-squares")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_loss_and_gradient_are_right_at_every_size(device, dtype):
+    """Of 1 to 128 rows, each size by itself; what is drawn elsewhere leaves some out.
+
+    The rows differ by 1/8, 3/8, 5/8 and so on, so that n squares add up, without a rounding, to n (4n² - 1)/192. What
+    rounds is the quotient by n, or 1/n and the product.
+    """
+    for n in range(1, 129):
+        difference = torch.arange(1, 2 * n, 2, device=device, dtype=dtype)[:, None] / 8
+        targets = torch.arange(n, device=device, dtype=dtype)[:, None] % 5 / 8
+        pair = targets + difference, targets
+
+        loss, (grad_a, grad_b) = mse_loss(*pair), gradients(mse_loss, pair)
+
+        rtol = gamma(2, dtype) + gamma(1, torch.float64)  # the latter for the expected value itself
+        assert_within(loss, (4 * n * n - 1) / 192, rtol=rtol, claim=f"mse of {n} rows")
+        scale = torch.tensor(2 / n, dtype=dtype, device=device)
+        assert_identical(grad_a, scale * difference, claim=f"gradient over {n} rows")
+        assert_identical(grad_b, -scale * difference, claim=f"the target's gradient over {n} rows")
+
+
 @refuted
 @given(pair=pairs(batch_sizes))
 def test_the_gradient_would_not_be_taken_for_half_of_itself(pair):
