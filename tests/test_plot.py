@@ -14,7 +14,7 @@ def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        run = TrainingRun(SimpleNet(), xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget")
+        run = TrainingRun(SimpleNet(), xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget", None)
 
         plot_run(run, tmp_path / "run.png")
     finally:

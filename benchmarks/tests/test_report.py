@@ -568,7 +568,7 @@ def test_there_is_a_crossover_for_each_change_of_the_lead_and_none_for_a_touch(s
 
 def test_the_readme_shows_rows_of_the_record(monkeypatch):
     monkeypatch.setattr(report, "_write", lambda *_: [])
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     section = (root / "README.md").read_text("utf-8").partition("\n## Time\n")[2].partition("\n## ")[0]
 
     result = CliRunner().invoke(report.main, [str(root / "benchmarks" / "results" / "cpu.json")])

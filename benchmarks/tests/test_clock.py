@@ -19,7 +19,7 @@ from simplenet.steps import stepper
 
 pytest_plugins = "pytester"
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parent.parent.parent
 
 
 def one_step(make):
@@ -205,7 +205,7 @@ def test_step(clock, delay):
 def test_a_slowed_step_is_recorded_as_slower(pytester, monkeypatch):
     """By at least what it was slowed: a sleep never ends early."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where pytest-benchmark refuses to time
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent.parent)
     pytester.makeconftest("from benchmarks.conftest import *")
     pytester.makepyfile(SLOWED)
 
