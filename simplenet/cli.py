@@ -237,17 +237,19 @@ def _report(run: "TrainingRun") -> str:
     solved = "solved" if run.solved else "not solved"
     lines += ["", f"{solved} after {run.steps:,} steps in {run.seconds:.1f} s, MSE {run.mse:.6f}"]
     lines += [f"checkpoint {run.checkpoint or 'none'}"]
-    if run.net.hparams["architecture"] == "listing":
+    listing = run.net.hparams["architecture"] == "listing"
+    if listing:
         lines += [
             "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
             "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
         ]
-    elif run.divergence is not None:
+    if run.divergence is not None:
         kept = "no state was saved before" if run.checkpoint is None else "the checkpoint is the last state before"
         lines += [f"Stopped: {run.divergence}; {kept}. Try a smaller --lr."]
-    elif run.stopped_by == "budget":
-        lines += [f"The epochs are used up; go on with more --max-epochs: simplenet train --resume '{run.checkpoint}'"]
-    elif run.stopped_by != "solved":
+    elif run.stopped_by == "budget" and not listing:
+        more = "go on with more --max-epochs"
+        lines += [f"The epochs are used up; {more}: simplenet train --resume '{run.checkpoint}'"]
+    elif run.stopped_by.startswith("SIG"):
         lines += [f"Stopped by {run.stopped_by}; go on with: simplenet train --resume '{run.checkpoint}'"]
     return "\n".join(lines)
 

@@ -148,8 +148,9 @@ def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_pat
     assert ("text.ckpt should be a checkpoint" in result.stderr) == (content is not None)
 
 
+@pytest.mark.parametrize("architecture", ["overview", "listing"])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypatch, name, status):
+def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypatch, architecture, name, status):
     """0 and 1 are said of a finished run alone."""
     number = getattr(signal, name)
     step = SimpleNet.training_step
@@ -162,7 +163,7 @@ def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypa
     monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
     before = signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore some
     try:
-        result = cli("train")
+        result = cli("train", "--architecture", architecture)
     finally:
         signal.signal(number, before)
 
