@@ -338,6 +338,12 @@ def _in_daemon(work: Callable[[], None]) -> None:
     done.result()
 
 
+def _in_a_line(error: Exception) -> str:
+    """Return the first line of an error, and the second where the first only leads to it, as torch's compiler's does."""
+    first, *others = f"{type(error).__name__}: {error}".splitlines()
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
+
+
 def _cache_hint() -> str:
     """Say where compiled code is kept: torch takes it for this CPU's whichever CPU has left it there."""
     directory = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # torch sets it as it begins to compile
@@ -398,7 +404,7 @@ def train_ensemble(  # noqa: PLR0913 - the parameters of a run
                 _in_daemon(lambda: fast.warm(weights))
                 train, workers = fast, threads if place.type == "cpu" else 1
             except Exception as error:  # noqa: BLE001 - what torch.compile raises depends on what it lacks
-                fallback = f"{type(error).__name__}: {error}".splitlines()[0] + _cache_hint()
+                fallback = _in_a_line(error) + _cache_hint()
         results = _side_by_side(train, weights, workers, progress=progress)
     finally:
         torch.set_num_threads(threads)

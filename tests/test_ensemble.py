@@ -353,16 +353,23 @@ def test_two_processes_give_exactly_the_answer_of_one(finished):
             assert_identical(part, expected, claim=f"{name} of two processes")
 
 
-def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(monkeypatch):
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("no C++ compiler\nand more", "no C++ compiler"),
+        ("backend raised:\nno vectors\nand more", "backend raised: no vectors"),
+    ],
+)
+def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(monkeypatch, message, line):
     def broken(*_arguments, **_options):
-        raise RuntimeError("no C++ compiler\nand more")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(ensemble, "_compiled", broken)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
 
     fallen = train_ensemble(range(3), steps=20)
 
-    assert fallen.fallback == "RuntimeError: no C++ compiler"
+    assert fallen.fallback == f"RuntimeError: {line}"
     assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
 
 
