@@ -339,7 +339,7 @@ def _in_daemon(work: Callable[[], None]) -> None:
 
 
 def _in_a_line(error: Exception) -> str:
-    """Return the first line of an error, and the second where the first only leads to it, as torch's compiler's does."""
+    """Return the first line of an error, and the second where the first only leads to it, as torch.compile's does."""
     first, *others = f"{type(error).__name__}: {error}".splitlines()
     return f"{first} {others[0]}" if first.endswith(":") and others else first
 
