@@ -159,8 +159,8 @@ def test_ctrl_c_has_the_shells_status(monkeypatch):
 
 SUITE = """
 import torch
-from mine import MyAdam, fails
-from simplenet.testing import parametrize_with_checks
+from mine import MyAdam, Net, fails
+from simplenet.testing import parametrize_network_with_checks, parametrize_with_checks
 
 only = {"dtypes": [torch.float32]}
 
@@ -175,6 +175,10 @@ def test_expected(adam, check):
 @parametrize_with_checks([MyAdam], **only, expected_failures={"it takes steps": "said in error"})
 def test_strictly(adam, check):
     check(adam)
+
+@parametrize_network_with_checks([Net, fails])
+def test_network(network, check):
+    check(network)
 """
 
 
@@ -198,6 +202,8 @@ def test_each_check_is_a_test_of_ones_own_suite(here):
         "test_mine[fails-it is a published variant of Adam": "SKIPPED",
         "test_expected[fails-it takes steps": "XFAIL",
         "test_strictly[MyAdam-it takes steps": "FAILED",
+        "test_network[Net-it takes a batch": "PASSED",
+        "test_network[fails-it takes a batch": "FAILED",
     }
     for name, outcome in expected.items():
         assert outcomes[name].startswith(outcome), result.stdout

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simplenet.testing.checks import check_adam, parametrize_with_checks
-    from simplenet.testing.network import check_network
+    from simplenet.testing.network import check_network, parametrize_network_with_checks
     from simplenet.testing.optimizers import ArrayOptimizer
     from simplenet.testing.oracle import Variant
     from simplenet.testing.report import Report
 
-__all__ = ["ArrayOptimizer", "Report", "Variant", "check_adam", "check_network", "parametrize_with_checks"]
+__all__ = [
+    "ArrayOptimizer",
+    "Report",
+    "Variant",
+    "check_adam",
+    "check_network",
+    "parametrize_network_with_checks",
+    "parametrize_with_checks",
+]
 
 _MODULES = {
     "ArrayOptimizer": "optimizers",
@@ -22,6 +30,7 @@ _MODULES = {
     "Variant": "oracle",
     "check_adam": "checks",
     "check_network": "network",
+    "parametrize_network_with_checks": "network",
     "parametrize_with_checks": "checks",
 }
 

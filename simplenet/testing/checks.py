@@ -148,17 +148,34 @@ def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
     Raises:
         ValueError: If a variant or an expected failure is none of those that there are.
     """
+    demand_known(expected_failures or (), adam_checks(dtypes))
+    studies = [Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant) for make in makes]
+    subjects = [
+        (make, str(study.subject), bound_checks(study, dtypes, time_limit))
+        for make, study in zip(makes, studies, strict=True)
+    ]
+    return parametrized("adam", subjects, expected_failures or {})
+
+
+def parametrized(
+    name: str, subjects: Iterable[tuple[Any, str, Sequence[BoundCheck]]], expected_failures: Mapping[str, str]
+) -> "pytest.MarkDecorator":
+    """Make a test of each check of each subject.
+
+    Args:
+        name: Of the argument that the test is given the subject by, beside ``check``.
+        subjects: What is checked, what to call it in the tests' ids, and its checks.
+        expected_failures: The names of checks that have to fail, each with the reason.
+    """
     import pytest
 
-    demand_known(expected_failures or (), adam_checks(dtypes))
     parameters = []
-    for make in makes:
-        study = Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant)
-        for bound in bound_checks(study, dtypes, time_limit):
-            reason = (expected_failures or {}).get(bound.name)
+    for subject, id_, checks in subjects:
+        for check in checks:
+            reason = expected_failures.get(check.name)
             marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-            parameters.append(pytest.param(make, bound, marks=marks, id=f"{study.subject}-{bound}"))
-    return pytest.mark.parametrize(("adam", "check"), parameters)
+            parameters.append(pytest.param(subject, check, marks=marks, id=f"{id_}-{check}"))
+    return pytest.mark.parametrize((name, "check"), parameters)
 
 
 def _warm_up() -> None:

@@ -8,16 +8,19 @@ import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from simplenet.testing.bounds import gamma
-from simplenet.testing.checks import BoundCheck, as_expected, demand_known
+from simplenet.testing.checks import BoundCheck, as_expected, demand_known, parametrized
 from simplenet.testing.optimizers import attempt
 from simplenet.testing.report import Report, Result, Status
 from simplenet.testing.runner import TIME_LIMIT, Check, NotApplicable, Recorder, run
+
+if TYPE_CHECKING:
+    import pytest
 
 _SEEDS = (1996, 1, 2)
 _ROWS = (2, 5, 19)  # one row has no others; past 16, kernels go over to vectors
@@ -500,3 +503,34 @@ def check_network(  # noqa: PLR0913 - each is what a user may want to say
     report.facts["time limit"] = f"{time_limit:g} s a check"
     report.facts["torch"] = f"{torch.__version__}, {study.device}"
     return report
+
+
+def parametrize_network_with_checks(
+    factories: Sequence[Callable[[], nn.Module]],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    time_limit: float = TIME_LIMIT,
+    **options: Any,  # noqa: ANN401 - as for NetworkStudy
+) -> "pytest.MarkDecorator":
+    """Make a test of each check of each network, in one's own suite.
+
+    ::
+
+        @parametrize_network_with_checks([MyNet], independent_rows="eval")
+        def test_my_network(network, check):
+            check(network)
+
+    Args:
+        factories: As ``factory`` of ``check_network``.
+        expected_failures: As for ``check_network``; the tests of these have to fail.
+        time_limit: As for ``check_network``.
+        options: As for ``check_network``: ``inputs``, ``batch``, ``loss``, ``device``, ``independent_rows`` and
+            ``roundings``.
+
+    Raises:
+        ValueError: If an option or an expected failure is none of those that there are.
+    """
+    demand_known(expected_failures or (), CHECKS)
+    studies = [NetworkStudy(factory, **options) for factory in factories]
+    subjects = [(study.factory, study.name, bound_checks(study, time_limit)) for study in studies]
+    return parametrized("network", subjects, expected_failures or {})
