@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from simplenet.data import XORDataModule, xor, xor_dataloader
     from simplenet.ensemble import Ensemble, train_ensemble
     from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, load_checkpoint, mse_loss
+    from simplenet.resume import ExactResume, ResumableDataLoader
     from simplenet.seeding import deterministic, set_seed
     from simplenet.training import TrainingRun, train
 
@@ -20,6 +21,8 @@ __all__ = [
     "Architecture",
     "Certificate",
     "Ensemble",
+    "ExactResume",
+    "ResumableDataLoader",
     "SimpleNet",
     "TrainingRun",
     "XORDataModule",
@@ -35,7 +38,7 @@ __all__ = [
     "xor_dataloader",
 ]
 
-_MODULES = ("data", "model", "seeding", "training", "ensemble", "certificate")
+_MODULES = ("data", "model", "seeding", "training", "ensemble", "certificate", "resume")
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

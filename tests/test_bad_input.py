@@ -353,7 +353,14 @@ CALLS = {
 WITHOUT = {
     "train": "checked in tests/test_training.py",
     "load_checkpoint": "checked in tests/test_checkpoint.py",
-    "SimpleNet.on_save_checkpoint": "a hook, which Lightning's Trainer calls",
+    **dict.fromkeys(("ResumableDataLoader", "ResumableDataLoader.load_state_dict"), "checked in tests/test_resume.py"),
+    **dict.fromkeys(
+        (
+            "SimpleNet.on_save_checkpoint",
+            *(f"ExactResume.{hook}" for hook in vars(simplenet.ExactResume) if hook.startswith("on_")),
+        ),
+        "a hook, which Lightning's Trainer calls",
+    ),
     **dict.fromkeys(("Certificate", "Ensemble", "TrainingRun", "steps.Training"), "a result, which the package makes"),
     **dict.fromkeys(
         (

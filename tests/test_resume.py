@@ -1,0 +1,748 @@
+"""A resumed run ends in the bits of one that was never interrupted: the rows it is given, and all that it leaves.
+
+A run is interrupted wherever a checkpoint can be saved, and goes on with a new module, loader and Trainer, from other
+initial weights and other generators, so that everything has to come from the checkpoint. Each row carries its number:
+what the interrupted and the resumed run were given, one after the other, has to be what a whole run is given.
+
+``python -m tests.test_resume DIRECTORY`` runs the same in processes of its own, with DataLoader workers too.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
+
+from simplenet import ExactResume, ResumableDataLoader, SimpleNet, XORDataModule, resume, set_seed
+from simplenet.testing.assertions import assert_identical
+from tests.background import Background
+from tests.generators import disturb, global_generators
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers"),
+    # The resumed run saves nothing itself.
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),
+    # Lightning before 2.2 cannot be told that a loader goes on where it was.
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+]
+
+SEED = 1996
+
+VALIDATION: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "after each epoch": {},
+    "after each second epoch": {"check_val_every_n_epoch": 2},
+    "twice an epoch": {"val_check_interval": 0.5},
+    "after each second batch": {"val_check_interval": 2, "check_val_every_n_epoch": None},
+}
+
+
+ORDERS = ["fixed", "shuffled", "loader", "sampler", "batch sampler"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained on, and how.
+
+    Attributes:
+        rows: Size of the data set; the last batch of an epoch holds what is left.
+        limit: Batches of an epoch at most.
+        order: A name from ``ORDERS``: that of the rows, or what else has a generator of its own that shuffles them.
+        validation: A name from ``VALIDATION``.
+    """
+
+    rows: int = 7
+    batch_size: int = 3
+    limit: int = 9
+    order: str = "shuffled"
+    validation: str = "none"
+    epochs: int = 3
+    workers: int = 0
+
+    @property
+    def batches(self) -> int:
+        return min(-(-self.rows // self.batch_size), self.limit)
+
+    @property
+    def steps(self) -> int:
+        return self.batches * self.epochs
+
+
+class Rows(Dataset):
+    """Rows that say their number, and are augmented by three generators."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return self.rows
+
+    def __getitem__(self, index):
+        return torch.tensor([index, torch.randn(()), np.random.standard_normal(), random.gauss()])  # noqa: NPY002
+
+
+class Net(LightningModule):
+    """A line under dropout, with a rate that changes by the step; it keeps the numbers of the rows it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(3, 1)
+        self.dropout = torch.nn.Dropout(0.25)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append([batch_idx, *batch[:, 0].int().tolist()])
+        return self.line(self.dropout(batch[:, 1:])).square().mean()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class ValidatedNet(Net):
+    def validation_step(self, batch, _):
+        torch.rand(len(batch))
+
+
+@dataclass
+class Run:
+    """A run that is over.
+
+    Attributes:
+        seen: The numbers of the rows in each batch, after the batch's own.
+        left: What the run leaves, by name.
+    """
+
+    trainer: Trainer
+    seen: list[list[int]]
+    left: dict[str, Any]
+
+
+def arguments(case, generator):
+    """Return what a DataLoader is made of."""
+    rows, size = Rows(case.rows), case.batch_size
+    if case.order in {"sampler", "batch sampler"}:
+        sampler = RandomSampler(rows, generator=generator)
+        if case.order == "sampler":
+            return {"dataset": rows, "batch_size": size, "sampler": sampler}
+        return {"dataset": rows, "batch_sampler": BatchSampler(sampler, size, drop_last=False)}
+    own = generator if case.order == "loader" else None
+    return {"dataset": rows, "batch_size": size, "shuffle": case.order != "fixed", "generator": own}
+
+
+def train(case, *callbacks, checkpoint=None, loader=ResumableDataLoader, net=None, device="cpu", **options):
+    """Fit, from the seed or from a checkpoint; then nothing is as it was at the start."""
+    set_seed(SEED if checkpoint is None else SEED + 1)
+    disturb(0 if checkpoint is None else 3)
+    validation = VALIDATION[case.validation]
+    net = net or (Net() if validation is None else ValidatedNet())
+    generator = torch.Generator().manual_seed(SEED)
+    rows = loader(**arguments(case, generator), num_workers=case.workers)
+    device = torch.device(device)
+    options = {"max_epochs": case.epochs, "limit_train_batches": case.batches} | (validation or {}) | options
+    trainer = Trainer(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **options,
+    )
+    trainer.fit(net, rows, DataLoader(Rows(5), 2) if validation is not None else None, ckpt_path=checkpoint)
+    return Run(trainer, net.seen, left(trainer, net, generator))
+
+
+def left(trainer, net, generator):
+    """Return what a run leaves: the module, optimizer and scheduler, the counters of training, the generators."""
+    loops = copy.deepcopy(trainer.fit_loop.state_dict())
+    counters = {name: loops[name] for name in loops if "val_loop" not in name and name != "state_dict"}
+    validations = loops["epoch_loop.val_loop.batch_progress"]
+    numpy = np.random.get_state()  # noqa: NPY002
+    generators = {"torch": torch.get_rng_state(), "numpy": [numpy[1].tolist(), *numpy[2:]], "random": random.getstate()}
+    if torch.cuda.is_available():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    return plain(
+        {
+            "weights": dict(net.named_parameters()),
+            "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
+            "scheduler": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+            "step and epoch": [trainer.global_step, trainer.current_epoch],
+            "counters": counters,
+            "counters of validation": validations,
+            "own generator": generator.get_state(),
+            **generators,
+        }
+    )
+
+
+def plain(value):
+    """Turn a state into what JSON keeps: a double holds every float32."""
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), value.tolist()]
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def assert_goes_on(whole, interrupted, resumed, claim):
+    """Demand that two runs, one after the other, are the whole one."""
+    __tracebackhide__ = True
+    assert interrupted + resumed.seen == whole.seen, f"{claim}: rows are given twice, or never, or in another order"
+    differing = [name for name in whole.left if resumed.left[name] != whole.left[name]]
+    assert not differing, f"{claim}: {', '.join(differing)} should be those of a run that was never interrupted"
+
+
+def save_each_step(directory):
+    return ModelCheckpoint(str(directory), filename="{step}", every_n_train_steps=1, save_top_k=-1)
+
+
+@pytest.mark.parametrize(
+    ("order", "validation"),
+    [*((order, "none") for order in ORDERS), *(("shuffled", validation) for validation in list(VALIDATION)[1:])],
+)
+def test_a_run_that_is_resumed_after_any_step_ends_as_one_that_was_never_interrupted(
+    tmp_path, device, order, validation
+):
+    """The checkpoints are a ModelCheckpoint's, in the middle of an epoch and at its end."""
+    case = Case(order=order, validation=validation)
+    whole = train(case, save_each_step(tmp_path), ExactResume(), device=device)
+
+    for step in range(1, case.steps):
+        resumed = train(case, ExactResume(), checkpoint=tmp_path / f"step={step}.ckpt", device=device)
+
+        assert_goes_on(whole, whole.seen[:step], resumed, f"step {step} of {case.steps}")
+
+
+class Saver(Callback):
+    """Save at each call of a hook.
+
+    Attributes:
+        saved: The step and the checkpoint of each call.
+    """
+
+    def __init__(self, directory, hook):
+        self.directory, self.saved = directory, []
+        setattr(self, hook, self.save)
+
+    def save(self, trainer, *_):
+        if not trainer.sanity_checking:
+            self.saved.append((trainer.global_step, self.directory / f"{len(self.saved)}.ckpt"))
+            trainer.save_checkpoint(self.saved[-1][1])
+
+
+HOOKS = [
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_train_end",
+]
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_hook_that_saves_and_the_order_of_callbacks_do_not_matter(tmp_path, hook, position):
+    case = Case(rows=3, batch_size=2, validation="twice an epoch")
+    saver = Saver(tmp_path, hook)
+    train(case, *((saver, ExactResume()) if position == "before" else (ExactResume(), saver)))
+    longer = replace(case, epochs=4)
+    whole = train(longer, ExactResume())
+
+    for step, checkpoint in saver.saved:
+        resumed = train(longer, ExactResume(), checkpoint=checkpoint)
+
+        assert_goes_on(whole, whole.seen[:step], resumed, f"{hook} after step {step}")
+    assert saver.saved
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+@pytest.mark.parametrize("hook", ["on_train_start", *HOOKS])
+def test_a_resumed_run_may_be_saved_before_and_after_it_trains(tmp_path, hook, stop):
+    """In the middle of an epoch, at its end and after its first batch."""
+    case = Case(validation="twice an epoch")
+    whole = train(case, ExactResume())
+    train(case, ExactResume(), save_each_step(tmp_path), max_steps=stop)
+    saver = Saver(tmp_path, hook)
+    train(case, ExactResume(), saver, checkpoint=tmp_path / f"step={stop}.ckpt")
+
+    step, checkpoint = saver.saved[0]
+    resumed = train(case, ExactResume(), checkpoint=checkpoint)
+
+    if step < case.steps:
+        assert_goes_on(whole, whole.seen[: step or stop], resumed, f"{hook} after step {step}")
+
+
+class Unreadable(Rows):
+    """Rows of which the fifth cannot be fetched."""
+
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.fetched = 0
+
+    def __getitem__(self, index):
+        self.fetched += 1
+        if self.fetched == 5:
+            raise InterruptedError
+        return super().__getitem__(index)
+
+
+def test_a_resumed_run_may_be_interrupted_while_it_fetches_again_what_it_has_trained_on(tmp_path):
+    case, saver = Case(), Saver(tmp_path, "on_exception")
+    whole = train(case, ExactResume())
+    train(case, ExactResume(), max_steps=5).trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    with pytest.raises(InterruptedError):
+        train(
+            case,
+            saver,
+            ExactResume(),
+            checkpoint=tmp_path / "stopped.ckpt",
+            loader=lambda **options: ResumableDataLoader(**options | {"dataset": Unreadable(case.rows)}),
+        )
+
+    resumed = train(case, ExactResume(), checkpoint=saver.saved[0][1])
+
+    assert_goes_on(whole, whole.seen[:5], resumed, "interrupted while fetching")
+
+
+@pytest.mark.parametrize("validation", VALIDATION)
+def test_a_run_may_be_interrupted_again_and_again(tmp_path, validation):
+    """After each step; and a checkpoint that is only loaded and saved is worth what it was."""
+    case = Case(order="loader", validation=validation)
+    whole = train(case, ExactResume())
+    seen, checkpoint = [], None
+
+    for step in range(1, case.steps + 1):
+        part = train(case, ExactResume(), checkpoint=checkpoint, max_steps=step)
+        seen += part.seen
+        checkpoint = tmp_path / f"{step}.ckpt"
+        part.trainer.save_checkpoint(checkpoint)
+        idle = train(case, ExactResume(), checkpoint=checkpoint, max_steps=step)
+        assert idle.seen == []
+        idle.trainer.save_checkpoint(checkpoint)
+
+    assert_goes_on(whole, seen, replace(part, seen=[]), "one step at a time")
+
+
+def test_a_callback_that_saves_changes_nothing(tmp_path):
+    case = Case(validation="twice an epoch")
+
+    saved = train(case, save_each_step(tmp_path), ExactResume())
+
+    assert_goes_on(train(case), [], saved, "a run that saves each step")
+
+
+cases = st.builds(
+    Case,
+    rows=st.integers(1, 8),
+    batch_size=st.integers(1, 4),
+    limit=st.sampled_from([2, 9]),
+    order=st.sampled_from(ORDERS),
+    validation=st.sampled_from(sorted(VALIDATION)),
+    epochs=st.integers(1, 3),
+)
+
+
+class Stopper(Callback):
+    """Ask for a stop after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
+class Failing(Callback):
+    """Raise after so many calls of a hook."""
+
+    def __init__(self, hook, calls):
+        self.calls = calls
+        setattr(self, hook, self.fail)
+
+    def fail(self, trainer, *_):
+        self.calls -= not trainer.sanity_checking
+        if self.calls < 0:
+            raise InterruptedError
+
+
+def interrupted(case, how, step, directory):
+    """Interrupt a run; return its checkpoint and the step of that."""
+    saver = Saver(directory, "on_exception")
+    if how == "max_steps":
+        run = train(case, ExactResume(), max_steps=step)
+    elif how == "should_stop":
+        run = train(case, Stopper(step), ExactResume())
+    else:
+        hook = {"exception in a step": "on_before_backward", "exception in validation": "on_validation_batch_end"}[how]
+        with contextlib.suppress(InterruptedError):
+            run = train(case, Failing(hook, step), ExactResume(), saver)
+    if saver.saved:
+        return saver.saved[0]
+    run.trainer.save_checkpoint(directory / "ended.ckpt")
+    return run.trainer.global_step, directory / "ended.ckpt"
+
+
+@pytest.mark.parametrize("how", ["max_steps", "should_stop", "exception in a step", "exception in validation"])
+@given(case=cases, step=st.integers(1, 12))
+@example(case=Case(validation="after each epoch"), step=1)
+@example(case=Case(), step=2)
+@settings(max_examples=settings.default.max_examples // 2)
+def test_what_interrupts_a_run_does_not_matter(tmp_path_factory, how, case, step):
+    """A stop in the middle of an epoch, which Lightning counts as its end; an exception, which undoes its batch."""
+    whole = train(case, ExactResume())
+
+    taken, checkpoint = interrupted(case, how, min(step, case.steps), tmp_path_factory.mktemp("interrupted"))
+    resumed = train(case, ExactResume(), checkpoint=checkpoint)
+
+    if taken < case.steps:  # otherwise nothing is left to do
+        for run in whole, resumed:
+            del run.left["counters of validation"]  # it had a validation more, or a part of one
+        assert_goes_on(whole, whole.seen[:taken], resumed, f"{how} after step {taken} of {case.steps}")
+
+
+def test_a_stop_at_a_validation_that_is_not_due_is_in_the_examples():
+    """A validation that only the stop brings moves generators that an uninterrupted run leaves alone."""
+    case = Case(validation="after each epoch")
+    validations = []
+
+    class Count(Callback):
+        def on_validation_start(self, trainer, _):
+            validations.append(trainer.global_step)
+
+    train(case, Count(), Stopper(4))
+
+    assert validations == [0, 3, 4]  # the first is Lightning's sanity check
+
+
+@pytest.mark.parametrize("generator", ["torch", "numpy", "random", "own"])
+def test_a_resume_that_forgets_a_generator_would_be_caught(tmp_path, monkeypatch, generator):
+    case = Case(order="loader")
+    whole = train(case, save_each_step(tmp_path), ExactResume())
+    restore = resume._restore  # noqa: SLF001
+
+    def forget(states, own):
+        restore(states | {generator: resume._capture(own)[generator]}, own)  # noqa: SLF001
+
+    monkeypatch.setattr(resume, "_restore", forget)
+    resumed = train(case, ExactResume(), checkpoint=tmp_path / "step=4.ckpt")
+
+    with pytest.raises(AssertionError, match="should be those of a run" if generator != "own" else "in another order"):
+        assert_goes_on(whole, whole.seen[:4], resumed, "")
+
+
+WORKERS = [0, 2]
+STOP = 4
+PART = Case(validation="twice an epoch")
+
+
+def ask(directory):
+    """Start other processes; their hash seed is not ours, so nothing may depend on that."""
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "tests.test_resume", directory]
+    return [subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE)]
+
+
+processes = Background(ask)
+
+
+def main(directory, name="whole"):
+    """Run whole, and up to a step; let a process of its own go on from there. Both write what was seen and left."""
+    for workers in WORKERS:
+        case, checkpoint = replace(PART, workers=workers), Path(directory, f"{workers}.ckpt")
+        run = train(case, ExactResume(), checkpoint=checkpoint if name == "resumed" else None)
+        Path(directory, f"{name} {workers}.json").write_text(json.dumps({"seen": run.seen, "left": run.left}))
+        if name == "whole":
+            train(case, ExactResume(), max_steps=STOP).trainer.save_checkpoint(checkpoint)
+    if name == "whole":
+        subprocess.run([sys.executable, "-m", "tests.test_resume", directory, "resumed"], check=True)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_run_that_is_resumed_in_another_process_ends_as_one_that_was_never_interrupted(finished, workers):
+    """In the middle of the second epoch; with and without DataLoader workers, which draw from generators of theirs."""
+    directory = finished(processes)
+    whole, resumed = (
+        Run(None, **json.loads((directory / f"{name} {workers}.json").read_text())) for name in ("whole", "resumed")
+    )
+
+    assert_goes_on(whole, whole.seen[:STOP], resumed, f"{workers} workers")
+    assert len(whole.seen) == PART.steps
+
+
+@pytest.mark.parametrize("order", ["fixed", "shuffled"])
+@pytest.mark.parametrize("where", ["at the end of an epoch", "in its middle"])
+@pytest.mark.parametrize("by", ["Lightning", "ExactResume"])
+def test_the_rows_after_a_resume_are_those_that_come_next(tmp_path, by, where, order):
+    """What Lightning resumes by itself, from a DataLoader, and what it resumes with ours."""
+    case = Case(order=order)
+    hook, nth = {"at the end of an epoch": ("on_train_epoch_end", 0), "in its middle": ("on_train_batch_end", 3)}[where]
+    loader, callbacks = (DataLoader, []) if by == "Lightning" else (ResumableDataLoader, [ExactResume()])
+    saver = Saver(tmp_path, hook)
+    whole = train(case, saver, *callbacks, loader=loader)
+
+    step, checkpoint = saver.saved[nth]
+    resumed = train(case, *callbacks, checkpoint=checkpoint, loader=loader)
+
+    assert [rows for _, *rows in resumed.seen] == [rows for _, *rows in whole.seen[step:]]
+
+
+globally = global_generators()
+
+
+@given(case=cases, stop=st.integers(0, 12))
+@example(case=Case(order="loader"), stop=4)
+def test_a_loader_by_itself_gives_the_batches_of_a_dataloader(case, stop):
+    """And leaves the generators where that would; stopped after any batch, another one goes on."""
+    per_epoch = -(-case.rows // case.batch_size)
+    stop = min(stop, per_epoch * case.epochs)
+
+    def loader(kind):
+        return kind(**arguments(case, torch.Generator().manual_seed(SEED)))
+
+    def batches(loader, epochs=case.epochs):
+        return [batch.tolist() for _ in range(epochs) for batch in loader]
+
+    def drawn():
+        return {name: generator.draw(1) for name, generator in globally.items()}
+
+    set_seed(SEED)
+    expected = batches(loader(DataLoader)), drawn()
+    set_seed(SEED)
+    whole = batches(loader(ResumableDataLoader)), drawn()
+    set_seed(SEED)
+    stopped, given_out = loader(ResumableDataLoader), []
+    given_out += batches(stopped, stop // per_epoch)
+    given_out += [batch.tolist() for _, batch in zip(range(stop % per_epoch), stopped, strict=False)]
+    state, states = stopped.state_dict(), {name: generator.get_state() for name, generator in globally.items()}
+    set_seed(SEED + 1)
+    other = loader(ResumableDataLoader)
+    other.load_state_dict(state)
+    again = other.state_dict()
+    for name, generator in globally.items():
+        generator.set_state(states[name])
+    rest = batches(other, case.epochs - stop // per_epoch)
+
+    assert whole == expected
+    assert (given_out + rest, drawn()) == expected
+    assert stop % per_epoch == 0 or plain(again) == plain(state)
+
+
+def test_the_generator_of_a_sampler_without_batches_is_one_of_the_loaders():
+    """Where there is no batch sampler, the data set gives the batches."""
+    sampler = RandomSampler(Rows(3), generator=torch.Generator())
+
+    assert len(ResumableDataLoader(Rows(3), batch_size=None, sampler=sampler).state_dict()["own"]) == 1
+
+
+OURS = ("callbacks", "ExactResume")
+NOW = (*OURS, "generators")
+FORGED = {
+    "batches is -1, but should be a count": ((*OURS, "batches"), -1),
+    "batches is True, but should be a count": ((*OURS, "batches"), True),
+    "batches is 2, but should be 0 or Lightning's count of 1": ((*OURS, "batches"), 2),
+    "batches is of type str, but should be of type int": ((*OURS, "batches"), "1"),
+    "epoch is of type Tensor, but should be of type int": ((*OURS, "epoch"), torch.ones(1)),
+    "batches_per_epoch is 4 in the checkpoint, but should be that of the training loader, 3": (
+        (*OURS, "batches_per_epoch"),
+        4,
+    ),
+    "validated is of type int, but should be of type bool": ((*OURS, "validated"), 1),
+    "ExactResume is of type list, but should be of type dict": (OURS, [1]),
+    "generators is of type NoneType, but should be of type dict": (NOW, None),
+    "epoch_start is of type list, but should be of type dict": ((*OURS, "epoch_start"), []),
+    "torch should be the state of a generator on cpu": ((*NOW, "torch"), torch.zeros(5056, dtype=torch.uint8)),
+    "torch should be the state of a generator on cpu, but is not": ((*NOW, "torch"), torch.zeros(3)),
+    "torch should be the state": ((*NOW, "torch"), None),
+    "own holds 0 states, but should hold one for each of 1 generators": ((*NOW, "own"), []),
+    "own should be the state of a generator on cpu": ((*NOW, "own"), [3]),
+    "numpy_words should be 624 numbers of 32 bits": ((*NOW, "numpy_words"), torch.zeros(625, dtype=torch.int64)),
+    "random_words should be 624 numbers of 32 bits": ((*NOW, "random_words"), torch.full((624,), -1)),
+    "random_words should be 624 numbers of 32 bits, as int64": ((*NOW, "random_words"), torch.full((624,), 0.5)),
+    "numpy_position is 625, but should be at most 624": ((*NOW, "numpy_position"), 625),
+    "random_position is -1, but should be a count": ((*NOW, "random_position"), -1),
+    "numpy_gauss is nan, but should be None or a finite float": ((*NOW, "numpy_gauss"), float("nan")),
+    "random_gauss is 1, but should be None or a finite float": ((*NOW, "random_gauss"), 1),
+    "loops should hold Lightning's counters": (("loops", "fit_loop", "epoch_progress"), None),
+    "loops should hold Lightning's counters, but": (("loops",), 3),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Return a checkpoint in the middle of an epoch."""
+    path = tmp_path_factory.mktemp("checkpoint") / "middle.ckpt"
+    train(Case(order="loader"), ExactResume(), max_steps=4).trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.mark.parametrize("message", FORGED)
+def test_a_state_that_this_callback_does_not_save_is_refused_by_name(tmp_path, checkpoint, message):
+    forged, (entry, value) = torch.load(checkpoint, weights_only=True), FORGED[message]
+    *path, name = entry
+    holder = forged
+    for part in path:
+        holder = holder[part]
+    holder[name] = value
+    if value is None:
+        del holder[name]
+    torch.save(forged, tmp_path / "forged.ckpt")
+
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        train(Case(order="loader"), ExactResume(), checkpoint=tmp_path / "forged.ckpt")
+
+
+def test_a_cuda_generator_is_refused_where_there_is_no_such_device(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    forged = torch.load(checkpoint, weights_only=True)
+    forged["callbacks"]["ExactResume"]["generators"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(forged, tmp_path / "forged.ckpt")
+
+    with pytest.raises(ValueError, match="cuda is the state of a CUDA generator, but should be missing"):
+        train(Case(order="loader"), ExactResume(), checkpoint=tmp_path / "forged.ckpt")
+
+
+def test_a_checkpoint_saved_without_the_callback_is_said_to_resume_otherwise(tmp_path):
+    train(Case(), save_each_step(tmp_path))
+
+    with pytest.warns(UserWarning, match="saved without ExactResume"):
+        train(Case(), ExactResume(), checkpoint=tmp_path / "step=3.ckpt")
+
+
+def test_a_checkpoint_is_validated_without_a_word_about_resuming(tmp_path):
+    train(Case(), save_each_step(tmp_path))
+    trainer = Trainer(accelerator="cpu", barebones=True, callbacks=[ExactResume()])
+
+    trainer.validate(ValidatedNet(), DataLoader(Rows(5)), ckpt_path=tmp_path / "step=3.ckpt")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.zeros(4, 4))
+
+
+class PlateauNet(Net):
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters())
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "loss"}}
+
+
+class ManualNet(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class ByTheClock(Callback):
+    def on_train_start(self, trainer, _):
+        trainer.val_check_batch = None  # as Lightning 2.6 does for val_check_interval="00:10:00"
+
+
+REFUSED = {
+    "the training loader is a DataLoader, but ExactResume needs a ResumableDataLoader": {"loader": DataLoader},
+    "the training loader is a list, but ExactResume": {"loader": lambda **options: [ResumableDataLoader(**options)]},
+    "the training loader has no length": {"loader": lambda **_: ResumableDataLoader(Stream())},
+    "persistent_workers of the training loader is True": {
+        "loader": lambda **options: ResumableDataLoader(**options | {"num_workers": 1, "persistent_workers": True})
+    },
+    "accumulate_grad_batches of the Trainer is 2, but should be 1": {"accumulate_grad_batches": 2},
+    "reload_dataloaders_every_n_epochs of the Trainer is 1": {"reload_dataloaders_every_n_epochs": 1},
+    "automatic_optimization of the module is False": {"net": ManualNet},
+    "reduce_on_plateau of a scheduler is True": {"net": PlateauNet},
+    "validation by wall time is True": {"before": ByTheClock},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_run_that_cannot_be_resumed_exactly_is_refused_before_its_first_step(message):
+    options = dict(REFUSED[message])
+    net, callbacks = options.pop("net", Net)(), [options.pop("before", Callback)(), ExactResume()]
+
+    with pytest.raises(MisconfigurationException, match="^" + re.escape(message)):
+        train(Case(), *callbacks, net=net, **options)
+
+    assert net.seen == []
+
+
+def test_a_run_of_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(Trainer, "world_size", 2)
+
+    with pytest.raises(MisconfigurationException, match=r"^world_size of the Trainer is 2, but should be 1"):
+        train(Case(), ExactResume())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
+@pytest.mark.parametrize("classes", ["given to it", "named in the command"])
+def test_lightnings_own_command_line_trains_saves_and_resumes(tmp_path, monkeypatch, classes):
+    """``fit``, and ``fit --ckpt_path``: to the bits of one run, in order."""
+    monkeypatch.setattr("sys.argv", ["program"])
+
+    def fit(directory, epochs, *options):
+        named = ["--model=simplenet.SimpleNet", "--data=simplenet.XORDataModule", "--data.batch_size=3"]
+        trainer = ["accelerator=cpu", f"max_epochs={epochs}", f"default_root_dir={tmp_path / directory}"]
+        quiet = ["logger=false", "enable_progress_bar=false", "enable_model_summary=false"]
+        arguments = [*named[2 * (classes == "given to it") :], *(f"--trainer.{option}" for option in trainer + quiet)]
+        given_to_it = (SimpleNet, XORDataModule) if classes == "given to it" else ()
+        cli = LightningCLI(
+            *given_to_it, save_config_callback=None, args=["fit", "--seed_everything=7", *arguments, *options]
+        )
+        return cli.model, next((tmp_path / directory).rglob("*.ckpt"))
+
+    whole, _ = fit("whole", 5)
+    _, stopped = fit("stopped", 3)
+    resumed, last = fit("stopped", 5, f"--ckpt_path={stopped}")
+
+    assert last.name == "epoch=4-step=10.ckpt"
+    for name, weights in whole.named_parameters():
+        assert_identical(resumed.get_parameter(name), weights, claim=name)
+
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        return ResumableDataLoader(Rows(7), 3, shuffle=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_on_lightnings_command_line_is_resumed_exactly_with_the_callback(tmp_path, monkeypatch):
+    """``--trainer.callbacks=simplenet.ExactResume``; stopped in the middle of an epoch."""
+    monkeypatch.setattr("sys.argv", ["program"])
+
+    def fit(*options):
+        names = ["--model=tests.test_resume.Net", "--data=tests.test_resume.Data", "--seed_everything=7"]
+        quiet = ["logger=false", "enable_progress_bar=false", "enable_model_summary=false", "accelerator=cpu"]
+        trainer = [f"--trainer.{option}" for option in (*quiet, "max_epochs=3", "callbacks=simplenet.ExactResume")]
+        return LightningCLI(save_config_callback=None, args=["fit", *names, *trainer, *options])
+
+    whole = fit("--trainer.enable_checkpointing=false")
+    fit(f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=4")
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    resumed = fit("--trainer.enable_checkpointing=false", f"--ckpt_path={checkpoint}")
+
+    assert resumed.model.seen == whole.model.seen[4:]
+    for name, weights in whole.model.named_parameters():
+        assert_identical(resumed.model.get_parameter(name), weights, claim=name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
