@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -92,54 +91,6 @@ def tensors(
     size = int(np.prod(shape))
     values = draw(st.lists(elements, min_size=size, max_size=size))
     return torch.tensor(values, dtype=dtype).reshape(shape)
-
-
-# Guard bands hold this; no computation here produces it.
-SENTINEL = -777.0
-
-
-class Placed(NamedTuple):
-    """A matrix somewhere in a larger piece of memory.
-
-    Attributes:
-        tensor: The view that the code under test gets.
-        base: The memory it lies in.
-        guard: Where in ``base`` the tensor is not.
-    """
-
-    tensor: Tensor
-    base: Tensor
-    guard: Tensor
-
-    def guard_is_intact(self) -> bool:
-        """Whether nothing around the tensor was written to."""
-        return bool((self.base[self.guard] == SENTINEL).all())
-
-
-# How a matrix may lie in memory: each maps its shape to that of a base, and the base to the view.
-LAYOUTS = {
-    "contiguous": (lambda rows, columns: (rows, columns), lambda base: base),
-    "transposed": (lambda rows, columns: (columns, rows), lambda base: base.T),
-    "strided": (lambda rows, columns: (rows, columns + 3), lambda base: base[:, :-3]),
-    "offset": (lambda rows, columns: (rows + 1, columns), lambda base: base[1:]),
-    "interleaved": (lambda rows, columns: (2 * rows, 2 * columns), lambda base: base[::2, 1::2]),
-}
-
-
-def place(values: Tensor, layout: str) -> Placed:
-    """Lay a matrix out in memory with a guard band around it.
-
-    Args:
-        values: A matrix, copied.
-        layout: One of ``LAYOUTS``.
-    """
-    base_shape, view = LAYOUTS[layout]
-    base = torch.full(base_shape(*values.shape), SENTINEL, dtype=values.dtype, device=values.device)
-    guard = torch.ones(base.shape, dtype=torch.bool, device=values.device)
-    view(guard).zero_()
-    tensor = view(base)
-    tensor.copy_(values)
-    return Placed(tensor, base, guard)
 
 
 def _scatter(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:

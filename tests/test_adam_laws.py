@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, unit_roundoff
+from simplenet.testing.layouts import LAYOUTS, place
 from tests.oracle import Hyper, State, one_step, read
-from tests.strategies import LAYOUTS, floats, place, tensors
+from tests.strategies import floats, tensors
 from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
 
 SHAPE = (2, 5)  # past four lanes and eight, so that vector loops meet their tails

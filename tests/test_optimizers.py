@@ -6,7 +6,7 @@ import torch
 from simplenet import deterministic
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical
-from tests.strategies import LAYOUTS, place
+from simplenet.testing.layouts import LAYOUTS, place
 from tests.targets import apply_step
 
 SHAPE = (3, 5)

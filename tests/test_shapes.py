@@ -23,9 +23,9 @@ from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, mse_loss, referen
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import in_balls
+from simplenet.testing.layouts import LAYOUTS, place
 from tests.strategies import (
     DTYPES,
-    LAYOUTS,
     architectures,
     batch_shapes,
     batch_sizes,
@@ -33,7 +33,6 @@ from tests.strategies import (
     few,
     hidden_widths,
     networks,
-    place,
     skip_where_missing,
     tensors,
 )
