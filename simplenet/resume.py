@@ -99,7 +99,7 @@ class ExactResume(Callback):
     The training loader has to be one ``ResumableDataLoader`` that has a length. What cannot be resumed exactly is
     refused when training starts: several loaders or processes, accumulated gradients, manual optimization and with it
     several optimizers, persistent workers, schedulers that follow a metric, loaders that are made anew during training,
-    validation by wall time.
+    validation by wall time. Lightning before 2.2 warns of a resume in the middle of an epoch all the same.
 
     Not restored are averages of logged values over the part of an epoch before the interruption, which Lightning does
     not save, and the position within a validation, which is run again from its start. Draws in a hook that Lightning

@@ -491,17 +491,21 @@ def test_a_run_that_is_resumed_in_another_process_ends_as_one_that_was_never_int
 
 
 @pytest.mark.parametrize("order", ["fixed", "shuffled"])
-@pytest.mark.parametrize("where", ["at the end of an epoch", "in its middle"])
+@pytest.mark.parametrize("where", ["at the end of an epoch", "in its middle", "after a stop in its middle"])
 @pytest.mark.parametrize("by", ["Lightning", "ExactResume"])
 def test_the_rows_after_a_resume_are_those_that_come_next(tmp_path, by, where, order):
     """What Lightning resumes by itself, from a DataLoader, and what it resumes with ours."""
-    case = Case(order=order)
-    hook, nth = {"at the end of an epoch": ("on_train_epoch_end", 0), "in its middle": ("on_train_batch_end", 3)}[where]
+    case, step = Case(order=order), 3 if where == "at the end of an epoch" else 4
     loader, callbacks = (DataLoader, []) if by == "Lightning" else (ResumableDataLoader, [ExactResume()])
-    saver = Saver(tmp_path, hook)
-    whole = train(case, saver, *callbacks, loader=loader)
+    whole = train(case, *callbacks, loader=loader)
+    if where == "after a stop in its middle":
+        checkpoint = tmp_path / "stopped.ckpt"
+        train(case, *callbacks, loader=loader, max_steps=step).trainer.save_checkpoint(checkpoint)
+    else:
+        saver = Saver(tmp_path, "on_train_epoch_end" if where == "at the end of an epoch" else "on_train_batch_end")
+        train(case, saver, *callbacks, loader=loader)
+        checkpoint = dict(saver.saved)[step]
 
-    step, checkpoint = saver.saved[nth]
     resumed = train(case, *callbacks, checkpoint=checkpoint, loader=loader)
 
     assert [rows for _, *rows in resumed.seen] == [rows for _, *rows in whole.seen[step:]]
