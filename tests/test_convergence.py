@@ -249,10 +249,11 @@ def test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_s
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monkeypatch, name, status):
     number = getattr(signal, name)
+    finish = threading.Event()
 
-    def interrupted(*_):  # in a thread; handlers run in the main one
-        signal.raise_signal(number)
-        raise RuntimeError("the main thread has ended")
+    def interrupted(*_):
+        os.kill(os.getpid(), number)  # to the process, whose main thread waits for this one
+        finish.wait(60)
 
     monkeypatch.setattr(ensemble._Training, "__call__", interrupted)  # noqa: SLF001
     handler = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL  # a background job ignores some
@@ -261,6 +262,7 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
         result = certify("--seeds", 5000)
     finally:
         signal.signal(number, before)
+        finish.set()
 
     assert result.exit_code == status
     assert result.output.splitlines() == ["Interrupted: there is no certificate for a part of the seeds."]
