@@ -184,18 +184,17 @@ def hypers(draw: st.DrawFn, dtype: torch.dtype, implementation: Implementation) 
     Args:
         draw: Given by Hypothesis.
         dtype: Of the parameters.
-        implementation: Whose options and limits to keep to.
+        implementation: Whose limits to keep to.
     """
-    small, options = dtype is torch.float16, implementation.options
+    small = dtype is torch.float16
     lowest = -9 if small and implementation.tensor_scalars else -14
-    flags = {name: name in options and draw(st.booleans(), label=name) for name in ("amsgrad", "maximize")}
-    flags["decoupled"] = "decoupled" in options and ("L2" not in options or draw(st.booleans(), label="decoupled"))
+    flags = {name: draw(st.booleans(), label=name) for name in ("amsgrad", "maximize", "decoupled")}
     return Hyper(
         lr=draw(floats(torch.float32, min_exponent=lowest, max_exponent=1, signed=False).filter(bool), label="lr"),
         beta1=draw(st.sampled_from(BETAS[:3] if small else BETAS), label="beta1"),
         beta2=draw(st.sampled_from(BETAS[:4] if small else BETAS), label="beta2"),
         eps=draw(st.sampled_from(EPSILONS[3:] if small else EPSILONS), label="eps"),
-        weight_decay=draw(st.sampled_from([0.0, 0.1]), label="weight_decay") if "weight_decay" in options else 0.0,
+        weight_decay=draw(st.sampled_from([0.0, 0.1]), label="weight_decay"),
         **flags,
     )
 

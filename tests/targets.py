@@ -40,7 +40,6 @@ class Implementation:
         placeless: Whether the bits of an entry do not depend on where it lies: the body of a fused CPU kernel, in
             vectors, and its tail, in scalars, round differently.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
-        options: The options it has; ``decoupled`` or ``L2`` for the weight decay that it has.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Implementation:
     tensor_scalars: bool = False
     placeless: bool = True
     build: Callable[..., Optimizer] = _plain
-    options: frozenset[str] = frozenset({"amsgrad", "maximize", "weight_decay", "decoupled", "L2"})
 
     def runs_on(self, device: torch.device) -> bool:
         """Whether this torch has it on that device."""
@@ -103,18 +101,8 @@ class AdamUnderTest:
         return values.detach().requires_grad_(not self.implementation.flags.get("differentiable"))
 
     def __call__(self, parameters: Iterable[Any], *, decoupled: bool = False, **options: Any) -> Optimizer:
-        """Build an optimizer; ``decoupled`` chooses AdamW's weight decay. Skip the test where it lacks an option."""
-        chosen = {name for name in ("amsgrad", "maximize", "weight_decay") if options.get(name)}
-        if "weight_decay" in chosen:
-            chosen.add("decoupled" if decoupled else "L2")
-        if lacking := chosen - self.implementation.options:
-            pytest.skip(f"{self.implementation.name} does not have {', '.join(sorted(lacking))}")
-        # An option that is off need not exist.
-        has = self.implementation.options | {"lr", "eps", "betas"}
-        options = {name: value for name, value in options.items() if value or name in has}
-        options.setdefault("lr", LR)
-        if "weight_decay" in has:  # AdamW's is on by default
-            options.setdefault("weight_decay", 0.0)
+        """Build an optimizer; ``decoupled`` chooses AdamW, whose weight decay is 0 here unless it is given."""
+        options = {"lr": LR, "weight_decay": 0.0, **options}
         return self.implementation.build(
             AdamW if decoupled else Adam, parameters, **self.implementation.flags, **options
         )
