@@ -24,6 +24,11 @@ def skip_where_missing(operation: Callable[[Tensor], object], dtype: torch.dtype
         pytest.skip(f"torch {torch.__version__} on {device}: {error}")
 
 
+def adam_arithmetic(one: Tensor) -> None:
+    """Try the operations of a step of Adam: torch before 2.2 has them in float16 on CUDA alone."""
+    one.lerp(one, 0.5).sqrt().addcmul(one, one).addcdiv(one, one)
+
+
 architectures = st.sampled_from(list(ARCHITECTURES))
 
 # One row, the four of XOR, and past a vector register's 16 float32s, so that kernels meet their tails.

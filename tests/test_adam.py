@@ -9,17 +9,13 @@ from simplenet.testing.assertions import assert_identical, assert_in_balls, asse
 from simplenet.testing.bounds import gamma, smallest_subnormal
 from tests.faults.adam import FAULTS, FaultyAdam
 from tests.oracle import Hyper, hypers, one_step, read, states, write
-from tests.strategies import DTYPES, floats, skip_where_missing, tensors
+from tests.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
 from tests.targets import COMPILED, FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 
 CPU = torch.device("cpu")
 
 # The last two are longer than a vector register's 8 or 16 float32s: kernels have a body and a tail.
 shapes = st.sampled_from([(1,), (3,), (2, 2), (11,), (19,)])
-
-
-def adam_arithmetic(one):
-    one.lerp(one, 0.5).sqrt().addcmul(one, one).addcdiv(one, one)
 
 
 def check_one_step(adam, data, dtype, shapes=shapes, **choices):

@@ -52,6 +52,11 @@ DEFECTS = (
     Defect("two that load one state", "load_state_dict keeps the tensors that it is given"),
     Defect("a learning rate of zero", "the denominator is divided by the step size: 0/0", _differentiable),
     Defect("a short step does not vanish", "the denominator over the step size passes 65504", _differentiable),
+    Defect(
+        "every step is within its bound, bfloat16",
+        "a scalar parameter fails an assertion of torch",
+        _differentiable,
+    ),
     Defect("memory layout", "the fused kernel takes all memory to be contiguous", _FUSED),
     Defect("each parameter goes its own way", "as torch's own fused kernel", _FUSED),
 )
