@@ -11,6 +11,7 @@ import io
 import math
 import signal
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -305,17 +306,20 @@ def train(  # noqa: PLR0913 - the parameters of a run
     # `disable=None` keeps the bar to terminals.
     with tqdm(total=max_epochs, unit="epoch", disable=None) as bar, FirstSignal() as first_signal:
         watch = _Watch(bar, first_signal, directory, batches_per_epoch(data.hparams["batch_size"]), state)
-        trainer = Trainer(
-            accelerator=target.type,
-            devices=[target.index or 0] if target.type == "cuda" else 1,
-            max_epochs=max_epochs,
-            callbacks=[watch],
-            plugins=[files],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        with warnings.catch_warnings():
+            # Whoever chooses the CPU knows of the GPU.
+            warnings.filterwarnings("ignore", "GPU available but not used")
+            trainer = Trainer(
+                accelerator=target.type,
+                devices=[target.index or 0] if target.type == "cuda" else 1,
+                max_epochs=max_epochs,
+                callbacks=[watch],
+                plugins=[files],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
         start = time.perf_counter()
         try:
             trainer.fit(net, datamodule=data)

@@ -1,5 +1,6 @@
 """The suite's own plugin: what is under test, the ledger of claims, and defects expected where they live."""
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,10 +17,13 @@ from packaging.version import Version
 from tests import ledger
 from tests.background import Background
 from tests.strategies import DTYPES
-from tests.targets import adams, networks, user_checks
+from tests.targets import adams, devices, networks, user_checks
 
 # What a run's checks are counted by: the parameter, and the values that count, if not all.
 AXES = {"adam": None, "network": None, "device": None, "dtype": DTYPES}
+
+# Parameters whose values are a device, or end in "-" and one.
+DEVICE_AXES = ("adam", "network", "device")
 
 # What a user brings, code or another environment's bits, and the fixture that the tests of it have: they run alone.
 USERS = {"--adam": "adam_check", "--net": "network_check", "--golden": "golden"}
@@ -47,9 +51,17 @@ def alive(row: dict[str, Any]) -> bool:
 
 
 def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
-    """Whether an item of the cell's test has every parameter that the cell names."""
+    """Whether an item of the cell's test has every parameter that the cell names; ``cuda:1`` counts as ``cuda``."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return all(str(parameters.get(name)) in values for name, values in cell.items() if name != "test")
+    named = {name: re.sub(r"\b(cuda|mps):\d+$", r"\1", str(value)) for name, value in parameters.items()}
+    return all(named.get(name) in values for name, values in cell.items() if name != "test")
+
+
+def _on_selected_device(cell: dict[str, Any], config: pytest.Config) -> bool:
+    """Whether the run has a device of each kind that the cell is about."""
+    selected = {device.type for device in devices(config)}
+    cells_devices = [{value.rpartition("-")[2] for value in cell[axis]} for axis in DEVICE_AXES if axis in cell]
+    return all(selected & of_axis for of_axis in cells_devices)
 
 
 def _waits(item: pytest.Item) -> bool:
@@ -85,7 +97,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
         for cell in defect["cell"]:
             namesakes = [item for item in items if item.originalname == cell["test"]]
             found = [item for item in namesakes if _in_cell(item, cell)]
-            if namesakes and not found and not narrowed:
+            if namesakes and not found and not narrowed and _on_selected_device(cell, config):
                 raise pytest.UsageError(f"tests/defects.toml: {id_}: no test is in the cell {cell}")
             for item in found:
                 item.user_properties.append(("defect", id_))

@@ -13,6 +13,7 @@ from packaging.version import Version
 from simplenet import SimpleNet, load_checkpoint, train_ensemble
 from simplenet.certificate import certify
 from simplenet.cli import main
+from simplenet.environment import describe, resolve_device
 from tests.background import Background
 
 
@@ -32,7 +33,7 @@ def test_training_prints_the_truth_table_that_was_learned(cli, tmp_path):
 
     assert result.exit_code == 0, result.output
     assert f"torch      {version('torch')}" in result.output
-    assert "device     cpu" in result.output
+    assert f"device     {describe(resolve_device('auto'))['device']}" in result.output
     table = re.findall(r"^ ([01])  ([01]) +([01]) +(-?\d\.\d{4})  right$", result.output, re.MULTILINE)
     assert [(a, b, target) for a, b, target, _ in table] == [
         ("0", "0", "0"),

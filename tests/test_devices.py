@@ -4,8 +4,11 @@ That the values are right is asked elsewhere, of every device by itself and agai
 whatever takes the ``device`` fixture runs on all there are.  Here is what only devices can get wrong.
 """
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,20 @@ from hypothesis import given
 
 from simplenet import SimpleNet, mse_loss, xor
 from simplenet.testing.assertions import assert_identical
+from tests.background import Background
 from tests.strategies import networks
+
+PROJECT = Path(__file__).parent.parent
+SELECTIONS = ["", "--device cuda", "--device cpu"]
+
+
+def start_with_a_pretended_gpu(directory):
+    command = [sys.executable, "-m", "tests.pretended_gpu", *SELECTIONS]
+    with (directory / "output").open("w") as output:
+        return [subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.PIPE)]
+
+
+pretended_gpu = Background(start_with_a_pretended_gpu)
 
 
 def untested(config, items):
@@ -147,3 +163,18 @@ def test_a_default_device_can_be_taken_back():
         return SimpleNet()
 
     assert in_a_thread(make).device.type == "cpu"
+
+
+def test_the_suite_is_collected_for_each_device_where_there_is_a_gpu(finished):
+    """No row of tests/defects.toml demands a test of a device that was not asked for."""
+    output = (finished(pretended_gpu) / "output").read_text("utf-8")
+
+    for options in SELECTIONS:
+        assert f"collected with {tuple(options.split())}: <ExitCode.OK: 0>" in output, output
+
+
+def test_training_on_the_cpu_beside_a_gpu_warns_of_nothing(finished):
+    """Whoever says ``--device cpu`` knows that there is a GPU."""
+    output = (finished(pretended_gpu) / "output").read_text("utf-8")
+
+    assert "warnings: []" in output, output

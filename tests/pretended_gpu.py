@@ -1,0 +1,40 @@
+"""What a GPU in the machine changes before anything runs on it: collection, and what Lightning warns of.
+
+Run by tests/test_devices.py, in a process of its own, since Lightning and torch remember what they once found.
+"""
+
+import sys
+import tempfile
+import warnings
+
+import pytest
+import torch
+
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_device_name = lambda _=None: "a pretended GPU"
+torch.cuda.get_device_capability = lambda _=None: (9, 0)
+
+
+def collect(*options: str) -> None:
+    """Collect the suite, as ``pytest`` does with these options; print its exit status."""
+    status = pytest.main(["--collect-only", "-qq", "-p", "no:randomly", *options])
+    sys.stdout.write(f"collected with {options}: {status!r}\n")
+
+
+def train_on_the_cpu() -> None:
+    """Train for two epochs on the CPU; print what was warned of."""
+    from simplenet import SimpleNet, XORDataModule, train
+
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(SimpleNet(), XORDataModule(), max_epochs=2, device="cpu", checkpoint_dir=directory)
+    sys.stdout.write(
+        f"warnings: {[str(warning.message) for warning in caught if 'GPU' in str(warning.message)]}" + "\n"
+    )
+
+
+if __name__ == "__main__":
+    train_on_the_cpu()
+    for chosen in sys.argv[1:]:
+        collect(*chosen.split())
