@@ -317,7 +317,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("trajectory", here, ids=str)
     if "free" in metafunc.fixturenames:
         # A second or so each: for a line at the end of every run, the notebook's network and seed are enough.
-        thorough = config.option.golden or config.option.lane
+        thorough = config.option.golden or config.option.drift_write
         chosen = [one for one in here if thorough or (one.architecture, one.seed) == ("overview", SEEDS[0])]
         metafunc.parametrize("free", chosen, ids=str)
 

@@ -17,7 +17,7 @@ from tests.oracle import Hyper, State, one_step, read
 from tests.strategies import floats, tensors
 from tests.targets import FOR_LOOP, LR, AdamUnderTest, apply_step
 
-SHAPE = (2, 5)  # past four lanes and eight, so that vector loops meet their tails
+SHAPE = (2, 5)  # longer than vectors of four and eight, so that vector loops meet their tails
 STEPS = 3
 
 # Far from the ends of float32: squares, and squares scaled by 2^±20, stay normal.

@@ -1,4 +1,4 @@
-"""What lanes have found is gathered as they wrote it, and shown as it stands."""
+"""What tox environments have found is gathered as they wrote it, and shown as it stands."""
 
 import json
 import re
@@ -6,14 +6,14 @@ import re
 import pytest
 
 from tests import drift, ledger
-from tests.drift import LANES, PAGE, PICTURE, dumps, gather, page, plot, stamp, time_steps
-from tests.golden import ADAMS, CPU, MARKS, Drift
+from tests.drift import PAGE, PICTURE, RECORDS, dumps, gather, page, plot, stamp
+from tests.golden import ADAMS, MARKS, Drift
 
 SEEDS = (1, 2)
 
 
-def lane(torch, *, first=None, ulps=0, defects=(), failures=(), adams=tuple(ADAMS)):
-    """Make up what a lane of that torch found: ``first`` and ``ulps`` are those of the second seed."""
+def record(torch, *, first=None, ulps=0, defects=(), failures=(), adams=tuple(ADAMS)):
+    """Make up what an environment with that torch found: ``first`` and ``ulps`` are those of the second seed."""
     versions = {"python": "3.11.7 on Linux", "torch": torch, "lightning": "2.6.6", "numpy": "2.4.6"}
     return {
         "format": drift.FORMAT,
@@ -28,17 +28,18 @@ def lane(torch, *, first=None, ulps=0, defects=(), failures=(), adams=tuple(ADAM
             for name in adams
             for seed in SEEDS
         ],
-        "microseconds": {name: [400.0, 500.0, 600.0] for name in adams},
     }
 
 
 @pytest.fixture
-def lanes(tmp_path):
-    """Gather three lanes, written in another order than that of their versions."""
-    old = lane("2.0.1+cu117", first=57, ulps=1234, failures=["tests/test_x.py::test_y"], adams=("for-loop", "foreach"))
+def records(tmp_path):
+    """Gather three records, written in another order than that of their versions."""
+    old = record(
+        "2.0.1+cu117", first=57, ulps=1234, failures=["tests/test_x.py::test_y"], adams=("for-loop", "foreach")
+    )
     for name, one in {
-        "b-new": lane("2.13.0"),
-        "a-newer": lane("2.15.0", defects=["manual-seed-ignores-high-bits"]),
+        "b-new": record("2.13.0"),
+        "a-newer": record("2.15.0", defects=["manual-seed-ignores-high-bits"]),
         "c-old": old,
     }.items():
         (tmp_path / f"{name}.json").write_text(dumps(one), "utf-8")
@@ -54,35 +55,34 @@ def rows(text, start):
     ]
 
 
-def test_lanes_come_in_the_order_of_their_versions(lanes):
-    assert list(lanes) == ["c-old", "b-new", "a-newer"]
+def test_environments_come_in_the_order_of_their_versions(records):
+    assert list(records) == ["c-old", "b-new", "a-newer"]
 
 
-def test_the_page_has_the_earliest_step_and_the_farthest_weight_and_joins_what_is_alike(lanes):
-    verdict, checks, drifted, times = rows(page(lanes), "`c-old`")
+def test_the_page_has_the_earliest_step_and_the_farthest_weight_and_joins_what_is_alike(records):
+    verdict, checks, drifted = rows(page(records), "`c-old`")
 
     assert verdict[1:] == ["2.0.1+cu117", "2.6.6", "2.4.6", "3.11.7", "AVX2", "9", "1", "5", "1"]
     assert checks[1:] == ["7"]
     assert drifted[1:] == ["for-loop, foreach", "2 of 2", "57 (overview, seed 2)", *["1,234"] * len(MARKS)]
-    assert times[1:] == ["500 (400 to 600)", "500 (400 to 600)", ""]
 
 
-def test_the_page_names_what_failed_and_the_lanes_in_which_a_defect_shows(lanes):
-    text = page(lanes)
+def test_the_page_names_what_failed_and_the_environments_in_which_a_defect_shows(records):
+    text = page(records)
 
     assert "- `c-old` fails `tests/test_x.py::test_y`" in text
     assert rows(text, "`manual-seed-ignores-high-bits`") == [["`manual-seed-ignores-high-bits`", "", "", "●"]]
     assert all(len(rows(text, f"`{id_}`")) == 1 for id_ in ledger.defects())
 
 
-def test_the_picture_is_drawn_from_the_lanes_of_the_page(lanes, tmp_path):
-    plot(lanes, tmp_path / "drift.png")
+def test_the_picture_is_drawn_from_the_records_of_the_page(records, tmp_path):
+    plot(records, tmp_path / "drift.png")
 
-    assert stamp(page(lanes)).encode() in (tmp_path / "drift.png").read_bytes()
+    assert stamp(page(records)).encode() in (tmp_path / "drift.png").read_bytes()
 
 
-def test_page_and_picture_show_the_lanes_as_they_stand():
-    text = page(gather(LANES))
+def test_page_and_picture_show_the_records_as_they_stand():
+    text = page(gather(RECORDS))
 
     assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.drift"
     assert stamp(text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.drift"
@@ -91,24 +91,19 @@ def test_page_and_picture_show_the_lanes_as_they_stand():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "should hold the files of lanes, but holds none: pytest --lane=FILE writes one"),
-        ({"a.json": ""}, "a.json' should be written by pytest --lane, but its format is None"),
-        ({"a.json": '{"format": "other"}'}, "a.json' should be written by pytest --lane, but its format is 'other'"),
+        ({}, "should hold records, but holds none: pytest --drift-write=FILE writes one"),
+        ({"a.json": ""}, "a.json' should be written by pytest --drift-write, but its format is None, not "),
+        (
+            {"a.json": '{"format": "other"}'},
+            "a.json' should be written by pytest --drift-write, but its format is 'other'",
+        ),
         ({"a.json": json.dumps({"format": drift.FORMAT})}, "a.json' should be as it was written, but lacks checks, "),
     ],
     ids=["none", "empty", "foreign", "cut"],
 )
-def test_what_is_not_a_lanes_file_is_refused_by_name(files, message, tmp_path):
+def test_what_is_not_a_record_is_refused_by_name(files, message, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text, "utf-8")
 
     with pytest.raises(ValueError, match=re.escape(message)):
         gather(tmp_path)
-
-
-def test_a_timed_step_takes_time_in_every_implementation_that_is_here():
-    quartiles = time_steps(rounds=4)
-
-    assert list(quartiles) == [name for name, implementation in ADAMS.items() if implementation.runs_on(CPU)]
-    for low, median, high in quartiles.values():
-        assert 0 < low <= median <= high
