@@ -1,4 +1,4 @@
-"""What every run of the suite shares: its devices, its examples, its header, and clean hands.
+"""What every run of the suite shares: its devices, its examples, its header, and a check of global state.
 
 Hypothesis runs under one of two profiles: ``default`` is quick and always draws the same
 examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.

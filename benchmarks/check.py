@@ -1,4 +1,4 @@
-"""Whether a step is the page's, on batches and widths that exact arithmetic would take hours for.
+"""Whether a training step follows the formulas, on batches and widths that exact arithmetic would take hours for.
 
 The bounds are those of ``simplenet.testing.bounds``: every operation is charged its roundings. But centres and radii
 are arrays of float64, so ``simplenet.reference`` runs on whole batches at NumPy's speed.  Float64's own roundings are
@@ -132,7 +132,7 @@ def check_step(
     epsilon: Callable[[int], float] = lambda _: 1e-8,
     moments: bool = True,
 ) -> None:
-    """Demand that a step of ``overview`` from ``before`` ended within its roundings of the page's.
+    """Demand that a step of ``overview`` from ``before`` ended within its roundings of the exact one.
 
     Args:
         x: The batch's inputs.

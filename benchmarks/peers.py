@@ -180,7 +180,7 @@ PEERS: dict[str, Callable[[SimpleNet, Tensor, Tensor], Stepper]] = {
     "scikit-learn": ScikitLearn,
 }
 
-# Where a peer's step differs from the page's, and how: the oracle is told, and the step is exact to it.
+# Where a peer's step differs from the published formulas, and how: the oracle is told, and the step is exact to it.
 TERMS: dict[str, dict[str, Any]] = {
     "jax-jit": {"float32_scalars": True},
     "jax-scan": {"float32_scalars": True},

@@ -23,7 +23,7 @@ def scale(timed):
 
 
 def check_first_step(weights, start):
-    """Hold the first step of two networks to the page; neither implementation shows its moments."""
+    """Check the first step of two networks against the formulas; neither implementation shows its moments."""
     x, y = batch(4, torch.device("cpu"))
     zero = torch.zeros_like(start[0])
     for i in (0, len(start) - 1):

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-CHECKED = 5  # steps that are held to the page before any is timed
+CHECKED = 5  # steps that are checked before any is timed
 LARGEST = 2**23  # rows times units that are checked at once; the oracle holds a dozen arrays of them
 
 

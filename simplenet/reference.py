@@ -1,7 +1,7 @@
 """The network, its loss, its gradients and Adam, from the formulas and without torch.
 
 This is the suite's judge. It imports neither torch nor the rest of the package, so that it can
-disagree with them, and it follows the page line by line, so that a reader can check it by eye.
+disagree with them, and it follows the formulas line by line, so that a reader can check it by eye.
 Everything is computed in the dtype of its arguments.
 
 References:
@@ -115,7 +115,7 @@ def adam_start(theta: Float[ndarray, "*shape"]) -> AdamState:
     return AdamState(np.zeros_like(theta), np.zeros_like(theta), 0)
 
 
-def adam(  # noqa: PLR0913, PLR0917 - the symbols of the page
+def adam(  # noqa: PLR0913, PLR0917 - the symbols of Algorithm 1
     theta: Float[ndarray, "*shape"],
     g: Float[ndarray, "*shape"],
     state: AdamState,

@@ -85,7 +85,7 @@ class Formulas:
         h = self.hidden.value(w_in[::2] * x1 + w_in[1::2] * x2 + b_in)
         return h, self.output.value((w_out * h).sum(1) + b_out)
 
-    def gradient(  # noqa: PLR0913, PLR0917 - the symbols of the page
+    def gradient(  # noqa: PLR0913, PLR0917 - the symbols of the formulas
         self,
         weights: Float[Tensor, "parameters *nets"],
         x1: Float[Tensor, "rows 1 *#nets"],
@@ -103,7 +103,7 @@ class Formulas:
         return torch.cat([g_in, d_in.sum(0), g_out, d_out.sum(0, keepdim=True)])
 
     @staticmethod
-    def adam(  # noqa: PLR0913, PLR0917 - the symbols of the page
+    def adam(  # noqa: PLR0913, PLR0917 - the symbols of the formulas
         weights: Float[Tensor, "parameters *nets"],
         m: Float[Tensor, "parameters *nets"],
         v: Float[Tensor, "parameters *nets"],

@@ -103,7 +103,7 @@ def one_step(
         hyper: The hyper-parameters.
         tensor_scalars: Whether bias corrections may be computed in the parameter's type (at least float32)
             instead of in float64.
-        roundings: What one operation of the page may cost.
+        roundings: What one operation of Algorithm 1 may cost.
     """
     dtype = state.p.dtype
     theta, m, v = (balls(x.flatten(), dtype=dtype, roundings=roundings) for x in (state.p, state.m, state.v))

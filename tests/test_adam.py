@@ -1,4 +1,4 @@
-"""One step of Adam, in each implementation, against the page."""
+"""One step of Adam, in each implementation, against Algorithm 1."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ shapes = st.sampled_from([(1,), (3,), (2, 2), (11,), (19,)])
 
 
 def check_one_step(adam, data, dtype, shapes=shapes, **choices):
-    """Take one step from a drawn state; parameter and state have to end where the page says."""
+    """Take one step from a drawn state; parameter and state have to end where Algorithm 1 says."""
     hyper = data.draw(hypers(dtype, adam.implementation), label="hyper")
     state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=adam.implementation.tensor_scalars, **choices)
@@ -47,7 +47,7 @@ def assert_expected(after, expected, t):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
 def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
-    """Parameter and state, from any (p, m, v, t), within the rounding error of the page's own operations."""
+    """Parameter and state, from any (p, m, v, t), within the rounding error of Algorithm 1's own operations."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype)
 

@@ -101,6 +101,16 @@ def all_positive_step(rows, dtype, device):
     return {"loss": loss.detach(), **{name: parameter.grad for name, parameter in net.named_parameters()}}
 
 
+def two_sums_rtol(dtype):
+    """Bound how far two sums over the rows, each in an order of its own, are apart, relative to either.
+
+    What a row contributes is computed within one thread. Each sum is within gamma(n) of the exact sum of n such
+    products, all positive: n - 1 additions and the product's own rounding.
+    """
+    once = gamma(MANY_ROWS, dtype)
+    return 2 * once / (1 - once)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alone(device, dtype):
     """Two threads add in another order: measured, an ulp of the output bias' gradient at 40,000 rows."""
@@ -110,23 +120,21 @@ def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alo
     with threads(2):
         two = all_positive_step(MANY_ROWS, dtype, device)
 
-    # What a row contributes is computed within one thread. Each run is within gamma(n) of the exact sum of n such
-    # products, all positive: n - 1 additions and the product's own rounding.
-    once = gamma(MANY_ROWS, dtype)
     for name in one:
-        assert_within(two[name], one[name].double(), rtol=2 * once / (1 - once), claim=f"{name} on 2 threads")
+        assert_within(two[name], one[name].double(), rtol=two_sums_rtol(dtype), claim=f"{name} on 2 threads")
 
 
 @refuted
 @given(missing=st.integers(1, 9))
 def test_a_thread_that_leaves_out_a_row_would_be_caught(missing):
     """In float64; float32's bound is wider than a row."""
-    once = gamma(MANY_ROWS, torch.float64)
     whole = torch.ones(1, dtype=torch.float64)
 
     left_out = whole * (1 - missing / MANY_ROWS)
 
-    assert_within(left_out, whole, rtol=2 * once / (1 - once), claim=f"{missing} of {MANY_ROWS} equal rows left out")
+    assert_within(
+        left_out, whole, rtol=two_sums_rtol(torch.float64), claim=f"{missing} of {MANY_ROWS} equal rows left out"
+    )
 
 
 # Every setting that deterministic borrows, and all that it may find there.

@@ -1,4 +1,4 @@
-"""Training steps: every strategy takes the step of the page, and only as many as it is told."""
+"""Training steps: every strategy takes the step of the formulas, and only as many as it is told."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def made(strategy, architecture, dtype, device):
 
 
 def check_step(net, x, y, before, after, **choices):
-    """Demand that ``after`` is where a step of the page leads from ``before``, to within its roundings."""
+    """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(net.hparams["architecture"], net.hparams["hidden"]).to(x)
     vector_to_parameters(before.weights.clone(), twin.parameters())
@@ -170,7 +170,7 @@ MOVES = {"for-loop": "aten.addcdiv_", "foreach": "aten._foreach_addcdiv_", "fuse
 
 @pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
 def test_a_strategy_launches_the_operations_that_it_is_named_for(device, strategy):
-    """Its numbers cannot tell: they are the page's in all of them."""
+    """Its numbers cannot tell: they are those of the formulas in all of them."""
     if reason := unavailable(strategy, device):
         pytest.skip(reason)
     net = SimpleNet().to(device)
