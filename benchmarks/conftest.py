@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> torch.device:
-    """Find the device; CPU and CUDA are both asked for, and what is not here is skipped and said."""
+    """Find the device; CPU and CUDA are both asked for, and what is not here is skipped, with the reason."""
     chosen = request.config.getoption("--device")
     if chosen not in {"all", request.param}:
         pytest.skip(f"--device {chosen} leaves out {request.param}")
@@ -147,7 +147,7 @@ def commit() -> str | None:
 
 
 class Clock:
-    """Times one function and records the place beside the time."""
+    """Times one function and records the device with the time."""
 
     def __init__(self, benchmark: Any) -> None:
         self.benchmark = benchmark

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, smallest_subnormal
+from simplenet.testing.implementations import COMPILED, FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
+from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
 from tests.faults.adam import FAULTS, FaultyAdam
 from tests.oracle import Hyper, hypers, one_step, read, states, write
-from tests.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
-from tests.targets import COMPILED, FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def assert_expected(after, expected, t):
 @pytest.mark.claim("4.2/moments", "4.2/update")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
+def test_one_step_from_any_state_is_that_of_algorithm_1(adam, dtype, data):
     """Parameter and state, from any (p, m, v, t), within the rounding error of Algorithm 1's own operations."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype)
@@ -54,7 +54,7 @@ def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_of_a_parameter_without_dimensions_is_the_pages(adam, dtype, data):
+def test_one_step_of_a_parameter_without_dimensions_is_that_of_algorithm_1(adam, dtype, data):
     """Its type, and not that of what it meets, decides what is computed in."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype, shapes=st.just(()))
@@ -73,13 +73,13 @@ def test_the_oracle_kills_every_planted_fault(fault):
     adam = AdamUnderTest(Implementation(f"fault {fault}", {"fault": fault}, build=FaultyAdam.build), CPU)
 
     @given(data=st.data())
-    def one_step_is_the_pages(data):
+    def one_step_is_that_of_algorithm_1(data):
         check_one_step(adam, data, torch.float32)
 
     if fault is None:
-        one_step_is_the_pages()
+        one_step_is_that_of_algorithm_1()
     else:
-        refuted(one_step_is_the_pages)()
+        refuted(one_step_is_that_of_algorithm_1)()
 
 
 # Longest float32 path through torch's first step: m 2 (constant, product), v 3 and half of them under the
@@ -245,7 +245,7 @@ compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Use
 
 @compiles
 @given(data=st.data())
-def test_one_compiled_step_from_any_state_is_the_pages(compiled, data):
+def test_one_compiled_step_from_any_state_is_that_of_algorithm_1(compiled, data):
     hyper, optimizer, p, _ = compiled
     state, g = data.draw(states((3,), p.dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=COMPILED.tensor_scalars)

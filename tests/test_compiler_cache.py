@@ -12,7 +12,7 @@ import torch
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_within
 from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
-from tests.background import Background
+from tests.children.background import Background
 
 # Whose instructions the processes compile for: one after the other, as machines do that share a directory.
 CAPABILITIES = ("avx2", "default")

@@ -140,7 +140,7 @@ def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
     draw = np.random.default_rng(1996)
     for seed in range(1, random + 1):
 
-        def pick(values: Any) -> Any:  # noqa: ANN401 - one of them
+        def pick(values: Any) -> Any:
             return values[int(draw.integers(len(values)))]
 
         beta1, beta2 = pick(betas)

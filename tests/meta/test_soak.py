@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import USERS, _Tally
+from tests.ledger.plugin import USERS, Tally
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 TWO = """
 import pytest
@@ -55,4 +55,4 @@ class Config:
 )
 def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
     """And one with them too, but not one of them alone."""
-    assert bool(_Tally(Config(expression)).missing()) == whole
+    assert bool(Tally(Config(expression)).missing()) == whole

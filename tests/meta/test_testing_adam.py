@@ -8,14 +8,14 @@ import torch
 from simplenet.environment import TORCH
 from simplenet.testing.adam_interface import CHECKS
 from simplenet.testing.checks import adam_checks, check_adam
+from simplenet.testing.implementations import IMPLEMENTATIONS, Implementation
 from simplenet.testing.known import DEFECTS
 from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
 from simplenet.testing.runner import Check, Recorder, run
+from simplenet.testing.strategies import adam_arithmetic, skip_where_missing
 from tests.faults import adam, bookkeeping
 from tests.faults.bookkeeping import broken
-from tests.strategies import adam_arithmetic, skip_where_missing
-from tests.targets import IMPLEMENTATIONS, Implementation
 
 VARIANT = "it is a published variant of Adam"
 BOUND = "every step is within its bound, float32"
