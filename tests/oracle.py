@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
-from simplenet.testing.bounds import Ball, balls, in_balls, unit_roundoff
+from simplenet.testing.balls import Balls, balls, in_balls
+from simplenet.testing.bounds import unit_roundoff
 from simplenet.testing.implementations import Implementation
 from simplenet.testing.oracle import ROUNDINGS
 from simplenet.testing.strategies import floats
@@ -81,25 +82,25 @@ def write(optimizer: Optimizer, p: Tensor, state: State) -> None:
 class Expected(NamedTuple):
     """The balls in which a step's results have to lie, flat."""
 
-    p: np.ndarray
-    m: np.ndarray
-    v: np.ndarray
-    v_max: np.ndarray | None
+    p: Balls
+    m: Balls
+    v: Balls
+    v_max: Balls | None
 
     @property
     def bounded(self) -> bool:
         """Whether the bound says anything: false where rounding alone may make a denominator vanish."""
-        return all(ball.radius.is_finite() for ball in self.p)
+        return bool(np.isfinite(self.p.radius).all())
 
 
 def one_step(
-    state: State, g: Tensor | np.ndarray, hyper: Hyper, *, tensor_scalars: bool, roundings: float = ROUNDINGS
+    state: State, g: Tensor | Balls, hyper: Hyper, *, tensor_scalars: bool, roundings: float = ROUNDINGS
 ) -> Expected:
     """Compute where a step from ``state`` along ``g`` may end.
 
     Args:
         state: The state before the step.
-        g: The gradient: exact, or an array of balls.
+        g: The gradient: exact, or balls.
         hyper: The hyper-parameters.
         tensor_scalars: Whether bias corrections may be computed in the parameter's type (at least float32)
             instead of in float64.
@@ -109,14 +110,14 @@ def one_step(
     theta, m, v = (balls(x.flatten(), dtype=dtype, roundings=roundings) for x in (state.p, state.m, state.v))
     if isinstance(g, Tensor):
         g = balls(g.flatten(), dtype=dtype)
-    gradient = np.array([Ball(b.centre, b.radius, dtype=dtype, roundings=roundings) for b in g])
+    gradient = Balls(g.centre, g.radius, dtype=dtype, roundings=roundings)
 
     # Python's scalars are float64 and exact as given; in a tensor they are rounded first.
     scalar_dtype = max((dtype, torch.float32), key=lambda d: -unit_roundoff(d)) if tensor_scalars else torch.float64
     u = unit_roundoff(scalar_dtype) if tensor_scalars else 0.0
 
-    def scalar(value: float) -> Ball:
-        return Ball(value, abs(value) * u, dtype=scalar_dtype, roundings=roundings)
+    def scalar(value: float) -> Balls:
+        return Balls(value, abs(value) * u, dtype=scalar_dtype, roundings=roundings)
 
     if hyper.maximize:
         gradient = -gradient
@@ -129,9 +130,7 @@ def one_step(
     moved, after = adam(theta, gradient, before, *settings)
     v_max = None
     if hyper.amsgrad:
-        v_max = np.vectorize(Ball.maximum, otypes=[object])(
-            balls(state.v_max.flatten(), dtype=dtype, roundings=roundings), after.v
-        )
+        v_max = balls(state.v_max.flatten(), dtype=dtype, roundings=roundings).maximum(after.v)
         correction1, correction2 = (1 - beta ** (before.t + 1) for beta in settings[1:3])
         moved = theta - settings[0] * (after.m / correction1) / (np.sqrt(v_max / correction2) + settings[3])
     return Expected(moved, after.m, after.v, v_max)
@@ -143,7 +142,7 @@ NOTEBOOK = Hyper(
 )
 
 
-def training_step(net: SimpleNet, state: State, x: Tensor, y: Tensor) -> tuple[Ball, Expected]:
+def training_step(net: SimpleNet, state: State, x: Tensor, y: Tensor) -> tuple[Balls, Expected]:
     """Compute where a whole training step may end: forward, backward and Adam with Python's scalars.
 
     Args:

@@ -67,7 +67,7 @@ def check_step(trajectory, before, *steps):
     loss, expected = where_a_step_leads(trajectory.architecture, before)
     claim = f"after step {int(before.t) + 1:,} of {trajectory}"
     for actual, after in steps:
-        assert_in_balls(actual.reshape(1), np.array([loss]), claim=f"loss {claim}".replace("after", "of"))
+        assert_in_balls(actual, loss, claim=f"loss {claim}".replace("after", "of"))
         for name, one, ball in zip(("weights", "first moments", "second moments"), after, expected, strict=False):
             assert_in_balls(one, ball, claim=f"{name} {claim}")
 
@@ -183,7 +183,7 @@ def test_a_weight_that_lands_a_hundredth_of_the_learning_rate_off_would_be_caugh
 
     for weight, ball in zip(mark.after.split(1), expected.p, strict=True):
         with pytest.raises(AssertionError, match="times less"):
-            assert_in_balls(weight + TRAINING["lr"] / 100, np.array([ball]), claim="weight")
+            assert_in_balls(weight + TRAINING["lr"] / 100, ball.reshape(1), claim="weight")
 
 
 @pytest.mark.parametrize("part", "pmv")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
-from simplenet.testing.bounds import Ball, in_balls
+from simplenet.testing.balls import Balls, in_balls
 from simplenet.testing.strategies import architectures, batches, few, networks, seeds
 from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
 
@@ -66,7 +66,7 @@ def check_step(net, x, y, before, after, **choices):
     vector_to_parameters(before.weights.clone(), twin.parameters())
     gradients = reference.gradients(*in_balls(twin, x, y), net.hparams["architecture"])
     flat = np.concatenate([g.flatten() for g in gradients])
-    g = np.array([Ball(one.centre, one.radius, dtype=x.dtype, roundings=ROUNDINGS) for one in flat])
+    g = Balls(flat.centre, flat.radius, dtype=x.dtype, roundings=ROUNDINGS)
     hyper = Hyper(net.hparams["lr"], 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
     state = State(*before[:3], None, before.t)
     expected = one_step(state, g, hyper, tensor_scalars=False, **choices)

@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Adam
 
 from simplenet import SimpleNet, mse_loss, set_seed, xor
-from simplenet.testing.bounds import Ball
+from simplenet.testing.balls import Balls
 from simplenet.testing.implementations import apply_step
 from tests.environments.golden import ADAMS, MARKS, STEPS, TRAINING, Mark, Run, Trajectory, bits
 from tests.oracle import Expected, State, training_step, write
@@ -90,7 +90,7 @@ def step_from(trajectory: Trajectory, state: State) -> tuple[Tensor, State]:
     return training.step(), training.state()
 
 
-def where_a_step_leads(architecture: str, before: State) -> tuple[Ball, Expected]:
+def where_a_step_leads(architecture: str, before: State) -> tuple[Balls, Expected]:
     """Compute the balls of the loss in a state, and of what a step leaves."""
     net = SimpleNet(architecture, lr=TRAINING["lr"])
     vector_to_parameters(before.p.clone(), net.parameters())

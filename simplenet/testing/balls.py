@@ -1,4 +1,8 @@
-"""Ball arithmetic on arrays: what ``simplenet.testing.bounds.Ball`` counts, thousands of numbers at a time.
+"""Ball arithmetic: how far a rounded evaluation of a formula may be from the exact one, counted as it goes.
+
+Where the path from input to output is short and the same for all inputs, ``simplenet.testing.bounds.gamma`` bounds it.
+Where it depends on the data, as it does under cancellation, an array of balls does the counting: NumPy's operations on
+it, those that ``simplenet.reference`` is written in, carry along how wrong each number may be.
 
 A centre is the unevaluated sum of two float64 numbers, exact to some 30 digits: enough to judge float64 by. What even
 that loses is charged to the radius, so a ball is never too small. No result is trusted where float64's exponents end:
@@ -7,18 +11,29 @@ the radius is infinite there, and the bound says nothing.
 References:
     M. Joldes, J.-M. Muller and V. Popescu, Tight and rigorous error bounds for basic building blocks of double-word
     arithmetic, ACM TOMS 44(2), 2017: Algorithms 6 (sum, 3u^2), 10 (product, 7u^2) and 17 (quotient, 15u^2).
+    N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM, 2002: running error analysis (§3.3).
     V. Lefèvre, N. Louvet, J.-M. Muller, J. Picot and L. Rideau, Accurate calculation of Euclidean norms using
     double-word arithmetic, ACM TOMS 49(1), 2023: Algorithm 5 (root, 25/8 u^2).
 """
 
-from typing import NamedTuple, Self
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from torch import Tensor
 
-from simplenet.testing.bounds import SQRT_ROUNDINGS, smallest_subnormal, unit_roundoff
+from simplenet.reference import Parameters
+from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, smallest_subnormal, unit_roundoff
+
+if TYPE_CHECKING:
+    from simplenet import SimpleNet  # brings Lightning, which takes seconds
 
 Array = Float64[ndarray, "..."]
 
@@ -88,21 +103,52 @@ def _root(a: Pair) -> Pair:
     return _fast_two_sum(s, np.divide(rest, 2 * s, out=np.zeros_like(s), where=s != 0))
 
 
-class Balls:
+def _exact(value: Fraction) -> Pair:
+    high = float(value)
+    return Pair(np.array(high), np.array(float(value - Fraction(high))))
+
+
+# ln 2 to 200 bits, and the coefficients of e^x - 1 from x^9 down to x.
+_LN2 = _exact(sum((Fraction(1, k * 2**k) for k in range(1, 200)), Fraction(0)))
+_TAYLOR = [_exact(Fraction(1, math.factorial(k))) for k in range(9, 0, -1)]
+# Beyond, e^x is 0 or infinite in float64.
+_LARGEST = 800
+# The argument is cut to |r| < 2^-10: what is left off of the series is below 2^-120.
+_HALVINGS = 9
+# What is lost by it all: the error of k ln 2, k up to 2^11, above all.
+_EXP_OWN = 2.0**-88
+
+
+def _exp(a: Pair) -> Pair:
+    """Compute e^a as 2^k (e^r)^512, by the series of e^r - 1, which is squared without adding the 1."""
+    inside = np.abs(a.high) < _LARGEST
+    a = Pair(np.clip(a.high, -_LARGEST, _LARGEST), np.where(inside, a.low, 0.0))
+    k = np.rint(a.high / _LN2.high)
+    r = _add(a, _multiply(Pair(-k, np.zeros_like(k)), _LN2))
+    r = Pair(np.ldexp(r.high, -_HALVINGS), np.ldexp(r.low, -_HALVINGS))
+    p = _multiply(r, reduce(lambda sum_, term: _add(_multiply(sum_, r), term), _TAYLOR))
+    for _ in range(_HALVINGS):
+        p = _add(_add(p, p), _multiply(p, p))
+    e = _add(p, Pair(np.ones_like(k), np.zeros_like(k)))
+    exponent = np.where(np.isfinite(k), k, 0).astype(int)
+    return Pair(np.ldexp(e.high, exponent), np.ldexp(e.low, exponent))
+
+
+class Balls(NDArrayOperatorsMixin):
     """Numbers, and how far from each the result of a rounded evaluation, and of the exact one, may lie.
 
-    The rules are those of ``Ball``: an operation adds what its operands' errors come to, and ``roundings`` roundings
-    of its own in the coarser of the operands' types. Arrays broadcast. Plain numbers are exact.
+    An operation adds what its operands' errors come to, and ``roundings`` roundings of its own in the coarser of the
+    operands' types. Arrays broadcast. Plain numbers are exact.
 
     Args:
-        centre: The exact values.
-        radius: The errors so far.
+        centre: The exact values; beneath a root, one may move to the middle of what the root can be.
+        radius: The errors so far; infinite where the bound says nothing.
         dtype: The type that the values are computed in.
-        roundings: What one operation costs, a count.
+        roundings: What one operation costs, a count; more than 1 where an implementation may round the constants in it
+            first.
     """
 
     __slots__ = ("centre", "dtype", "radius", "roundings")
-    __array_ufunc__ = None  # an array on the left leaves the operation to us
 
     def __init__(
         self, centre: Array | float | Pair, radius: Array | float = 0.0, *, dtype: torch.dtype, roundings: float = 1
@@ -139,75 +185,97 @@ class Balls:
         ratio = np.where(np.isnan(ratio), 0.0, ratio)  # 0/0: exactly there
         return np.where(np.isinf(self.radius), 0.0, ratio)
 
-    def _of(
+    def rounded(
         self, centre: Pair, radius: Array, coarser: "Balls", *, cost: int = 1, absolute: Array | float = 0.0
     ) -> Self:
+        """Return the results of an operation, with its own roundings added, in the type of the coarser operand."""
         ku = cost * coarser.roundings * unit_roundoff(coarser.dtype)
         own = cost * coarser.roundings * smallest_subnormal(coarser.dtype) / 2 + absolute + _TINY
         magnitude = np.abs(centre.high) * _UP + radius
         radius = (radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP
         return type(self)(centre, radius, dtype=coarser.dtype, roundings=coarser.roundings)
 
-    def _with(self, other: "Balls | Array | float") -> tuple["Balls", "Balls"]:
+    def and_coarser(self, other: "Balls | Array | float") -> tuple["Balls", "Balls"]:
         """Return the other operand as balls, and the one of the coarser type."""
         if not isinstance(other, Balls):
             other = Balls(other, dtype=torch.float64, roundings=0)
         key = (unit_roundoff(self.dtype), self.roundings)
         return other, self if key >= (unit_roundoff(other.dtype), other.roundings) else other
 
-    def __neg__(self) -> Self:
-        centre = Pair(-self.centre.high, -self.centre.low)
-        return type(self)(centre, self.radius, dtype=self.dtype, roundings=self.roundings)
+    def like(self, centre: Pair, radius: Array) -> Self:
+        """Return other numbers of the same type."""
+        return type(self)(centre, radius, dtype=self.dtype, roundings=self.roundings)
 
-    def __add__(self, other: "Balls | Array | float") -> Self:
-        other, coarser = self._with(other)
+    def __repr__(self) -> str:
+        return f"Balls({self.centre.high}, ± {self.radius})"
+
+    # --- an array of them ---
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return np.broadcast_shapes(self.centre.high.shape, self.radius.shape)
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return math.prod(self.shape)
+
+    @property
+    def T(self) -> Self:  # noqa: N802 - NumPy's name
+        """The transpose."""
+        return self._rearranged(np.transpose)
+
+    def _rearranged(self, rearrange: Callable[[Array], Array]) -> Self:
+        high, low, radius = (rearrange(np.broadcast_to(part, self.shape)) for part in (*self.centre, self.radius))
+        return self.like(Pair(high, low), radius)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index as an array."""
+        return self._rearranged(lambda part: part[index])
+
+    def reshape(self, *shape: int) -> Self:
+        """Give the array another shape."""
+        return self._rearranged(lambda part: part.reshape(*shape))
+
+    def flatten(self) -> Self:
+        """Give the array one dimension."""
+        return self.reshape(-1)
+
+    def sum(self, axis: int | None = None) -> Self:
+        """Add up, in any order: no partial sum is larger than the sum of the magnitudes."""
+        terms = self.flatten() if axis is None else self._rearranged(lambda part: np.moveaxis(part, axis, 0))
+        count = len(terms)
         with np.errstate(all="ignore"):
-            return self._of(_add(self.centre, other.centre), self.radius + other.radius, coarser)
+            total = Pair(*(np.array(part) for part in terms.centre))
+            while len(total.high) > 1:
+                half = len(total.high) // 2
+                added = _add(*(Pair(*(part[i * half :][:half] for part in total)) for i in range(2)))
+                total = Pair(*(np.concatenate([a, part[2 * half :]]) for a, part in zip(added, total, strict=True)))
+            magnitude = terms.magnitude.sum(axis=0)
+            operations = max(count - 1, self.roundings)
+            ku = operations * unit_roundoff(self.dtype)
+            own = magnitude * (ku / (1 - ku) + count * _OWN) + operations * smallest_subnormal(self.dtype) / 2 + _TINY
+            radius = (terms.radius.sum(axis=0) + own) * (_UP + count * 2.0**-52)
+        centre = Pair(*(part.sum(axis=0) for part in total))  # of one, or of none
+        return self.like(centre, radius)
 
-    __radd__ = __add__
+    # --- NumPy's operations ---
 
-    def __sub__(self, other: "Balls | Array | float") -> Self:
-        return self + (-other)
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
+        """Evaluate one of the operations that ``_UFUNCS`` lists, on balls and exact numbers."""
+        if method != "__call__" or ufunc not in _UFUNCS:
+            return NotImplemented
+        return _UFUNCS[ufunc](*inputs)
 
-    def __rsub__(self, other: Array | float) -> Self:
-        return -self + other
-
-    def __mul__(self, other: "Balls | Array | float") -> Self:
-        other, coarser = self._with(other)
-        with np.errstate(all="ignore"):
-            radius = self.magnitude * other.radius + np.abs(other.centre.high) * _UP * self.radius
-            return self._of(_multiply(self.centre, other.centre), radius, coarser)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: "Balls | Array | float") -> Self:
-        other, coarser = self._with(other)
-        with np.errstate(all="ignore"):
-            divisor = np.abs(other.centre.high) / _UP
-            nearest = divisor - other.radius  # to zero
-            centre = _divide(self.centre, other.centre)
-            radius = (np.abs(centre.high) * _UP * other.radius + self.radius) / nearest
-            radius = np.where(nearest > 0, radius, np.inf)
-            # What falls below the normal numbers in the quotient times the divisor is divided again.
-            return self._of(centre, radius, coarser, absolute=_TINY / np.where(divisor > 0, divisor, 1.0))
-
-    def __rtruediv__(self, other: Array | float) -> "Balls":
-        return Balls(other, dtype=torch.float64, roundings=0) / self
-
-    def __pow__(self, exponent: int) -> Self:
-        """Raise to a positive power, in one operation; by squaring, whose own errors at most double each time."""
-        with np.errstate(all="ignore"):
-            power, square, rest = None, self.centre, exponent
-            while rest:
-                if rest & 1:
-                    power = square if power is None else _multiply(power, square)
-                rest >>= 1
-                if rest:
-                    square = _multiply(square, square)
-            assert power is not None, f"exponent is {exponent}, but should be positive"  # noqa: S101
-            slope = exponent * (self.magnitude * (1 + 2.0**-50)) ** (exponent - 1)
-            own = 2 * exponent * _OWN * np.abs(power.high)
-            return self._of(power, self.radius * slope + own, self) if exponent > 1 else self
+    def __array_function__(
+        self, function: Callable[..., Any], _types: Any, arguments: Sequence[Any], _keywords: Any
+    ) -> Any:
+        """Do likewise with what is no ufunc."""
+        return _FUNCTIONS[function](*arguments) if function in _FUNCTIONS else NotImplemented
 
     def sqrt(self) -> Self:
         """Take the root; where it may be 0, the centre moves to the middle of what the root can be."""
@@ -222,13 +290,146 @@ class Balls:
             radius = np.where(self.radius == 0, 0.0, radius)
             centre = Pair(np.where(vanishes, high / 2, root.high), np.where(vanishes, 0.0, root.low))
             absolute = _TINY / np.where(root.high > 0, root.high, 1.0)
-            return self._of(centre, radius, self, cost=SQRT_ROUNDINGS, absolute=absolute)
+            return self.rounded(centre, radius, self, cost=SQRT_ROUNDINGS, absolute=absolute)
+
+    def exp(self) -> Self:
+        """Take the exponential; what is below the normal numbers may be flushed to zero, or its inverse to infinity."""
+        with np.errstate(all="ignore"):
+            e = _exp(self.centre)
+            # The exponential of the upper end is the farther one.
+            radius = e.high * np.expm1(self.radius)
+            relative = EXP_ROUNDINGS * unit_roundoff(self.dtype) + _EXP_OWN
+            own = (e.high * _UP + radius) * relative + torch.finfo(self.dtype).tiny
+            return self.like(e, (radius + own) * _UP)
 
     def maximum(self, other: "Balls | float") -> Self:
         """Return the larger of two; choosing rounds nothing."""
-        other, coarser = self._with(other)
+        other, coarser = self.and_coarser(other)
         (a, a_low), (b, b_low) = self.centre, other.centre
         first = (a > b) | ((a == b) & (a_low >= b_low))
         centre = Pair(*(np.where(first, a, b) for a, b in zip(self.centre, other.centre, strict=True)))
         radius = np.maximum(self.radius, other.radius)
         return type(self)(centre, radius, dtype=coarser.dtype, roundings=coarser.roundings)
+
+
+def _negated(a: Balls) -> Balls:
+    return a.like(Pair(-a.centre.high, -a.centre.low), a.radius)
+
+
+def _absolute(a: Balls) -> Balls:
+    negative = a.centre.high < 0
+    return a.like(Pair(*(np.where(negative, -part, part) for part in a.centre)), a.radius)
+
+
+def _sum(a: Balls, b: Balls) -> Balls:
+    b, coarser = a.and_coarser(b)
+    with np.errstate(all="ignore"):
+        return a.rounded(_add(a.centre, b.centre), a.radius + b.radius, coarser)
+
+
+def _product(a: Balls, b: Balls) -> Balls:
+    b, coarser = a.and_coarser(b)
+    with np.errstate(all="ignore"):
+        radius = a.magnitude * b.radius + np.abs(b.centre.high) * _UP * a.radius
+        return a.rounded(_multiply(a.centre, b.centre), radius, coarser)
+
+
+def _quotient(a: Balls, b: Balls) -> Balls:
+    b, coarser = a.and_coarser(b)
+    with np.errstate(all="ignore"):
+        divisor = np.abs(b.centre.high) / _UP
+        nearest = divisor - b.radius  # to zero
+        centre = _divide(a.centre, b.centre)
+        radius = (np.abs(centre.high) * _UP * b.radius + a.radius) / nearest
+        radius = np.where(nearest > 0, radius, np.inf)
+        # What falls below the normal numbers in the quotient times the divisor is divided again.
+        return a.rounded(centre, radius, coarser, absolute=_TINY / np.where(divisor > 0, divisor, 1.0))
+
+
+def _power(a: Balls, exponent: int) -> Balls:
+    """Raise to a positive power, in one operation; by squaring, whose own errors at most double each time."""
+    if exponent == 1:
+        return a
+    with np.errstate(all="ignore"):
+        power, square, rest = None, a.centre, exponent
+        while rest:
+            if rest & 1:
+                power = square if power is None else _multiply(power, square)
+            rest >>= 1
+            if rest:
+                square = _multiply(square, square)
+        assert power is not None, f"exponent is {exponent}, but should be positive"  # noqa: S101
+        slope = exponent * (a.magnitude * (1 + 2.0**-50)) ** (exponent - 1)
+        own = 2 * exponent * _OWN * np.abs(power.high)
+        return a.rounded(power, a.radius * slope + own, a)
+
+
+def _matrix_product(a: Balls, b: Balls) -> Balls:
+    """Sum the products; a block of rows at a time, for each takes the memory of all its products."""
+    rows = max(1, _BLOCK // max(b.size, 1))
+    blocks = [(a[i : i + rows, :, None] * b[None]).sum(axis=1) for i in range(0, max(len(a), 1), rows)]
+    return _concatenated(blocks)
+
+
+def _concatenated(parts: Iterable[Balls]) -> Balls:
+    parts = list(parts)
+    arrays = [(*part.centre, np.broadcast_to(part.radius, part.shape)) for part in parts]
+    high, low, radius = (np.concatenate(column) for column in zip(*arrays, strict=True))
+    return parts[0].like(Pair(high, low), radius)
+
+
+def _chosen(where: Bool[ndarray, "..."], a: Balls, b: Balls) -> Balls:
+    b, coarser = a.and_coarser(b) if isinstance(a, Balls) else (b, b)
+    a = _balls(a)
+    centre = Pair(*(np.where(where, one, other) for one, other in zip(a.centre, b.centre, strict=True)))
+    return coarser.like(centre, np.where(where, a.radius, b.radius))
+
+
+def _balls(values: Balls | Array | float) -> Balls:
+    """Return balls as they are, and exact numbers as balls."""
+    return values if isinstance(values, Balls) else Balls(values, dtype=torch.float64, roundings=0)
+
+
+# How many products a matrix product forms at a time.
+_BLOCK = 2**18
+
+_UFUNCS: dict[Any, Callable[..., Any]] = {
+    np.add: lambda a, b: _sum(_balls(a), b),
+    np.subtract: lambda a, b: _sum(_balls(a), _negated(_balls(b))),
+    np.multiply: lambda a, b: _product(_balls(a), b),
+    np.true_divide: lambda a, b: _quotient(_balls(a), b),
+    np.power: _power,
+    np.matmul: lambda a, b: _matrix_product(_balls(a), _balls(b)),
+    np.negative: _negated,
+    np.absolute: _absolute,
+    np.sqrt: Balls.sqrt,
+    np.exp: Balls.exp,
+    np.maximum: lambda a, b: _balls(a).maximum(b),
+    np.greater_equal: lambda a, b: _balls(a).centre.high >= b,  # of the exact value: to choose between formulas
+}
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    np.where: _chosen,
+    np.concatenate: _concatenated,
+    np.ones_like: lambda a: np.ones(a.shape),
+    np.zeros_like: lambda a: np.zeros(a.shape),
+}
+
+
+def balls(values: Tensor | Sequence[float] | float, *, dtype: torch.dtype, roundings: float = 1) -> Balls:
+    """Turn a tensor's exact values into balls of its shape, to be computed on in ``dtype``."""
+    exact = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
+    return Balls(exact, dtype=dtype, roundings=roundings)
+
+
+def in_balls(net: "SimpleNet", *data: Tensor) -> tuple[Parameters, *tuple[Any, ...]]:
+    """Turn a network's weights and its data into balls, for ``simplenet.reference`` to compute on.
+
+    Kernels take the sum of ``k`` products and a bias in any order, fused or not, and no path through
+    it is longer than 1 + k roundings.  A partial sum is at most the sum of the products' magnitudes,
+    with the bias at most that and the total's.  So it is covered by charging 1 + k roundings to every
+    product and to the total, where ``k`` is the longest sum there is: over inputs, units or rows.
+    """
+    tensors = [*net.parameters(), *data]
+    roundings = 1 + max(*tensors[0].shape, *(len(rows) for rows in data))
+    arrays: list[Any] = [balls(values, dtype=values.dtype, roundings=roundings) for values in tensors]
+    return Parameters(*arrays[:4]), *arrays[4:]

@@ -30,7 +30,7 @@ class Implementation:
         flags: What the constructor is given beside the hyper-parameters.
         since: The first torch with it, by device type; no entry, no support.
         tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats.
-        position_independent: Whether the bits of an entry do not depend on its index: the body of a fused CPU kernel, in
+        position_independent: Whether the bits of an entry do not depend on its index: a fused CPU kernel's body, in
             vectors, and its tail, in scalars, round differently.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
     """

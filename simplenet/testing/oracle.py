@@ -274,7 +274,8 @@ class _Stepper:
 
     def _decayed(self, theta: Balls) -> Balls:
         timed = self.variant.decay in (None, "decoupled, times lr", "decoupled, times lr, after the step")
-        return theta * (1 - self.lr * self.decay) if timed else theta * (1 - self.decay)
+        decayed: Balls = theta * (1 - self.lr * self.decay) if timed else theta * (1 - self.decay)
+        return decayed
 
     def step(
         self,
@@ -322,7 +323,8 @@ class _Stepper:
             denominator = (second / correction2).sqrt().maximum(self.eps)
         else:
             denominator = (second / correction2).sqrt() + self.eps
-        return self.lr * (self.m / correction1) / denominator
+        length: Balls = self.lr * (self.m / correction1) / denominator
+        return length
 
 
 def candidates(**axes: Iterable[str | None]) -> list[Variant]:

@@ -1,5 +1,6 @@
 """Ball arithmetic on arrays: its centres against fractions, its radii against what torch computes."""
 
+from decimal import Context, Decimal
 from fractions import Fraction
 from math import isqrt
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simplenet import reference
-from simplenet.testing.balls import Balls, Pair
-from simplenet.testing.bounds import Ball, balls
+from simplenet.testing.assertions import assert_in_balls, refuted
+from simplenet.testing.balls import Balls, Pair, balls
 from simplenet.testing.strategies import floats
 
 # A hundred numbers an example: what is quick on arrays may be tried on many.
@@ -35,7 +36,8 @@ def pairs(high, generator):
 
 
 def fraction(pair, i):
-    return Fraction(float(pair.high[i])) + Fraction(float(pair.low[i]))
+    high, low = (np.asarray(part)[i].item() for part in pair)
+    return Fraction(high) + Fraction(low)
 
 
 def root_of(x):
@@ -141,25 +143,131 @@ def test_where_float64_ends_the_bound_says_nothing():
     assert not (large * large).excess(np.array([7.0])).any()
 
 
-@given(g=arrays(floats(torch.float32, min_exponent=-20, max_exponent=20)))
-def test_a_step_of_adam_is_that_of_single_balls(g):
-    """Centre and radius, to within what the arrays charge for themselves."""
-    g = g.astype(np.float32).astype(np.float64)[:5]
-    theta = np.linspace(-1, 1, 5)
-    state = reference.adam_start(theta)
-    single = {name: balls(values, dtype=torch.float32, roundings=2) for name, values in (("theta", theta), ("g", g))}
-    zeros = balls(np.zeros(5), dtype=torch.float32, roundings=2)
-    numbers = (0.01, 0.9, 0.999, 1e-8)
-    scalars = [Ball(x, dtype=torch.float64, roundings=2) for x in numbers]
-    many = [Balls(values, dtype=torch.float32, roundings=2) for values in (theta, g, np.zeros(5))]
+@given(a=arrays(st.floats(-600, 700)), seed=st.integers(0, 2**32))
+def test_an_exponential_is_within_its_radius(a, seed):
+    """Of 30 digits; a radius of its own is the exponential of the upper end away."""
+    generator = np.random.default_rng(seed)
+    a, radius = pairs(a, generator), generator.random(COUNT)
+    exact = Balls(a, dtype=torch.float64, roundings=0)
+    context = Context(prec=60)
 
-    expected, _ = reference.adam(single["theta"], single["g"], state._replace(m=zeros, v=zeros), *scalars)
-    alpha, beta1, beta2, epsilon = (Balls(x, dtype=torch.float64, roundings=2) for x in numbers)
-    m = beta1 * many[2] + (1 - beta1) * many[1]
-    v = beta2 * many[2] + (1 - beta2) * many[1] ** 2
-    moved = many[0] - alpha * (m / (1 - beta1)) / ((v / (1 - beta2)).sqrt() + epsilon)
+    ball, wide = np.exp(exact), np.exp(Balls(a, radius, dtype=torch.float64))
 
-    for i, ball in enumerate(expected):
-        if ball.radius.is_finite():
-            assert abs(float(ball.centre) - moved.centre.high[i]) <= 2.0**-50 * abs(float(ball.centre))
-            assert moved.radius[i] == pytest.approx(float(ball.radius), rel=1e-9)
+    for i in range(COUNT):
+        argument = context.add(Decimal(float(a.high[i])), Decimal(float(a.low[i])))
+        truth = Fraction(context.exp(argument))
+        assert abs(fraction(ball.centre, i) - truth) <= Fraction(2) ** -88 * truth
+        for sign in (-1, 1):
+            end = Fraction(context.exp(context.add(argument, sign * Decimal(float(radius[i])))))
+            assert abs(fraction(wide.centre, i) - end) <= Fraction(float(wide.radius[i]))
+
+
+@given(rows=st.integers(0, 5), terms=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_a_matrix_product_holds_what_torch_and_fractions_compute(rows, terms, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((rows, terms), (terms, 3)))
+    x, y = (balls(values, dtype=torch.float32) for values in (a, b))
+
+    product = x @ y
+
+    assert_in_balls(a @ b, product, claim="product")
+    for i, j in np.ndindex(rows, 3):
+        exact = sum(Fraction(p) * Fraction(q) for p, q in zip(a[i].tolist(), b[:, j].tolist(), strict=True))
+        assert abs(fraction(product.centre, (i, j)) - exact) <= Fraction(2) ** -90 * terms
+
+
+@given(a=arrays(floats(torch.float32, min_exponent=-20, max_exponent=20)), count=st.integers(0, COUNT))
+def test_a_sum_in_any_order_lies_in_its_ball(a, count):
+    values = torch.tensor(a[:count], dtype=torch.float32)
+    total = balls(values, dtype=torch.float32).sum()
+
+    for ordered in (values, values.flip(0), values.sort().values, values.abs().sort(descending=True).indices):
+        one_by_one = torch.zeros(())
+        for value in values[ordered] if ordered.dtype is torch.int64 else ordered:
+            one_by_one += value
+        assert_in_balls(one_by_one, total, claim="sum")
+    assert abs(sum(map(Fraction, values.tolist())) - fraction(total.centre, ())) <= Fraction(2) ** -90 * sum(
+        map(abs, map(Fraction, values.tolist()))
+    )
+
+
+def test_an_operation_without_a_rule_is_refused():
+    with pytest.raises(TypeError, match="arctan"):
+        np.arctan(balls([1.0], dtype=torch.float32))
+
+
+@given(data=st.data())
+def test_a_chain_of_operations_stays_in_its_ball(data):
+    """In float32, cancellation included."""
+    values = data.draw(st.lists(floats(torch.float32, min_exponent=-20, max_exponent=20), min_size=4, max_size=4))
+    a, b, c, d = (torch.tensor(value) for value in values)
+    x, y, z, w = (balls(value, dtype=torch.float32) for value in values)
+
+    actual = (a * b - c * d) * (a - d) + b
+
+    assert_in_balls(actual, (x * y - z * w) * (x - w) + y, claim="chain")
+
+
+@given(data=st.data(), operation=st.sampled_from("+-*/sp"))
+def test_a_ball_holds_the_operation_on_every_point_of_its_operands(data, operation):
+    """Ends and insides, zero within or not; where a quotient has no bound, neither has what is computed from it."""
+    numbers = st.integers(-64, 64).map(lambda n: Fraction(n, 8))  # which float64 holds
+    points, operands = [], []
+    for _ in "ab":
+        centre, radius, share = data.draw(
+            st.tuples(numbers, numbers.map(abs), st.integers(-4, 4).map(lambda n: Fraction(n, 4)))
+        )
+        if operation == "s":
+            centre = abs(centre)
+        points.append(max(centre + share * radius, 0) if operation == "s" else centre + share * radius)
+        operands.append(Balls(float(centre), float(radius), dtype=torch.float64))
+    (a, b), (x, y) = points, operands
+    if operation == "/" and abs(y.centre.high) <= y.radius:
+        assert np.sqrt(x / y + 1).radius == np.inf
+        return
+
+    point, ball = {
+        "+": lambda: (a + b, x + y),
+        "-": lambda: (a - b, x - y),
+        "*": lambda: (a * b, x * y),
+        "/": lambda: (a / b, x / y),
+        "s": lambda: (a**0.5, x.sqrt()),
+        "p": lambda: (a**3, x**3),
+    }[operation]()
+
+    assert abs(Fraction(point) - fraction(ball.centre, ())) <= Fraction(float(ball.radius)), (
+        f"{x} {operation} {y} at {a}, {b}"
+    )
+
+
+@refuted
+@given(data=st.data())
+def test_a_ball_that_forgets_its_roundings_would_be_caught(data):
+    a, b = (torch.tensor(data.draw(floats(torch.float32, min_exponent=-20, max_exponent=20))) for _ in "ab")
+
+    assert Fraction(a.item()) * Fraction(b.item()) == Fraction((a * b).item())
+
+
+@given(numerator=st.integers(1, 100))
+def test_a_change_of_sign_keeps_every_digit_of_a_ball(numerator):
+    ball = balls(numerator, dtype=torch.float64) / 7
+
+    negative = -ball
+
+    assert (-negative).centre == ball.centre == np.abs(negative).centre
+
+
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_a_ball_holds_the_sigmoid_that_torch_computes(data, dtype):
+    """From any finite number: where it is subnormal, torch's is 0."""
+    value = data.draw(floats(dtype))
+
+    actual = torch.sigmoid(torch.tensor([value], dtype=dtype))
+
+    assert_in_balls(actual, reference.sigmoid(balls([value], dtype=dtype)), claim=f"sigmoid({value!r})")
+
+
+def test_a_quotient_by_a_ball_around_zero_is_unbounded():
+    quotient = 1 / Balls(1e-9, 1e-8, dtype=torch.float32)
+
+    assert quotient.radius == np.inf

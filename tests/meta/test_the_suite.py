@@ -1,17 +1,16 @@
 """The suite itself: its assertions fail on what is false, its strategies stay in their domains."""
 
 import math
-from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from simplenet import reference, xor
+from simplenet import xor
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
-from simplenet.testing.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
+from simplenet.testing.balls import balls
+from simplenet.testing.bounds import gamma, smallest_subnormal, unit_roundoff
 from simplenet.testing.implementations import NetworkUnderTest
 from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.plugin import user_checks
@@ -50,101 +49,6 @@ def test_gamma_bounds_every_product_of_that_many_roundings(dtype, n):
 def test_gamma_refuses_a_count_that_it_cannot_bound():
     with pytest.raises(ValueError, match=r"256 roundings .* have n u = 1"):
         gamma(256, torch.bfloat16)
-
-
-@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]), operation=st.sampled_from("+-*/s"))
-def test_a_ball_holds_what_the_rounded_operation_returns(data, dtype, operation):
-    """IEEE 754: the basic operations are rounded correctly; the root may cost one rounding more."""
-    a, b = (data.draw(floats(dtype, min_exponent=-40, max_exponent=40, signed=operation != "s")) for _ in "ab")
-    x, y = (Ball(value, dtype=dtype) for value in (a, b))
-    ta, tb = (torch.tensor(value, dtype=dtype) for value in (a, b))
-    if operation == "/" and b == 0:
-        return
-
-    actual, expected = {
-        "+": lambda: (ta + tb, x + y),
-        "-": lambda: (ta - tb, x - y),
-        "*": lambda: (ta * tb, x * y),
-        "/": lambda: (ta / tb, x / y),
-        "s": lambda: (ta.sqrt(), x.sqrt()),
-    }[operation]()
-
-    assert_in_balls(actual.reshape(1), np.array([expected]), claim=f"{a!r} {operation} {b!r}")
-
-
-@given(data=st.data())
-def test_errors_of_the_operands_reach_the_result(data):
-    """A chain in float32 stays in its ball, cancellation included."""
-    values = data.draw(st.lists(floats(torch.float32, min_exponent=-20, max_exponent=20), min_size=4, max_size=4))
-    a, b, c, d = (torch.tensor(value) for value in values)
-    x, y, z, w = (Ball(value, dtype=torch.float32) for value in values)
-
-    actual = (a * b - c * d) * (a - d) + b
-
-    assert_in_balls(actual.reshape(1), np.array([(x * y - z * w) * (x - w) + y]), claim="chain")
-
-
-@given(data=st.data(), operation=st.sampled_from("+-*/sp"))
-def test_a_ball_holds_the_operation_on_every_point_of_its_operands(data, operation):
-    """Ends and insides, zero within or not; where a quotient has no bound, neither has what is computed from it."""
-    numbers = st.integers(-64, 64).map(lambda n: Fraction(n, 8))  # which float64 holds
-    points, operands = [], []
-    for _ in "ab":
-        centre, radius, share = data.draw(
-            st.tuples(numbers, numbers.map(abs), st.integers(-4, 4).map(lambda n: Fraction(n, 4)))
-        )
-        if operation == "s":
-            centre = abs(centre)
-        points.append(max(centre + share * radius, 0) if operation == "s" else centre + share * radius)
-        operands.append(Ball(float(centre), float(radius), dtype=torch.float64))
-    (a, b), (x, y) = points, operands
-    if operation == "/" and y.centre.copy_abs() <= y.radius:
-        assert np.sqrt(np.array([x / y + 1]))[0].radius == math.inf
-        return
-
-    point, ball = {
-        "+": lambda: (a + b, x + y),
-        "-": lambda: (a - b, x - y),
-        "*": lambda: (a * b, x * y),
-        "/": lambda: (a / b, x / y),
-        "s": lambda: (math.sqrt(a), x.sqrt()),
-        "p": lambda: (a**3, x**3),
-    }[operation]()
-
-    assert abs(Fraction(point) - Fraction(ball.centre)) <= Fraction(ball.radius), f"{x} {operation} {y} at {a}, {b}"
-
-
-@refuted
-@given(data=st.data())
-def test_a_ball_that_forgets_its_roundings_would_be_caught(data):
-    a, b = (torch.tensor(data.draw(floats(torch.float32, min_exponent=-20, max_exponent=20))) for _ in "ab")
-
-    assert Fraction(a.item()) * Fraction(b.item()) == Fraction((a * b).item())
-
-
-@given(numerator=st.integers(1, 100))
-def test_a_change_of_sign_keeps_every_digit_of_a_ball(numerator):
-    ball = Ball(numerator, dtype=torch.float64) / 7
-
-    negative = -ball
-
-    assert (-negative).centre == ball.centre == abs(negative).centre
-
-
-@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
-def test_a_ball_holds_the_sigmoid_that_torch_computes(data, dtype):
-    """From any finite number: where it is subnormal, torch's is 0."""
-    value = data.draw(floats(dtype))
-
-    actual = torch.sigmoid(torch.tensor([value], dtype=dtype))
-
-    assert_in_balls(actual, reference.sigmoid(balls([value], dtype=dtype)), claim=f"sigmoid({value!r})")
-
-
-def test_a_quotient_by_a_ball_around_zero_is_unbounded():
-    quotient = Ball(1, dtype=torch.float32) / Ball(1e-9, 1e-8, dtype=torch.float32)
-
-    assert quotient.radius == math.inf
 
 
 @pytest.mark.parametrize(
