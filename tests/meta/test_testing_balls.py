@@ -81,12 +81,12 @@ def test_an_exact_operation_on_pairs_is_within_its_radius(operation, a, b, seed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("operation", ["+", "-", "*", "/", "root"])
+@pytest.mark.parametrize("operation", ["+", "-", "*", "/", "root", "exp"])
 @given(data=st.data())
 def test_a_rounded_operation_of_torch_lies_in_its_ball(dtype, operation, data):
     elements = floats(dtype, min_exponent=-40, max_exponent=40)
     a, b = (torch.tensor(data.draw(arrays(elements)), dtype=dtype) for _ in "ab")
-    a = a.abs() if operation == "root" else a
+    a = {"root": a.abs(), "exp": a.clamp(-80, 80)}.get(operation, a)
     b = torch.where(b == 0, torch.ones_like(b), b)
     x, y = (Balls(values.double().numpy(), dtype=dtype) for values in (a, b))
 
@@ -96,6 +96,7 @@ def test_a_rounded_operation_of_torch_lies_in_its_ball(dtype, operation, data):
         "*": lambda: (x * y, a * b),
         "/": lambda: (x / y, a / b),
         "root": lambda: (x.sqrt(), a.sqrt()),
+        "exp": lambda: (x.exp(), a.exp()),
     }[operation]()
 
     assert ball.excess(actual.double().numpy()).max() <= 1
