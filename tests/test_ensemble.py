@@ -373,6 +373,36 @@ def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(mo
     assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
 
 
+def test_a_compiler_that_fails_at_the_first_call_of_a_step_is_a_fallback_too(monkeypatch):
+    """On CUDA the step is compiled and the loop around it is Python's, so nothing compiles until a step is taken."""
+
+    def without_triton(*_):
+        raise RuntimeError("no Triton")
+
+    monkeypatch.setattr(ensemble, "_compiled", lambda *_: ensemble._loop(without_triton))  # noqa: SLF001
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    fallen = train_ensemble(range(3), steps=20)
+
+    assert fallen.fallback == "RuntimeError: no Triton"
+    assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
+
+
+def test_the_step_that_compiles_is_not_among_those_that_train(monkeypatch):
+    taken = []
+
+    def on_cuda(architecture, hidden, device, _dtype):
+        step = Step(architecture, hidden, device)
+        return ensemble._loop(lambda t, *rest: (taken.append(int(t)), step(t, *rest))[1])  # noqa: SLF001
+
+    monkeypatch.setattr(ensemble, "_compiled", on_cuda)
+
+    compiled = train_ensemble(range(3), steps=20)
+
+    assert taken == [0, *range(20)]
+    assert_same_seeds_same_bits(compiled, train_ensemble(range(3), steps=20, compiled=False))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
