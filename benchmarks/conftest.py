@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from benchmarks.peers import NEEDS
-from simplenet.environment import processor
+from simplenet.environment import processor, resolve_device
 
 # Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
 SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}
@@ -61,7 +61,10 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
-        metafunc.parametrize("place", ["cpu", "cuda"], indirect=True)
+        chosen = metafunc.config.getoption("--device")
+        devices = [torch.device("cpu"), torch.device("cuda")] if chosen == "all" else [resolve_device(chosen)]
+        # Of a record's name, so that cuda:1 is compared with cuda.
+        metafunc.parametrize("place", devices, ids=[device.type for device in devices], indirect=True)
     if "rows" in metafunc.fixturenames and "hidden" in metafunc.fixturenames:
         config = metafunc.config
         scale = config.getoption("benchmark_scale") if config.getoption("benchmark_only") else "smoke"
@@ -71,13 +74,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> torch.device:
-    """Find the device; CPU and CUDA are both asked for, and what is not here is skipped and said."""
-    chosen = request.config.getoption("--device")
-    if chosen not in {"all", request.param}:
-        pytest.skip(f"--device {chosen} leaves out {request.param}")
-    if request.param == "cuda" and not torch.cuda.is_available():
+    """Give the device; without ``--device`` CPU and CUDA are both asked for, and what is not here is skipped."""
+    device: torch.device = request.param
+    if device.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
-    return torch.device(request.param)
+    return device
 
 
 @pytest.fixture(scope="session")

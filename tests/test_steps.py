@@ -2,8 +2,11 @@
 
 import os
 import re
+import sys
+from contextlib import contextmanager
 from functools import cache
 from itertools import product
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
@@ -210,6 +214,122 @@ def test_the_compiled_stepper_checks_its_arguments_as_the_eager_one_does(monkeyp
         take(-1)
     with pytest.raises(ValueError, match=r"^training\.m has shape \(1,\), but should have shape \(17,\)"):
         take.write(start._replace(m=torch.zeros(1)))
+
+
+class OnMeta(TorchDispatchMode):
+    """Refuse an operation that is given anything on the CPU, where CUDA would wait for it or fail."""
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+        devices = {value.device.type for value in given}
+        assert devices <= {"meta"}, f"{operation} is given tensors on {devices}, but should be on meta alone"
+        return operation(*args, **kwargs or {})
+
+
+META = torch.device("meta")  # computes shapes alone
+
+
+def compiled_on_meta(monkeypatch, dtype=torch.float32):
+    monkeypatch.setattr(steps._Compiled, "read", lambda take: Training(*take.state, 0))  # noqa: SLF001 - has no count
+    x, y = (rows.to(META, dtype) for rows in xor())
+    return by_hand(monkeypatch, SimpleNet().to(META, dtype), x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_compiled_step_is_given_nothing_of_another_device(monkeypatch, dtype):
+    take = compiled_on_meta(monkeypatch, dtype)
+
+    with OnMeta():
+        take(2)
+
+
+@pytest.mark.parametrize("name", ["t", "state", "table", "batch"])
+def test_a_tensor_of_a_compiled_step_that_is_left_on_the_cpu_is_caught(monkeypatch, name):
+    take = compiled_on_meta(monkeypatch)
+    setattr(take, name, torch.zeros_like(getattr(take, name), device=CPU))
+
+    with OnMeta(), pytest.raises(AssertionError, match=r"is given tensors on .*'cpu'.*, but should be on meta alone"):
+        take(2)
+
+
+@pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
+def test_a_step_of_autograd_stays_on_the_device_of_its_network(monkeypatch, strategy):
+    """Parameters, gradients and moments; Adam counts on the CPU where it computes the corrections there."""
+    if reason := unavailable(strategy, CPU):
+        pytest.skip(reason)
+    # Where the constructor asks for the devices of fused kernels; later torch asks when it makes the state.
+    module = sys.modules[torch.optim.Adam.__module__]
+    monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"], raising=False)
+    net, (x, y) = SimpleNet().to(META), (rows.to(META) for rows in xor())
+
+    take = steps._STRATEGIES[strategy].make(net, x, y)  # noqa: SLF001 - which no strategy is offered on
+    take(2)
+
+    states = [take.optimizer.state[p] for p in net.parameters()]
+    tensors = [value for p, own in zip(net.parameters(), states, strict=True) for value in (p, p.grad, *own.values())]
+    left = {value.device.type for value in tensors if value.dim()}
+    assert left == {"meta"}
+    assert {own["step"].device.type for own in states} == {"meta" if strategy == "fused" else "cpu"}
+
+
+class RecordedCuda:
+    """A stand-in for what records a graph: it writes down the order in which its parts are called."""
+
+    def __init__(self, monkeypatch):
+        self.log = []
+        stand_ins = {
+            "device": lambda device: self.within(f"device {device}"),
+            "current_stream": lambda: self.stream("current"),
+            "Stream": lambda: self.stream("side"),
+            "stream": lambda stream: self.within(f"stream {stream.name}"),
+            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.log.append("replay")),
+            "graph": lambda _, *, stream: self.within(f"recording on {stream.name}"),
+        }
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+        step = steps._Autograd.step  # noqa: SLF001
+
+        def logged(take):
+            gradients = any(p.grad is not None for p in take.net.parameters())
+            self.log.append("step over gradients" if gradients else "step")
+            step(take)
+
+        monkeypatch.setattr(steps._Autograd, "step", logged)  # noqa: SLF001
+
+    def stream(self, name):
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.log.append(f"{name} waits for {other.name}"))
+
+    @contextmanager
+    def within(self, what):
+        self.log.append(what)
+        yield
+        self.log.append(f"end of {what}")
+
+
+def test_a_graph_is_recorded_on_a_stream_of_its_batchs_device_and_has_taken_no_step(monkeypatch):
+    """By stand-ins, in the order of PyTorch's documentation; gradients from before would not be the recording's own."""
+    if reason := unavailable("fused", CPU):
+        pytest.skip(reason)
+    recorded = RecordedCuda(monkeypatch)
+    net = SimpleNet()
+    before = parameters_to_vector(net.parameters()).detach().clone()
+
+    take = steps._CudaGraph(net, *xor())  # noqa: SLF001 - which no CPU has
+
+    assert recorded.log == [
+        "device cpu",
+        "side waits for current",
+        *["stream side", "step", "step over gradients", "step over gradients", "end of stream side"],
+        "current waits for side",
+        *["recording on side", "step", "end of recording on side"],
+        "end of device cpu",
+    ]
+    weights, m, v, t = take.read()
+    assert_identical(weights, before, claim="weights after the recording")
+    assert (m.count_nonzero(), v.count_nonzero(), t) == (0, 0, 0)
+    recorded.log.clear()
+    take(2)
+    assert recorded.log == ["replay", "replay"]
 
 
 def half_the_gradient(*arguments):

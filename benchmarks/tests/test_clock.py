@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.check import check_step
-from benchmarks.conftest import Clock, matmul_flops_per_second
+from benchmarks.conftest import Clock, matmul_flops_per_second, pytest_generate_tests
 from benchmarks.peers import Jax, NumPy
 from simplenet import SimpleNet, set_seed, xor
 from simplenet.steps import stepper
@@ -164,6 +164,27 @@ def test_the_steps_of_jax_end_in_a_barrier(queue, scan):
     take(3)
 
     assert not queue.waiting
+
+
+@pytest.mark.parametrize(
+    ("chosen", "places"),
+    [("all", "cpu cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("auto", "cuda")],
+)
+def test_benchmarks_run_on_the_device_that_is_chosen(monkeypatch, chosen, places):
+    """A benchmark is called after the type of its device, so that its records on two GPUs are compared."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked = {}
+    metafunc = SimpleNamespace(
+        fixturenames=["place"],
+        config=SimpleNamespace(getoption=lambda _: chosen),
+        parametrize=lambda _, values, ids, indirect: asked.update(zip(ids, values, strict=indirect)),
+    )
+
+    pytest_generate_tests(metafunc)
+
+    assert " ".join(map(str, asked.values())) == places
+    assert list(asked) == [device.type for device in asked.values()]
 
 
 def test_every_benchmark_is_timed_by_the_clock():
