@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import threading
 from contextlib import contextmanager
 from functools import cache
 from itertools import product
@@ -18,7 +19,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, reference, set_seed, steps, train, xor
+from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, ensemble, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import Ball, in_balls
@@ -250,6 +251,18 @@ def test_a_tensor_of_a_compiled_step_that_is_left_on_the_cpu_is_caught(monkeypat
 
     with OnMeta(), pytest.raises(AssertionError, match=r"is given tensors on .*'cpu'.*, but should be on meta alone"):
         take(2)
+
+
+def test_a_step_of_an_ensemble_is_given_nothing_of_another_device():
+    """From the state and the schedule that its training makes for its device, to the verdict after the last step."""
+    step = ensemble.Step("overview", 4, META)
+    rows = ensemble.schedule(3, 5, 0.01).to(META)
+    train = ensemble._Training(ensemble._loop(step), 8, step, rows, META, threading.Event())  # noqa: SLF001
+    state, block, t = train.start(torch.zeros(17, 3)), train.block(0), torch.zeros((), dtype=torch.int64, device=META)
+
+    with OnMeta():
+        t, state = step(t, state, block)
+        step.solved_since(t, state.since, step.forward(state.weights)[1])
 
 
 @pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
