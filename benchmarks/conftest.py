@@ -84,6 +84,9 @@ def place(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def peer(request: pytest.FixtureRequest) -> str:
     """Import a peer, or skip what needs it; for a session, so that it is before a test notes the environment."""
+    os.environ.setdefault(
+        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+    )  # JAX would take most of a GPU's memory, torch's too
     for module in NEEDS[request.param]:
         pytest.importorskip(module)
     return request.param

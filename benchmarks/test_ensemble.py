@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.check import check_step
-from benchmarks.peers import JaxVmap
+from benchmarks.peers import JaxVmap, unavailable
 from benchmarks.test_training_step import batch
 from simplenet.ensemble import initial_weights, train_ensemble
 from simplenet.steps import Training
@@ -59,17 +59,19 @@ def test_ensemble(clock, place, strategy, scale, timed):
 
 
 @pytest.mark.parametrize("peer", ["jax-vmap"], indirect=True)
-def test_ensemble_of_a_peer(clock, peer, scale):
+def test_ensemble_of_a_peer(clock, peer, place, scale):
+    if reason := unavailable(peer, place):
+        pytest.skip(reason)
     seeds, steps = scale
     start = initial_weights(range(seeds)).T.contiguous()
-    x, y = batch(4, torch.device("cpu"))
+    x, y = batch(4, place)
     many = JaxVmap(start, x, y)
     check_first_step(many(1), start)
     many(steps)
 
     clock(
         lambda: many(steps),
-        torch.device("cpu"),
+        place,
         strategy=peer,
         steps=seeds * steps,
         rows=4,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import peers
 from benchmarks.check import check_step
 from benchmarks.peers import PEERS, TERMS
 from simplenet import SimpleNet, set_seed, xor
@@ -61,18 +62,12 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
 
 
 @pytest.mark.parametrize("peer", PEERS, indirect=True)
-def test_training_step_of_a_peer(clock, peer, rows, hidden):
-    """The same network, batch and Adam, held to the same oracle."""
-    take = checked(PEERS[peer], rows, hidden, torch.device("cpu"), **TERMS.get(peer, {}))
+def test_training_step_of_a_peer(clock, peer, place, rows, hidden):
+    """The same network, batch and Adam, held to the same oracle; where JAX has a GPU, on it and on the CPU."""
+    if reason := peers.unavailable(peer, place):
+        pytest.skip(reason)
+    take = checked(PEERS[peer], rows, hidden, place, **TERMS.get(peer, {}))
     steps = chunk(rows, hidden, loop=peer == "jax-scan")
     take(steps)
 
-    clock(
-        lambda: take(steps),
-        torch.device("cpu"),
-        strategy=peer,
-        steps=steps,
-        rows=rows,
-        hidden=hidden,
-        training=True,
-    )
+    clock(lambda: take(steps), place, strategy=peer, steps=steps, rows=rows, hidden=hidden, training=True)

@@ -2,6 +2,9 @@
 
 import ast
 import json
+import os
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import conftest
 from benchmarks.check import check_step
-from benchmarks.conftest import Clock, matmul_flops_per_second, pytest_generate_tests
-from benchmarks.peers import Jax, NumPy
+from benchmarks.conftest import Clock, matmul_flops_per_second
+from benchmarks.peers import Jax, NumPy, unavailable
 from simplenet import SimpleNet, set_seed, xor
 from simplenet.steps import stepper
 
@@ -166,6 +170,57 @@ def test_the_steps_of_jax_end_in_a_barrier(queue, scan):
     assert not queue.waiting
 
 
+PINNED = """
+import jax
+import torch
+from benchmarks.peers import Jax, JaxVmap
+from simplenet import SimpleNet, xor
+
+first, second = jax.devices("cpu")
+jax.config.update("jax_default_device", second)  # as a GPU is, where JAX has one
+jax.config.update("jax_default_matmul_precision", "bfloat16")  # as TF32 may be
+take = Jax(SimpleNet(), *xor(), scan=False)
+many = JaxVmap(torch.zeros(3, 17), *xor())
+take()
+take.write(take.read())
+results = jax.tree.leaves((take.p, take.state, take.one(take.p, take.state), many.train(many.start, 1)))
+assert {device for result in results for device in result.devices()} == {first}, "a result is on JAX's default device"
+for step in (jax.make_jaxpr(take.one)(take.p, take.state), jax.make_jaxpr(many.train, 1)(many.start, 1)):
+    products, exact = (str(step).count(text) for text in ("dot_general[", "(Precision.HIGHEST, Precision.HIGHEST)"))
+    assert products == exact > 0, f"{exact} of {products} products are in float32"
+"""
+
+
+def test_jax_computes_in_float32_on_the_device_that_is_recorded():
+    """Whatever its defaults are; the CPU has two devices here, so that no GPU is needed."""
+    pytest.importorskip("jax")
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+    run = subprocess.run(
+        [sys.executable, "-c", PINNED], cwd=PROJECT, env=os.environ | flags, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("peer", "kind", "reason"),
+    [
+        ("jax-jit", "cpu", None),
+        ("jax-jit", "cuda", None),
+        ("jax-vmap", "cuda:1", None),
+        ("jax-scan", "cuda:2", "jax-scan does not run on cuda:2: device is cuda:2, but JAX has 2 of that type"),
+        ("numpy", "cpu", None),
+        ("scikit-learn", "cuda", "scikit-learn runs on the CPU alone, not on cuda"),
+    ],
+)
+def test_a_peer_runs_where_its_library_has_the_device(monkeypatch, peer, kind, reason):
+    """JAX with two GPUs, as a stand-in."""
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices={"cpu": [0], "cuda": [0, 1]}.__getitem__))
+
+    assert unavailable(peer, torch.device(kind)) == reason
+
+
 @pytest.mark.parametrize(
     ("chosen", "places"),
     [("all", "cpu cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("auto", "cuda")],
@@ -181,7 +236,7 @@ def test_benchmarks_run_on_the_device_that_is_chosen(monkeypatch, chosen, places
         parametrize=lambda _, values, ids, indirect: asked.update(zip(ids, values, strict=indirect)),
     )
 
-    pytest_generate_tests(metafunc)
+    conftest.pytest_generate_tests(metafunc)
 
     assert " ".join(map(str, asked.values())) == places
     assert list(asked) == [device.type for device in asked.values()]
