@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import conftest
+from benchmarks import conftest, test_ensemble
 from benchmarks.check import check_step
 from benchmarks.conftest import Clock, matmul_flops_per_second
 from benchmarks.peers import Jax, NumPy, unavailable
-from simplenet import SimpleNet, set_seed, xor
+from simplenet import SimpleNet, ensemble, set_seed, xor
 from simplenet.steps import stepper
 
 pytest_plugins = "pytester"
@@ -135,7 +135,7 @@ class Stopwatch:
             self(function)
 
 
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("rounds", [None, 2], ids="rounds={}".format)
@@ -240,6 +240,22 @@ def test_benchmarks_run_on_the_device_that_is_chosen(monkeypatch, chosen, places
 
     assert " ".join(map(str, asked.values())) == places
     assert list(asked) == [device.type for device in asked.values()]
+
+
+def test_an_ensemble_is_timed_from_weights_that_have_been_drawn(monkeypatch):
+    """As JAX's is; a draw takes as long as hundreds of compiled steps."""
+
+    def clock(train, *_, **__):
+        monkeypatch.setattr(SimpleNet, "__init__", lambda *_: pytest.fail("weights are drawn while the clock runs"))
+        train()
+
+    test_ensemble.test_ensemble(clock, CPU, "eager", (3, 2), timed=False, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(("kind", "chunks"), [("cpu", ("eager", "compiled")), ("cuda", ("cuda",))])
+def test_the_networks_of_an_ensemble_that_is_timed_fill_its_chunks(kind, chunks):
+    for chunk in chunks:
+        assert test_ensemble.seeds_on(torch.device(kind)) % ensemble._WIDTH[chunk] == 0, chunk  # noqa: SLF001
 
 
 def test_every_benchmark_is_timed_by_the_clock():
