@@ -58,7 +58,16 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
     steps = chunk(rows, hidden, loop=strategy in {"compiled-chunk", "cuda-graph"})
     take(steps)
 
-    clock(lambda: take(steps), place, strategy=strategy, steps=steps, rows=rows, hidden=hidden, training=True)
+    clock(
+        lambda: take(steps),
+        place,
+        strategy=strategy,
+        steps=steps,
+        rows=rows,
+        hidden=hidden,
+        training=True,
+        launch=take,
+    )
 
 
 @pytest.mark.parametrize("peer", PEERS, indirect=True)

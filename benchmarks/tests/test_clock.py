@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import conftest, test_ensemble
 from benchmarks.check import check_step
-from benchmarks.conftest import Clock, matmul_flops_per_second
+from benchmarks.conftest import Clock, copy_bytes_per_second, device_seconds_per_step, matmul_flops_per_second
 from benchmarks.peers import Jax, NumPy, unavailable
 from simplenet import SimpleNet, ensemble, set_seed, xor
 from simplenet.steps import stepper
@@ -88,6 +88,9 @@ class Queue:
     def __matmul__(self, _):
         self.launch()
 
+    def copy_(self, _):
+        self.launch()
+
     def wait(self, *_):
         while self.waiting:
             self.waiting.pop(0)()
@@ -98,6 +101,7 @@ class Queue:
         return SimpleNamespace(
             times=times,
             record=lambda: self.launch(lambda: times.append(time.perf_counter())),
+            query=lambda: bool(times),
             synchronize=self.wait,
             elapsed_time=lambda end: 1000 * (end.times[-1] - times[-1]),
         )
@@ -108,6 +112,7 @@ def queue(monkeypatch):
     """Put the stand-in in CUDA's place."""
     queue = Queue()
     stand_ins = {"synchronize": queue.wait, "Event": queue.event, "device": lambda _: nullcontext()}
+    stand_ins["_sleep"] = lambda _: queue.launch()
     stand_ins |= {"reset_peak_memory_stats": lambda _: None, "max_memory_allocated": lambda _: 0}
     stand_ins["get_device_name"] = lambda _: "stand-in"
     for name, stand_in in stand_ins.items():
@@ -140,21 +145,91 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize("rounds", [None, 2], ids="rounds={}".format)
 def test_what_is_timed_ends_in_a_barrier_and_its_time_is_that_of_the_work(queue, rounds):
-    """By the clock of the process, and by the events of the device: a sleep never ends early."""
+    """By the clock of the process: a sleep never ends early."""
     stopwatch = Stopwatch(queue)
 
     Clock(stopwatch)(queue.launch, CUDA, strategy="stand-in", steps=2, rounds=rounds)
 
     assert stopwatch.left == [0] * (rounds or 1)
     assert min(stopwatch.seconds) >= WORK
-    assert stopwatch.extra_info["device_seconds_per_step"] >= WORK / 2
 
 
-def test_a_product_of_matrices_is_timed_to_its_end(queue):
-    rate = matmul_flops_per_second.__wrapped__(CUDA)
+class Simulated:
+    """A stand-in for CUDA, in simulated seconds: launches take the host's time, and kernels the device's."""
+
+    LAUNCH, KERNEL, CYCLE, QUEUE = 1e-5, 2e-6, 1e-9, 1024
+
+    def __init__(self, monkeypatch):
+        self.host = 0.0
+        self.ends = [0.0]  # of what the device was given, in its order
+        stand_ins = {"device": lambda _: nullcontext(), "Event": lambda **_: self.event()}
+        stand_ins["_sleep"] = lambda cycles: self.launch(cycles * self.CYCLE)
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def launch(self, seconds=KERNEL):
+        self.host += self.LAUNCH
+        if len(self.ends) > self.QUEUE:  # it waits until there is room
+            self.host = max(self.host, self.ends[-self.QUEUE])
+        self.ends.append(max(self.host, self.ends[-1]) + seconds)
+
+    def event(self):
+        event = SimpleNamespace(query=lambda: event.time <= self.host, synchronize=lambda: self.wait(event.time))
+        event.record = lambda: setattr(event, "time", max(self.host, self.ends[-1]))
+        event.elapsed_time = lambda end: 1000 * (end.time - event.time)
+        return event
+
+    def wait(self, until=None):
+        self.host = max(self.host, self.ends[-1] if until is None else until)
+
+
+@pytest.mark.parametrize("kernels", [1, 50], ids="kernels={}".format)
+def test_the_time_of_the_device_is_that_of_its_kernels_although_python_is_slower(monkeypatch, kernels):
+    """Fifty of 2 µs, launched in 10 µs each, are 100 µs, and not 500."""
+    device = Simulated(monkeypatch)
+
+    seconds = device_seconds_per_step(lambda steps: [device.launch() for _ in range(kernels * steps)], CUDA)
+
+    assert seconds == pytest.approx(kernels * device.KERNEL)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda device: device.wait(device.launch()), lambda device: [device.launch() for _ in range(100)]],
+    ids=["waits", "fills the queue"],
+)
+def test_no_time_of_the_device_is_recorded_where_the_host_has_to_wait_for_it(monkeypatch, step):
+    device = Simulated(monkeypatch)
+
+    assert device_seconds_per_step(lambda steps: [step(device) for _ in range(steps)], CUDA) is None
+
+
+def test_the_record_has_the_bytes_that_a_step_moves_in_the_devices_own_time(queue, monkeypatch):
+    """And what a copy moves, beside it."""
+    monkeypatch.setattr(conftest, "device_seconds_per_step", lambda launch, _: launch(1))
+    monkeypatch.setattr(conftest, "copy_bytes_per_second", lambda _: 1000.0)
+    stopwatch = Stopwatch(queue)
+    stopwatch.stats = SimpleNamespace(stats=SimpleNamespace(median=8.0))
+
+    Clock(stopwatch)(
+        queue.launch, CUDA, strategy="eager", steps=1, rows=4, hidden=4, training=True, launch=lambda steps: 4.0 * steps
+    )
+
+    moved = 4 * (4 * 3 + 17 * 6)
+    info = stopwatch.extra_info
+    assert (info["bytes_per_step"], info["device_seconds_per_step"]) == (moved, 4.0)
+    assert (info["bytes_per_second"], info["fraction_of_copy"]) == (moved / 4, moved / 4000)
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"), [(matmul_flops_per_second, 2 * 8192**3 / WORK), (copy_bytes_per_second, 2 * 2**30 / WORK)]
+)
+def test_what_a_device_can_do_at_most_is_timed_to_its_end(queue, rate, most):
+    """A product of matrices, and a copy, which reads and writes each byte."""
+    measured = rate.__wrapped__(CUDA)
 
     assert not queue.waiting
-    assert rate <= 2 * 8192**3 / WORK
+    assert measured <= most
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["jit", "scan"])
