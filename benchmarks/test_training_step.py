@@ -8,6 +8,7 @@ from benchmarks.check import check_step
 from benchmarks.peers import PEERS, TERMS
 from simplenet import SimpleNet, set_seed, xor
 from simplenet.steps import STRATEGIES, Stepper, stepper, unavailable
+from simplenet.testing.oracle import fused_rounds_scalars
 
 pytestmark = [
     pytest.mark.benchmark(group="training step", max_time=0.5),
@@ -54,7 +55,8 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
         pytest.skip(reason)
     if "compiled" in strategy and not timed:
         pytest.skip("compiling takes seconds: tests/test_steps.py does it once, and --benchmark-only")
-    take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place)
+    rounded = strategy in {"fused", "cuda-graph"} and fused_rounds_scalars(place)
+    take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place, float32_scalars=rounded)
     steps = chunk(rows, hidden, loop=strategy in {"compiled-chunk", "cuda-graph"})
     take(steps)
 

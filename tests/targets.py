@@ -21,6 +21,7 @@ from simplenet.testing.importing import import_object
 from simplenet.testing.network import NetworkStudy
 from simplenet.testing.network import bound_checks as network_checks
 from simplenet.testing.optimizers import Subject
+from simplenet.testing.oracle import fused_rounds_scalars
 from simplenet.testing.study import Study
 
 
@@ -36,7 +37,7 @@ class Implementation:
         name: What the tests' ids call it.
         flags: What the constructor is given beside the hyper-parameters.
         since: The first torch with it, by device type; no entry, no support.
-        tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats.
+        tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats, everywhere.
         placeless: Whether the bits of an entry do not depend on where it lies: the body of a fused CPU kernel, in
             vectors, and its tail, in scalars, round differently.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
@@ -94,6 +95,12 @@ class AdamUnderTest:
 
     def __str__(self) -> str:
         return f"{self.implementation.name}-{self.device}"
+
+    @property
+    def tensor_scalars(self) -> bool:
+        """Whether its scalars have the type of tensors here, rather than that of Python's floats."""
+        fused = self.implementation.flags.get("fused", False)
+        return self.implementation.tensor_scalars or (fused and fused_rounds_scalars(self.device))
 
     def parameter(self, values: Tensor) -> Tensor:
         """Make something that this optimizer takes, in the memory of ``values``."""

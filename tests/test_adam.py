@@ -1,5 +1,7 @@
 """One step of Adam, in each implementation, against Algorithm 1."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, smallest_subnormal
 from tests.faults.adam import FAULTS, FaultyAdam
+from tests.fused_cuda import FusedCuda
 from tests.oracle import Hyper, hypers, one_step, read, states, write
 from tests.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
-from tests.targets import COMPILED, FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
+from tests.targets import COMPILED, FOR_LOOP, IMPLEMENTATIONS, LR, AdamUnderTest, Implementation, apply_step
 
 CPU = torch.device("cpu")
 
@@ -22,7 +25,7 @@ def check_one_step(adam, data, dtype, shapes=shapes, **choices):
     """Take one step from a drawn state; parameter and state have to end where Algorithm 1 says."""
     hyper = data.draw(hypers(dtype, adam.implementation), label="hyper")
     state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
-    expected = one_step(state, g, hyper, tensor_scalars=adam.implementation.tensor_scalars, **choices)
+    expected = one_step(state, g, hyper, tensor_scalars=adam.tensor_scalars, **choices)
     assume(expected.bounded)
     p = adam.parameter(torch.zeros_like(state.p, device=adam.device))
     optimizer = adam([p], **hyper.options())
@@ -60,6 +63,36 @@ def test_one_step_of_a_parameter_without_dimensions_is_the_pages(adam, dtype, da
     check_one_step(adam, data, dtype, shapes=st.just(()))
 
 
+# Each step in the arithmetic of a GPU's kernel, and how its scalars are declared there.
+FUSED_ON_CUDA = Implementation("fused on CUDA", build=FusedCuda.build, tensor_scalars=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(data=st.data())
+def test_one_step_in_the_arithmetic_of_cudas_fused_kernel_is_the_pages(dtype, data):
+    """Without a GPU."""
+    check_one_step(AdamUnderTest(FUSED_ON_CUDA, CPU), data, dtype)
+
+
+@refuted
+@given(data=st.data())
+def test_scalars_of_float64_in_cudas_fused_kernel_would_be_refuted(data):
+    """So they have to be declared; torch 2.10 had them."""
+    check_one_step(AdamUnderTest(replace(FUSED_ON_CUDA, tensor_scalars=False), CPU), data, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "rounded"),
+    [("cuda", (2, 11), True), ("cuda:1", (2, 13), True), ("cuda", (2, 10), False), ("cpu", (2, 13), False)],
+)
+def test_the_fused_kernel_of_cuda_rounds_its_scalars_from_torch_2_11_on(monkeypatch, kind, version, rounded):
+    monkeypatch.setattr("simplenet.testing.oracle.TORCH", version)
+    (fused,) = (one for one in IMPLEMENTATIONS if one.name == "fused")
+
+    assert AdamUnderTest(fused, torch.device(kind)).tensor_scalars == rounded
+    assert not AdamUnderTest(FOR_LOOP, torch.device(kind)).tensor_scalars
+
+
 @refuted
 @given(data=st.data())
 def test_a_bound_of_half_a_rounding_an_operation_would_be_refuted(data):
@@ -90,7 +123,7 @@ FIRST_STEP_ROUNDINGS = 15
 def first_step_rtol(adam):
     """Bound the first step; corrections in float32 lose what 1 - beta cancels, the second half of it under the root."""
     rtol = gamma(FIRST_STEP_ROUNDINGS, torch.float32)
-    if adam.implementation.tensor_scalars:
+    if adam.tensor_scalars:
         beta1, beta2 = 0.9, 0.999
         rtol += gamma(2, torch.float32) * (beta1 / (1 - beta1) + beta2 / (1 - beta2) / 2)
     return rtol

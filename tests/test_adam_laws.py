@@ -343,7 +343,7 @@ def test_no_step_is_longer_than_cauchy_and_schwarz_allow(adam, data, t, betas):
     longest = longest_step(adam, gradients, betas)
 
     limit = cauchy_schwarz(t, *betas) * (1 + step_ratio_rtol(t))
-    if adam.implementation.tensor_scalars:  # as in test_adam.py: float32 corrections cancel
+    if adam.tensor_scalars:  # as in test_adam.py: float32 corrections cancel
         limit *= 1 + gamma(2 * t, torch.float32) * (1 / (1 - betas[0]) + 1 / (1 - betas[1]) / 2)
     assert longest <= limit, f"step {t} is {longest} lr, but should be at most {limit} lr"
 
@@ -381,7 +381,7 @@ def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradien
 
     # Both sides: v three roundings a step; root, correction, quotient and product.
     rtol = gamma(6 * STEPS + 12, torch.float64)
-    if adam.implementation.tensor_scalars:
+    if adam.tensor_scalars:
         rtol += gamma(2 * STEPS, torch.float32) / (1 - beta2)  # corrected in float32: a known defect, not this claim
     assert_within(actual, rmsprop * (1 - beta2**STEPS) ** 0.5, rtol=rtol, claim="displacement")
 
@@ -395,7 +395,7 @@ def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
     by at most t d. 1 - beta2^t is computed in whatever type the scalars have: its error of 2 t roundings of one is a
     share 2 t u / t d of it, half of which the root leaves. Both are small where d is the root of u.
     """
-    scalars = torch.float32 if adam.implementation.tensor_scalars else torch.float64
+    scalars = torch.float32 if adam.tensor_scalars else torch.float64
     u = unit_roundoff(scalars)
     d = 2.0 ** round(math.log2(u) / 2)
     gradients = [(g + (g == 0)).double() for g in gradients]

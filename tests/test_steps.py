@@ -23,6 +23,8 @@ from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, ensemble, referen
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import Ball, in_balls
+from simplenet.testing.oracle import fused_rounds_scalars
+from tests.fused_cuda import FusedCuda
 from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
 from tests.strategies import architectures, batches, few, networks, seeds
 
@@ -64,7 +66,7 @@ def made(strategy, architecture, dtype, device):
     return _made(strategy, architecture, dtype, device)
 
 
-def check_step(net, x, y, before, after, **choices):
+def check_step(net, x, y, before, after, *, tensor_scalars=False):
     """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(net.hparams["architecture"], net.hparams["hidden"]).to(x)
@@ -74,7 +76,7 @@ def check_step(net, x, y, before, after, **choices):
     g = np.array([Ball(one.centre, one.radius, dtype=x.dtype, roundings=ROUNDINGS) for one in flat])
     hyper = Hyper(net.hparams["lr"], 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
     state = State(*before[:3], None, before.t)
-    expected = one_step(state, g, hyper, tensor_scalars=False, **choices)
+    expected = one_step(state, g, hyper, tensor_scalars=tensor_scalars)
     assume(expected.bounded)
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     assert_in_balls(after.m, expected.m, claim=f"first moments after step {after.t}")
@@ -95,11 +97,12 @@ def trainings(draw, net, gradient_scale=1.0):
 
 
 def check_five_steps(net, x, y, take, start):
+    fused = isinstance(take, steps._Autograd) and take.optimizer.defaults["fused"]  # noqa: SLF001
     take.write(start)
     for _ in range(FORCED):
         before = take.read()
         take()
-        check_step(net, x, y, before, take.read())
+        check_step(net, x, y, before, take.read(), tensor_scalars=bool(fused) and fused_rounds_scalars(x.device))
 
 
 @a_few
@@ -155,6 +158,22 @@ def test_rows_and_width_are_free(device, strategy, data, dtype):
 
     start = data.draw(trainings(net))
     check_five_steps(net, x, y, stepper(strategy, net, x, y), start)
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_five_steps_in_the_arithmetic_of_cudas_fused_kernel_need_its_scalars(rounded):
+    """Without a GPU: the bound of scalars in float64 is refuted."""
+
+    @given(data=st.data())
+    def steps_are_the_pages(data):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.optim, "Adam", FusedCuda)
+            patched.setitem(globals(), "fused_rounds_scalars", lambda _: rounded)
+            net, (x, y) = data.draw(networks()), xor()
+            start = data.draw(trainings(net))
+            check_five_steps(net, x, y, steps._Autograd(net, x, y, fused=True), start)  # noqa: SLF001
+
+    (a_few if rounded else refuted)(steps_are_the_pages)()
 
 
 class Launched(TorchDispatchMode):
