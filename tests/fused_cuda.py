@@ -1,7 +1,7 @@
 """The arithmetic of torch's fused Adam on CUDA from 2.11 on, on the CPU: an implementation under test without a GPU.
 
 The rate, betas and epsilon are rounded to the type that the kernel computes in, float32 or wider, and each average is
-two fused multiply-adds. Only the arithmetic is modelled: memory is read and written by torch.
+two fused multiply-adds. What lies differently in memory is refused.
 
 References:
     PyTorch, pull request 173224.
@@ -53,6 +53,9 @@ class FusedCuda(Optimizer):
                 if not state:
                     names = ("exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * group["amsgrad"])
                     state.update({name: torch.zeros_like(p) for name in names}, step=torch.zeros(()))
+                tensors = (p, p.grad, state["exp_avg"], state["exp_avg_sq"])
+                if len({tensor.stride() for tensor in tensors}) > 1:
+                    raise RuntimeError("parameter, gradient and moments should have one layout in memory")
                 state["step"] += 1
                 self._step(p, state, group)
 

@@ -102,6 +102,11 @@ class AdamUnderTest:
         fused = self.implementation.flags.get("fused", False)
         return self.implementation.tensor_scalars or (fused and fused_rounds_scalars(self.device))
 
+    @property
+    def refuses_strides(self) -> bool:
+        """Whether it refuses a parameter, gradient or moment of other strides, by a RuntimeError."""
+        return self.device.type == "cuda" and self.implementation.flags.get("fused", False)
+
     def parameter(self, values: Tensor) -> Tensor:
         """Make something that this optimizer takes, in the memory of ``values``."""
         # What is differentiated through may not be a leaf that requires gradients.
