@@ -55,8 +55,11 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
         pytest.skip(reason)
     if "compiled" in strategy and not timed:
         pytest.skip("compiling takes seconds: tests/test_steps.py does it once, and --benchmark-only")
-    rounded = strategy in {"fused", "cuda-graph"} and fused_rounds_scalars(place)
-    take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place, float32_scalars=rounded)
+    terms = {
+        "float32_scalars": strategy in {"fused", "cuda-graph"} and fused_rounds_scalars(place),
+        "triton": place.type == "cuda" and "compiled" in strategy,
+    }
+    take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place, **terms)
     steps = chunk(rows, hidden, loop=strategy in {"compiled-chunk", "cuda-graph"})
     take(steps)
 

@@ -1,5 +1,6 @@
 """Training steps: every strategy takes the step of the formulas, and only as many as it is told."""
 
+import math
 import os
 import re
 import sys
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_flatten
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, ensemble, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
-from simplenet.testing.bounds import Ball, in_balls
+from simplenet.testing.bounds import TRITON_ROUNDINGS, Ball, TritonBall, balls, in_balls
 from simplenet.testing.oracle import fused_rounds_scalars
 from tests.fused_cuda import FusedCuda
 from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
@@ -66,17 +67,23 @@ def made(strategy, architecture, dtype, device):
     return _made(strategy, architecture, dtype, device)
 
 
-def check_step(net, x, y, before, after, *, tensor_scalars=False):
+def compiled_for_cuda(x, take):
+    """Whether a stepper's kernels are Triton's, which are less exact in float32 alone."""
+    return x.device.type == "cuda" and x.dtype == torch.float32 and isinstance(take, steps._Compiled)  # noqa: SLF001
+
+
+def check_step(net, x, y, before, after, *, tensor_scalars=False, triton=False):
     """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(net.hparams["architecture"], net.hparams["hidden"]).to(x)
     vector_to_parameters(before.weights.clone(), twin.parameters())
-    gradients = reference.gradients(*in_balls(twin, x, y), net.hparams["architecture"])
-    flat = np.concatenate([g.flatten() for g in gradients])
-    g = np.array([Ball(one.centre, one.radius, dtype=x.dtype, roundings=ROUNDINGS) for one in flat])
+    rows = in_balls(twin, x, y, kind=TritonBall if triton else Ball)
+    flat = np.concatenate([g.flatten() for g in reference.gradients(*rows, net.hparams["architecture"])])
+    roundings = max(ROUNDINGS, TRITON_ROUNDINGS * triton)
+    g = np.array([Ball(one.centre, one.radius, dtype=x.dtype, roundings=roundings) for one in flat])
     hyper = Hyper(net.hparams["lr"], 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
     state = State(*before[:3], None, before.t)
-    expected = one_step(state, g, hyper, tensor_scalars=tensor_scalars)
+    expected = one_step(state, g, hyper, tensor_scalars=tensor_scalars, roundings=roundings)
     assume(expected.bounded)
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     assert_in_balls(after.m, expected.m, claim=f"first moments after step {after.t}")
@@ -98,11 +105,12 @@ def trainings(draw, net, gradient_scale=1.0):
 
 def check_five_steps(net, x, y, take, start):
     fused = isinstance(take, steps._Autograd) and take.optimizer.defaults["fused"]  # noqa: SLF001
+    terms = {"tensor_scalars": bool(fused) and fused_rounds_scalars(x.device), "triton": compiled_for_cuda(x, take)}
     take.write(start)
     for _ in range(FORCED):
         before = take.read()
         take()
-        check_step(net, x, y, before, take.read(), tensor_scalars=bool(fused) and fused_rounds_scalars(x.device))
+        check_step(net, x, y, before, take.read(), **terms)
 
 
 @a_few
@@ -362,6 +370,46 @@ def test_a_graph_is_recorded_on_a_stream_of_its_batchs_device_and_has_taken_no_s
     recorded.log.clear()
     take(2)
     assert recorded.log == ["replay", "replay"]
+
+
+def sigmoid_on_cuda(z):
+    """Compute a sigmoid as Triton does, with the largest errors that NVIDIA documents, all to one side."""
+    u = torch.finfo(torch.float32).eps / 2
+    exponent = -z.double() * math.log2(math.e)
+    e = (exponent + 2 * u * exponent.abs()).exp2() * (1 + 2.0**-22)
+    quotient = 1 / (1 + e.float()).double() * (1 - 2 * 2 * u)
+    return quotient.float()
+
+
+def check_sigmoid_on_cuda(kind):
+    """Demand that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
+    z = torch.linspace(-80, 80, 801)
+    in_its_ball = reference.sigmoid(balls(z, dtype=z.dtype, roundings=5, kind=kind))
+    assert_in_balls(sigmoid_on_cuda(z), in_its_ball, claim="sigmoid")
+
+
+def test_the_errors_that_nvidia_documents_of_a_compiled_sigmoid_are_covered():
+    check_sigmoid_on_cuda(TritonBall)
+
+
+def test_the_errors_that_nvidia_documents_exceed_the_bound_of_torchs_own_kernels():
+    """So what is compiled for CUDA needs a bound of its own."""
+    with pytest.raises(AssertionError, match="sigmoid"):
+        check_sigmoid_on_cuda(Ball)
+
+
+@a_few
+@given(data=st.data())
+def test_steps_compiled_for_cuda_are_held_to_the_bound_of_their_own_arithmetic(data):
+    """Without a GPU: a step whose sigmoid is the least exact one."""
+    with pytest.MonkeyPatch.context() as patched:
+        sigmoid = steps._ACTIVATIONS[torch.nn.Sigmoid]._replace(value=sigmoid_on_cuda)  # noqa: SLF001
+        patched.setitem(steps._ACTIVATIONS, torch.nn.Sigmoid, sigmoid)  # noqa: SLF001
+        patched.setitem(globals(), "compiled_for_cuda", lambda *_: True)
+        net = data.draw(networks())
+        x, y = data.draw(batches(few))
+        start = data.draw(trainings(net))
+        check_five_steps(net, x, y, by_hand(patched, net, x, y), start)
 
 
 def half_the_gradient(*arguments):

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import conftest, test_ensemble
-from benchmarks.check import check_step
+from benchmarks.check import Balls, TritonBalls, check_step
 from benchmarks.conftest import Clock, copy_bytes_per_second, device_seconds_per_step, matmul_flops_per_second
 from benchmarks.peers import Jax, NumPy, unavailable
 from simplenet import SimpleNet, ensemble, set_seed, xor
@@ -69,6 +70,15 @@ def test_nan_fails_it():
 
     with pytest.raises(AssertionError, match="weights after step 1: error is nan"):
         check_step(x, y, before, after._replace(weights=torch.full_like(after.weights, torch.nan)))
+
+
+@pytest.mark.parametrize(("kind", "covered"), [(Balls, False), (TritonBalls, True)])
+def test_the_errors_of_what_is_compiled_for_cuda_are_covered_where_that_is_asked_for(kind, covered):
+    """As NVIDIA documents them, in unit roundoffs: 4 of a quotient, and 44 of an exponential of 20."""
+    u = 2.0**-24
+
+    assert ((kind(1.0) / kind(3.0)).radius >= 4 * u / 3) == covered
+    assert (np.exp(kind(-20.0)).radius >= 44 * u * np.exp(-20.0)) == covered
 
 
 # --- a device that does not wait ---

@@ -8,6 +8,7 @@ formula and carries along how wrong the rounded evaluation may be.
 References:
     N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM, 2002:
     the model of arithmetic (2.4, 2.8), gamma_n (Lemma 3.1), running error analysis (§3.3).
+    NVIDIA, PTX ISA: ex2, div; CUDA C++ Programming Guide, "Mathematical Functions".
 """
 
 from collections.abc import Callable, Iterable
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 # exp, SLEEF and the C libraries promise 1.  Over every float32 of magnitude up to 88, torch 2.0.1 and
 # 2.13.0 on AVX2 err by at most 1.07 unit roundoffs in exp and 2.53 in sigmoid.
 EXP_ROUNDINGS = 4
+
+
+# What torch compiles for CUDA is Triton's, and in float32 less exact than torch's own kernels.  A quotient, its
+# sigmoid's too, is div.full.f32, within 2 ulps, each up to 2 unit roundoffs.  An exponential is ex2.approx.f32 of
+# x log2 e, within 2^-22, which is EXP_ROUNDINGS again; but the constant and the product are rounded first, and the
+# power errs by what they err in the exponent, 2 unit roundoffs of it.
+TRITON_ROUNDINGS = 4
+TRITON_EXP_ROUNDINGS = 2  # for each unit of the exponent
 
 
 # A root is not rounded correctly everywhere: vector libraries promise 1 ulp, up to 2 unit roundoffs.  Over every
@@ -90,6 +99,8 @@ class Ball:
 
     __slots__ = ("centre", "dtype", "radius", "roundings")
 
+    EXP_GROWTH = 0  # roundings of an exponential for each unit of its exponent
+
     def __init__(
         self, centre: Decimal | float, radius: Decimal | float = _ZERO, *, dtype: torch.dtype, roundings: float = 1
     ) -> None:
@@ -102,7 +113,7 @@ class Ball:
         return f"{self.centre:.17g} ± {self.radius:.3g}"
 
     def _like(self, centre: Decimal, radius: Decimal) -> "Ball":
-        return Ball(centre, radius, dtype=self.dtype, roundings=self.roundings)
+        return type(self)(centre, radius, dtype=self.dtype, roundings=self.roundings)
 
     def _rounded(self, centre: Decimal, radius: Decimal, cost: int = 1) -> "Ball":
         """Return the result of one operation in this ball's type, with its own roundings added."""
@@ -174,7 +185,8 @@ class Ball:
         e = _REALS.exp(self.centre)
         # The exponential of the upper end is the farther one.
         farthest = _REALS.exp(_REALS.add(self.centre, self.radius))
-        relative = Decimal(EXP_ROUNDINGS * unit_roundoff(self.dtype))
+        largest = float(_REALS.add(self.centre.copy_abs(), self.radius))
+        relative = Decimal((EXP_ROUNDINGS + self.EXP_GROWTH * largest) * unit_roundoff(self.dtype))
         own = _REALS.fma(farthest, relative, Decimal(torch.finfo(self.dtype).tiny))
         return self._like(e, _REALS.add(_REALS.subtract(farthest, e), own))
 
@@ -185,6 +197,14 @@ class Ball:
     def maximum(self, other: "Ball") -> "Ball":
         """Return the larger of two; choosing rounds nothing."""
         return self._like(max(self.centre, other.centre), max(self.radius, other.radius))
+
+
+class TritonBall(Ball):
+    """A ball in the arithmetic of what torch compiles for CUDA, with ``TRITON_ROUNDINGS`` or more to an operation."""
+
+    __slots__ = ()
+
+    EXP_GROWTH = TRITON_EXP_ROUNDINGS
 
 
 @cache
@@ -219,17 +239,19 @@ def _quotient(a: Ball, b: Ball) -> tuple[Decimal, Decimal]:
     return quotient, _REALS.divide(_REALS.fma(quotient.copy_abs(), b.radius, a.radius), nearest)
 
 
-def balls(values: Tensor | Iterable[float], *, dtype: torch.dtype, roundings: float = 1) -> np.ndarray:
+def balls(
+    values: Tensor | Iterable[float], *, dtype: torch.dtype, roundings: float = 1, kind: type[Ball] = Ball
+) -> np.ndarray:
     """Turn a tensor's exact values into an array of balls of its shape, to be computed on in ``dtype``."""
     if not isinstance(values, Tensor):
         values = torch.tensor(values, dtype=torch.float64)  # by default they would be rounded to float32
-    flat = [Ball(v, dtype=dtype, roundings=roundings) for v in values.detach().double().flatten().tolist()]
+    flat = [kind(v, dtype=dtype, roundings=roundings) for v in values.detach().double().flatten().tolist()]
     array = np.empty(len(flat), dtype=object)
     array[:] = flat
     return array.reshape(values.shape)
 
 
-def in_balls(net: "SimpleNet", *data: Tensor) -> tuple[Parameters, *tuple[np.ndarray, ...]]:
+def in_balls(net: "SimpleNet", *data: Tensor, kind: type[Ball] = Ball) -> tuple[Parameters, *tuple[np.ndarray, ...]]:
     """Turn a network's weights and its data into balls, for ``simplenet.reference`` to compute on.
 
     Kernels take the sum of ``k`` products and a bias in any order, fused or not, and no path through
@@ -239,5 +261,7 @@ def in_balls(net: "SimpleNet", *data: Tensor) -> tuple[Parameters, *tuple[np.nda
     """
     tensors = [*net.parameters(), *data]
     roundings = 1 + max(*tensors[0].shape, *(len(rows) for rows in data))
-    arrays = [balls(values, dtype=values.dtype, roundings=roundings) for values in tensors]
+    if kind is TritonBall:
+        roundings = max(roundings, TRITON_ROUNDINGS)
+    arrays = [balls(values, dtype=values.dtype, roundings=roundings, kind=kind) for values in tensors]
     return Parameters(*arrays[:4]), *arrays[4:]
