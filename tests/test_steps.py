@@ -457,22 +457,23 @@ def test_the_oracle_kills_every_planted_fault(fault):
         steps._table.cache_clear()  # noqa: SLF001
 
 
-def test_the_eager_step_is_the_trainers_bit_for_bit(tmp_path):
+def test_the_eager_step_is_the_trainers_bit_for_bit(device, tmp_path):
+    """On each device; the Trainer gives the network back on the CPU."""
     set_seed(1996)
-    result = train(SimpleNet(), XORDataModule(4), max_epochs=20, device="cpu", checkpoint_dir=tmp_path)
+    result = train(SimpleNet(), XORDataModule(4), max_epochs=20, device=str(device), checkpoint_dir=tmp_path)
     set_seed(1996)
-    net = SimpleNet()
+    net = SimpleNet().to(device)
 
-    take = stepper("eager", net, *xor())
+    take = stepper("eager", net, *(rows.to(device) for rows in xor()))
     take(20)
 
     assert take.read().t == result.steps
-    assert_identical(
-        take.read().weights, parameters_to_vector(result.net.parameters()).detach(), claim="weights after 20 steps"
-    )
-    saved = torch.load(result.checkpoint, weights_only=True)["optimizer_states"][0]["state"].values()
+    weights = parameters_to_vector(result.net.parameters()).detach()
+    assert weights.device == CPU
+    assert_identical(take.read().weights, weights, claim="weights after 20 steps")
+    states = torch.load(result.checkpoint, weights_only=True, map_location=CPU)["optimizer_states"][0]["state"]
     for part, name in ((take.read().m, "exp_avg"), (take.read().v, "exp_avg_sq")):
-        trainers = torch.cat([own[name].flatten() for own in saved])
+        trainers = torch.cat([own[name].flatten() for own in states.values()])
         assert_identical(part, trainers, claim=f"{name} after 20 steps")
 
 
