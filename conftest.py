@@ -1,4 +1,4 @@
-"""What every run of the suite shares: its devices, its examples, its header, and a check of global state.
+"""What every run of the suite shares: its examples, its header, and a check of global state.
 
 Hypothesis runs under one of two profiles: ``default`` is quick and always draws the same
 examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.
@@ -19,9 +19,10 @@ import torch
 from hypothesis import register_random, settings
 
 from simplenet.environment import TORCH, describe
-from tests.targets import adams, devices, networks, user_checks
+from simplenet.testing.implementations import adams, networks
+from simplenet.testing.plugin import selected_devices
 
-pytest_plugins = ["tests.golden", "tests.drift"]
+pytest_plugins = ["simplenet.testing.plugin", "tests.ledger.plugin", "tests.environments.plugin"]
 
 settings.register_profile(
     "default",
@@ -51,29 +52,8 @@ _torch_random = _TorchRandom()
 register_random(_torch_random)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--device",
-        default="all",
-        help="run on this device alone: cpu, cuda, cuda:1, mps (default: on the CPU, and on CUDA where there is one)",
-    )
-    parser.addoption(
-        "--adam", metavar="PKG.MOD:CLASS", help="check this Adam alone, as `simplenet check adam` does; a test a check"
-    )
-    parser.addoption(
-        "--net",
-        metavar="PKG.MOD:FACTORY",
-        help="check alone what this factory, called without arguments, builds, as `simplenet check network` does; its "
-        "example_input_array, a batch to try, says what it takes (default: two numbers a row)",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a wrong option before anything is collected; share the cores among xdist's workers."""
-    try:
-        devices(config), [user_checks(config, option) for option in ("--adam", "--net")]
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
+def pytest_configure() -> None:
+    """Settle what a process settles once; share the cores among xdist's workers."""
     if torch.cuda.is_available():
         settle_cublas(os.environ, TORCH)
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -86,16 +66,12 @@ def settle_cublas(environment: MutableMapping[str, str], version: tuple[int, ...
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", devices(metafunc.config), ids=str)
-
-
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    header = {name: value for device in devices(config) for name, value in describe(device).items()}
-    header["device"] = ", ".join(describe(device)["device"] for device in devices(config))
-    header["adam"] = config.getoption("--adam") or ", ".join(map(str, adams(config)))
-    header["net"] = config.getoption("--net") or ", ".join(map(str, networks(config)))
+    here = selected_devices(config)
+    header = {name: value for device in here for name, value in describe(device).items()}
+    header["device"] = ", ".join(describe(device)["device"] for device in here)
+    header["adam"] = config.getoption("--adam") or ", ".join(map(str, adams(here)))
+    header["net"] = config.getoption("--net") or ", ".join(map(str, networks(here)))
     return [f"{name}: {value}" for name, value in header.items()]
 
 

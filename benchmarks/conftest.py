@@ -166,7 +166,7 @@ def commit() -> str | None:
 
 
 class Clock:
-    """Times one function and records the place beside the time."""
+    """Times one function and records the device with the time."""
 
     def __init__(self, benchmark: Any) -> None:
         self.benchmark = benchmark

@@ -550,7 +550,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg] # generic only in the ne
 
 
 def _write(runs: Sequence[Run], directory: Path, scale: Scale | None) -> Iterator[str]:
-    """Write both plots, and return them as Markdown with what is to be said of them."""
+    """Write both plots, and return them as Markdown with a sentence on each."""
     scales = {record.scale for run in runs for record in run.steps()}
     if not scales:
         yield f"No benchmark is in the group '{_PLOTTED}', so there is nothing to plot."

@@ -41,7 +41,7 @@ __all__ = [
 _MODULES = ("data", "model", "seeding", "training", "ensemble", "certificate", "resume")
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+def __getattr__(name: str) -> Any:
     if name in __all__:
         for module in map(import_module, (f"{__name__}.{module}" for module in _MODULES)):
             if name in vars(module):

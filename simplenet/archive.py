@@ -133,7 +133,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(io.BytesIO(members["data.pkl"]))
         self.members = members
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a callable or a dtype
+    def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a class or a function that the pickle names."""
         if (module, name) == ("collections", "OrderedDict"):
             return _Dict
@@ -143,7 +143,7 @@ class _Unpickler(pickle.Unpickler):
             return _STORAGES[name]
         raise _DamagedError(f"its data.pkl names {module}.{name}, but should hold tensors and plain values alone")
 
-    def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - whatever the file says
+    def persistent_load(self, pid: Any) -> _Storage:
         """Return the storage of a tensor: ``("storage", type, member, device, elements)``."""
         _, dtype, member, _, elements = pid
         content = self.members[f"data/{member}"]
@@ -153,7 +153,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(content, dtype)
 
 
-def _unpickled(members: dict[str, bytes]) -> Any:  # noqa: ANN401 - whatever the file holds
+def _unpickled(members: dict[str, bytes]) -> Any:
     size = len(members["data.pkl"])
     message = f"its data.pkl has {size:,} bytes, but should have at most {_MAX_PICKLE_BYTES:,}"
     _expect(message, holds=size <= _MAX_PICKLE_BYTES)
@@ -166,7 +166,7 @@ def _unpickled(members: dict[str, bytes]) -> Any:  # noqa: ANN401 - whatever the
     return _Unpickler(members).load()
 
 
-def _plain(value: object, budget: Iterator[int]) -> Any:  # noqa: ANN401 - as nested as the value is
+def _plain(value: object, budget: Iterator[int]) -> Any:
     """Copy a nested value, its tensors made; ``budget`` runs out where references multiply a value."""
     next(budget)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The convergence certificate: how often XOR is solved, how surely, how soon, and where the rest sit.
+"""The convergence certificate: how often XOR is solved, after how many steps, and with what confidence.
 
 Seeds are taken for independent draws from one distribution of initial weights, which is what a
 generator's seeds are for; then the number that solve XOR is binomial, and its bounds are exact.
@@ -214,7 +214,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
 
 
 @dataclass(frozen=True)
-class Resting:
+class CriticalPoint:
     """Where on the loss surface a network has come to rest, all in float64.
 
     Attributes:
@@ -242,7 +242,7 @@ class Resting:
         )
 
 
-def resting(weights: Float[Tensor, " parameters"], architecture: Architecture) -> Resting:
+def critical_point(weights: Float[Tensor, " parameters"], architecture: Architecture) -> CriticalPoint:
     """Look at the loss surface around a network.
 
     Args:
@@ -266,4 +266,4 @@ def resting(weights: Float[Tensor, " parameters"], architecture: Architecture) -
     gradient: Tensor = torch.autograd.functional.jacobian(mse, point)  # type: ignore[no-untyped-call]
     hessian: Tensor = torch.autograd.functional.hessian(mse, point)  # type: ignore[no-untyped-call]
     curvatures = torch.linalg.eigvalsh(hessian)
-    return Resting(y_hat.flatten().tolist(), mse(point).item(), gradient.norm().item(), curvatures)
+    return CriticalPoint(y_hat.flatten().tolist(), mse(point).item(), gradient.norm().item(), curvatures)

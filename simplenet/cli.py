@@ -46,7 +46,7 @@ class _Group(click.Group):
     Status 0 and 1 are verdicts: an error of SimpleNet's own ends in status 3, which is Python's 1 otherwise.
     """
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+    def invoke(self, ctx: click.Context) -> Any:
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
@@ -115,7 +115,7 @@ main.add_command(check)
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw loss and decision surface into this picture.")
 @click.pass_context
-def train(context: click.Context, /, device: str, resume: Path | None, plot: Path | None, **options: Any) -> None:  # noqa: ANN401
+def train(context: click.Context, /, device: str, resume: Path | None, plot: Path | None, **options: Any) -> None:
     """Train on XOR until it is solved, and print the truth table that was learned.
 
     The first Ctrl-C, SIGTERM or SIGHUP ends the run after the epoch under way, with its state saved; the second
@@ -308,7 +308,7 @@ def certify(  # noqa: PLR0913 - an argument for each option
     strategy: str,
     plot: Path | None,
     record: Path | None,
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> None:
     """Train thousands of seeds and bound the rate at which they solve XOR.
 
@@ -368,8 +368,8 @@ def certify(  # noqa: PLR0913 - an argument for each option
 
 
 def _verdict(certificate: "Certificate") -> str:
-    """Lay out the certificate, how soon the solved were solved, and where a few of the others sit."""
-    from simplenet.certificate import QUANTILES, resting
+    """Lay out the certificate, the steps that it took, and a few of the seeds that failed."""
+    from simplenet.certificate import QUANTILES, critical_point
 
     lines = [str(certificate)]
     soon = ((f"{100 * quantile:g} %", certificate.steps_to_solve(quantile)) for quantile in QUANTILES)
@@ -380,7 +380,7 @@ def _verdict(certificate: "Certificate") -> str:
     if failed:
         lines += [f"failed     {', '.join(map(str, failed[:_NAMED]))}{', ...' if len(failed) > _NAMED else ''}"]
     for seed in failed[:_EXPLAINED]:
-        lines += [f"seed {seed:<5} {resting(certificate.ensemble.weights[seed], certificate.architecture)}"]
+        lines += [f"seed {seed:<5} {critical_point(certificate.ensemble.weights[seed], certificate.architecture)}"]
     if certificate.ensemble.fallback is not None:
         lines += [f"eager      not compiled: {certificate.ensemble.fallback}"]
     return "\n".join(lines)

@@ -39,7 +39,7 @@ NEVER = -1  # where a step is asked for: none
 
 # Networks trained together. Compiled for a CPU, their state stays in the cache; elsewhere an operation
 # has to be worth its launch. The last chunk is filled up, and the widths are multiples of every vector's,
-# so that a seed meets the same instructions wherever it sits: its company changes no bit.
+# so that a seed meets the same instructions wherever it is: its bits do not depend on the other networks of its chunk.
 _WIDTH = {"compiled": 1024, "eager": 2048, "cuda": 2**17}
 
 # Numbers in a tensor that holds a weight of every network: 1 GiB in float32. A run needs eleven times as much.

@@ -187,11 +187,11 @@ class ExactResume(Callback):
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """End the resume."""
         self._resumed(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Keep the generators: from here a run goes on that an exception ends in its next batch."""
         self._settle(trainer)
 
@@ -420,7 +420,7 @@ def _own_states(state: dict[str, Any], own: list[torch.Generator]) -> list[Tenso
     return [_torch_state(one, "own", generator.device) for one, generator in zip(states, own, strict=True)]
 
 
-def _torch_state(value: Any, name: str, device: torch.device) -> Tensor:  # noqa: ANN401 - from a file
+def _torch_state(value: Any, name: str, device: torch.device) -> Tensor:
     try:
         torch.Generator(device).set_state(value)
     except (TypeError, RuntimeError) as error:
@@ -450,7 +450,7 @@ def _count(state: dict[str, Any], name: str) -> int:
     return value
 
 
-def _entry(state: dict[str, Any], name: str, type_: type) -> Any:  # noqa: ANN401 - of that type
+def _entry(state: dict[str, Any], name: str, type_: type) -> Any:
     value = state.get(name)
     if not isinstance(value, type_):
         found, expected = type(value).__name__, type_.__name__

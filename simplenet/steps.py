@@ -210,7 +210,7 @@ def _check_training(training: Training, parameters: int) -> None:
 class _Autograd(Stepper):
     """Forward, backward and ``torch.optim.Adam``, each operation launched from Python."""
 
-    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, **flags: Any) -> None:  # noqa: ANN401 - as Adam takes them
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, **flags: Any) -> None:
         self.net, self.x, self.y = net, x, y
         self.optimizer = net.configure_optimizers()
         if flags:  # the constructor checks what its flags need

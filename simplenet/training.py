@@ -95,7 +95,7 @@ class _CheckpointFiles(TorchCheckpointIO):
 
     newest: Path | None = None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401, ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
         """Write a checkpoint, then remove the one before it."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)

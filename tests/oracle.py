@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
 from simplenet.testing.bounds import TRITON_ROUNDINGS, Ball, TritonBall, balls, in_balls, unit_roundoff
+from simplenet.testing.implementations import Implementation
 from simplenet.testing.oracle import ROUNDINGS
-from tests.strategies import floats
-from tests.targets import Implementation
+from simplenet.testing.strategies import floats
 
 
 class Hyper(NamedTuple):

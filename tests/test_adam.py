@@ -12,11 +12,20 @@ from torch.optim import Adam
 
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import TRITON_ROUNDINGS, gamma, smallest_subnormal
+from simplenet.testing.implementations import (
+    COMPILED,
+    FOR_LOOP,
+    IMPLEMENTATIONS,
+    LR,
+    AdamUnderTest,
+    Implementation,
+    apply_step,
+)
+from simplenet.testing.plugin import selected_devices
+from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
 from tests.faults.adam import FAULTS, FaultyAdam
 from tests.fused_cuda import FusedCuda
 from tests.oracle import ROUNDINGS, Hyper, hypers, one_step, read, states, write
-from tests.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
-from tests.targets import COMPILED, FOR_LOOP, IMPLEMENTATIONS, LR, AdamUnderTest, Implementation, apply_step, devices
 
 CPU = torch.device("cpu")
 
@@ -52,7 +61,7 @@ def assert_expected(after, expected, t):
 @pytest.mark.claim("4.2/moments", "4.2/update")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
+def test_one_step_from_any_state_is_that_of_algorithm_1(adam, dtype, data):
     """Parameter and state, from any (p, m, v, t), within the rounding error of Algorithm 1's own operations."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype)
@@ -60,7 +69,7 @@ def test_one_step_from_any_state_is_the_pages(adam, dtype, data):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_of_a_parameter_without_dimensions_is_the_pages(adam, dtype, data):
+def test_one_step_of_a_parameter_without_dimensions_is_that_of_algorithm_1(adam, dtype, data):
     """Its type, and not that of what it meets, decides what is computed in."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype, shapes=st.just(()))
@@ -72,7 +81,7 @@ FUSED_ON_CUDA = Implementation("fused on CUDA", build=FusedCuda.build, tensor_sc
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_in_the_arithmetic_of_cudas_fused_kernel_is_the_pages(dtype, data):
+def test_one_step_in_the_arithmetic_of_cudas_fused_kernel_is_that_of_algorithm_1(dtype, data):
     """Without a GPU."""
     check_one_step(AdamUnderTest(FUSED_ON_CUDA, CPU), data, dtype)
 
@@ -113,7 +122,7 @@ def capturable():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(data=st.data())
-def test_one_capturable_step_from_any_state_is_the_pages(capturable, dtype, data):
+def test_one_capturable_step_from_any_state_is_that_of_algorithm_1(capturable, dtype, data):
     """Without a GPU; in float64 its float32 corrections are a known defect."""
     check_one_step(capturable, data, dtype)
 
@@ -147,13 +156,13 @@ def test_the_oracle_kills_every_planted_fault(fault):
     adam = AdamUnderTest(Implementation(f"fault {fault}", {"fault": fault}, build=FaultyAdam.build), CPU)
 
     @given(data=st.data())
-    def one_step_is_the_pages(data):
+    def one_step_is_that_of_algorithm_1(data):
         check_one_step(adam, data, torch.float32)
 
     if fault is None:
-        one_step_is_the_pages()
+        one_step_is_that_of_algorithm_1()
     else:
-        refuted(one_step_is_the_pages)()
+        refuted(one_step_is_that_of_algorithm_1)()
 
 
 # Longest float32 path through torch's first step: m 2 (constant, product), v 3 and half of them under the
@@ -290,7 +299,7 @@ def pytest_generate_tests(metafunc):
     if "compiled" in metafunc.fixturenames:
         explore = metafunc.config.getoption("--hypothesis-profile") == "explore"
         names, dtypes = (COMPILED_HYPERS, DTYPES) if explore else (["defaults"], [torch.float32, torch.float64])
-        cells = [*product(names, devices(metafunc.config))]
+        cells = [*product(names, selected_devices(metafunc.config))]
         ids = [name if device == CPU else f"{name}-{device}" for name, device in cells]
         metafunc.parametrize("compiled", cells, ids=ids, indirect=True, scope="module")
         metafunc.parametrize("dtype", dtypes, ids=str, scope="module")
@@ -323,7 +332,7 @@ compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Use
 
 @compiles
 @given(data=st.data())
-def test_one_compiled_step_from_any_state_is_the_pages(compiled, data):
+def test_one_compiled_step_from_any_state_is_that_of_algorithm_1(compiled, data):
     hyper, optimizer, p, _ = compiled
     state, g = data.draw(states((3,), p.dtype, amsgrad=hyper.amsgrad), label="state, g")
     roundings = max(ROUNDINGS, TRITON_ROUNDINGS) if p.is_cuda else ROUNDINGS

@@ -12,11 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, unit_roundoff
+from simplenet.testing.implementations import FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.strategies import floats, tensors
 from tests.fused_cuda import FusedCuda
 from tests.oracle import Hyper, State, one_step, read
-from tests.strategies import floats, tensors
-from tests.targets import FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 
 SHAPE = (2, 5)  # longer than vectors of four and eight, so that vector loops meet their tails
 STEPS = 3
@@ -76,7 +76,7 @@ def assert_same_way(adam, rows, p, gradients):
     """Demand that rows went where their matrix goes: to the bit, or, where place matters, to a step's own rounding."""
     rows = torch.stack([row.detach() for row in rows])
     whole = trajectory(adam, p, gradients)[-1]
-    if adam.implementation.placeless:
+    if adam.implementation.position_independent:
         assert_identical(rows, whole, claim="parameter")
         return
     fresh = State(p, torch.zeros(SHAPE), torch.zeros(SHAPE), None, 0)
@@ -88,7 +88,7 @@ def assert_same_way(adam, rows, p, gradients):
 
 def on_the_way(adam, gradients):
     """Shorten a run to the one step that has a bound, where bits may differ."""
-    return gradients if adam.implementation.placeless else gradients[:1]
+    return gradients if adam.implementation.position_independent else gradients[:1]
 
 
 @given(p=parameters, gradients=runs)

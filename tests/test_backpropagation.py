@@ -20,7 +20,7 @@ from torch.func import functional_call, grad, jacfwd, vmap
 from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import in_balls
-from tests.strategies import architectures, batches, few, networks
+from simplenet.testing.strategies import architectures, batches, few, networks
 
 # On its first use forward mode compiles rules by torch.jit, which torch itself deprecates, from 2.15 on more loudly.
 # Batched gradients are checked, in 2.4, by what torch has deprecated too.
@@ -234,7 +234,7 @@ def test_frozen_parameters_keep_every_bit_and_the_others_move_as_before(device, 
             assert parameter.grad is None
             assert_identical(parameter, old, claim="frozen")
         else:
-            assert_identical(parameter.grad, gradient, claim="gradient beside frozen parameters")
+            assert_identical(parameter.grad, gradient, claim="gradient with other parameters frozen")
 
 
 def half_square(net, x, y):

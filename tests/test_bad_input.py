@@ -329,8 +329,8 @@ CALLS = {
         {"batch_size": BATCH_SIZE, "steps": STEPS, "lr": LR},
         lambda: {"batch_size": 4, "steps": 1, "lr": 0.01},
     ),
-    "certificate.resting": Call(
-        simplenet.certificate.resting,
+    "certificate.critical_point": Call(
+        simplenet.certificate.critical_point,
         {"weights": WEIGHTS, "architecture": ARCHITECTURE},
         lambda: {"weights": torch.ones(17), "architecture": "overview"},
     ),

@@ -199,7 +199,7 @@ def test_a_small_file_cannot_take_much_memory_or_time(content, file, bomb):
     assert file.stat().st_size < 2**19
 
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.thread_time()  # other processes' load is not this file's
     try:
         with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint"):
             read_checkpoint(file)
@@ -208,7 +208,7 @@ def test_a_small_file_cannot_take_much_memory_or_time(content, file, bomb):
         tracemalloc.stop()
 
     assert peak < 2**24
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(file, monkeypatch):

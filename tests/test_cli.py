@@ -14,7 +14,7 @@ from simplenet import SimpleNet, load_checkpoint, train_ensemble
 from simplenet.certificate import certify
 from simplenet.cli import main
 from simplenet.environment import describe, resolve_device
-from tests.background import Background
+from tests.children.background import Background
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_pat
 @pytest.mark.parametrize("architecture", ["overview", "listing"])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypatch, architecture, name, status):
-    """0 and 1 are said of a finished run alone."""
+    """0 and 1 mean a run that has finished."""
     number = getattr(signal, name)
     step = SimpleNet.training_step
 

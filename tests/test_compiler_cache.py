@@ -12,14 +12,21 @@ import torch
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_within
 from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
-from tests.background import Background
+from tests.children.background import Background
 
 # Whose instructions the processes compile for: one after the other, as machines do that share a directory.
 CAPABILITIES = ("avx2", "default")
 
+# A number that one operator takes as a tensor, and another as it is, as in Adam's second moment.
 COMPILED = """
 import json, torch
 print(json.dumps(torch.compile(torch.exp)(torch.linspace(-1, 1, 64)).tolist()))
+
+def second_moment(beta2):
+    step = lambda v, g: (v * beta2).addcmul(g, g, value=1 - beta2)
+    return torch.compile(step)(torch.ones(2), torch.full((2,), 2.0)).tolist()
+
+print(json.dumps([second_moment(beta2) for beta2 in (0.5, 0.75, 0.875)]))
 """
 
 IN_TURN = """
@@ -53,14 +60,30 @@ def compile_in_turn(directory):
 shared = Background(compile_in_turn)
 
 
-@pytest.mark.skipif(TORCH < (2, 5), reason="torch keeps compiled graphs from 2.5 on, unless it is asked to")
-@pytest.mark.skipif(not has_avx2(), reason="the instructions of AVX2 are not here")
+pytestmark = [
+    pytest.mark.skipif(TORCH < (2, 5), reason="torch keeps compiled graphs from 2.5 on, unless it is asked to"),
+    pytest.mark.skipif(not has_avx2(), reason="the instructions of AVX2 are not here"),
+]
+
+
+def computed(directory, capability):
+    """Return what a process printed, a line a list."""
+    answer, errors = ((directory / name).read_text("utf-8") for name in (capability, f"{capability}.errors"))
+    assert answer, f"compiling under {capability} failed: {errors}"
+    return [json.loads(line) for line in answer.splitlines()]
+
+
 def test_code_compiled_for_other_instructions_is_not_used(finished):
     directory = finished(shared)
 
     for capability in CAPABILITIES:
-        answer, errors = ((directory / name).read_text("utf-8") for name in (capability, f"{capability}.errors"))
-        assert answer, f"compiling under {capability} failed: {errors}"
+        exponentials, *_ = computed(directory, capability)
         exact = torch.linspace(-1, 1, 64).double().exp()
         rtol = gamma(EXP_ROUNDINGS, torch.float32)
-        assert_within(torch.tensor(json.loads(answer)), exact, rtol=rtol, claim=f"compiled exp under {capability}")
+        assert_within(torch.tensor(exponentials), exact, rtol=rtol, claim=f"compiled exp under {capability}")
+
+
+def test_code_compiled_for_another_number_is_not_used(finished):
+    *_, second_moments = computed(finished(shared), CAPABILITIES[0])
+
+    assert second_moments == [[2.5, 2.5], [1.75, 1.75], [1.375, 1.375]]

@@ -1,4 +1,4 @@
-"""Convergence as a statistic: how often XOR is solved, how soon, and by which network never.
+"""Convergence as a statistic: how often XOR is solved, after how many steps, and by which network never.
 
 The rates are those of 100,000 seeds, 0 to 99,999, counted by ``train_ensemble`` under torch 2.13.
 The seeds here are others. What is asserted holds for any fresh seeds with the stated probability,
@@ -30,11 +30,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from simplenet import ARCHITECTURES, Certificate, SimpleNet, clopper_pearson, ensemble, mse_loss, train_ensemble, xor
 from simplenet.certificate import certify as certify_one
-from simplenet.certificate import resting
+from simplenet.certificate import critical_point
 from simplenet.cli import main
 from simplenet.testing.assertions import assert_identical, refuted
 from simplenet.testing.bounds import gamma
-from tests.strategies import floats, tensors
+from simplenet.testing.strategies import floats, tensors
 
 # For the whole of this module: the probability that a correct SimpleNet, on fresh seeds, fails any of its bands.
 FALSE_ALARM = 1e-6
@@ -341,7 +341,7 @@ def test_a_network_that_says_one_half_to_everything_rests_at_a_quarter(a, b):
     """Its output weights are 0, so its gradient is too; in the listing, that is as low as it gets."""
     weights = torch.tensor([a, b, a - b, a, b, 1.0, a, b] + [a] * 4 + [0.0] * 5)
 
-    place = resting(weights, "listing")
+    place = critical_point(weights, "listing")
 
     assert place.loss == 1 / 4
     assert place.gradient == 0

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
 from simplenet.testing.assertions import assert_identical
-from tests.strategies import architectures, batch_shapes, seeds, tensors
+from simplenet.testing.strategies import architectures, batch_shapes, seeds, tensors
 
 
 @pytest.mark.claim("3.1/truth-table")

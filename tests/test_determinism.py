@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from simplenet import SimpleNet, deterministic, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
-from tests.fresh_process import trained_weights
+from simplenet.testing.strategies import architectures, seeds
+from tests.children.fresh_process import trained_weights
 from tests.generators import disturb, nothing_drawn
-from tests.strategies import architectures, seeds
 
 # The largest batch of an epoch, and one that does not divide it.
 batch_sizes = st.integers(1, 4)
@@ -309,7 +309,7 @@ class ValidatedNet(SimpleNet):
 
 
 # What may happen beside training, as arguments of the Trainer; each is given a directory and the rows.
-BESIDE = {
+MEANWHILE = {
     "logging": lambda path: {"logger": CSVLogger(path), "log_every_n_steps": 1},
     "saving": lambda path: {"callbacks": [ModelCheckpoint(path, every_n_train_steps=1, save_top_k=-1)]},
     "a sanity check": lambda _: {"num_sanity_val_steps": 2, "limit_val_batches": 2, "check_val_every_n_epoch": 99},
@@ -335,13 +335,13 @@ def order_of_rows(**options):
     return order.rows
 
 
-@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("beside", MEANWHILE)
 @pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
 def test_the_order_of_the_rows_does_not_depend_on_what_happens_beside_training(tmp_path, beside):
     """Shuffled epochs under the Trainer, with it and without."""
     without = order_of_rows()
 
-    rows = order_of_rows(**BESIDE[beside](tmp_path))
+    rows = order_of_rows(**MEANWHILE[beside](tmp_path))
 
     epochs = [sorted(rows[start : start + 32]) for start in (0, 32, 64)]
     assert all(a == b for a, b in itertools.pairwise(epochs)), "every epoch should hold every row"

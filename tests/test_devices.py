@@ -17,15 +17,15 @@ from hypothesis import given
 import conftest
 from simplenet import SimpleNet, mse_loss, xor
 from simplenet.testing.assertions import assert_identical
-from tests.background import Background
-from tests.strategies import networks
+from simplenet.testing.strategies import networks
+from tests.children.background import Background
 
 PROJECT = Path(__file__).parent.parent
 SELECTIONS = ["", "--device cuda", "--device cpu"]
 
 
 def start_with_a_pretended_gpu(directory):
-    command = [sys.executable, "-m", "tests.pretended_gpu", *SELECTIONS]
+    command = [sys.executable, "-m", "tests.children.pretended_gpu", *SELECTIONS]
     with (directory / "output").open("w") as output:
         return [subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.PIPE)]
 
@@ -190,7 +190,7 @@ def test_a_default_device_can_be_taken_back():
 
 
 def test_the_suite_is_collected_for_each_device_where_there_is_a_gpu(finished):
-    """No row of tests/defects.toml demands a test of a device that was not asked for."""
+    """No row of tests/ledger/defects.toml demands a test of a device that was not asked for."""
     output = (finished(pretended_gpu) / "output").read_text("utf-8")
 
     for options in SELECTIONS:

@@ -21,9 +21,9 @@ from simplenet.environment import TORCH
 from simplenet.steps import CORRECTED, corrections
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
+from simplenet.testing.strategies import architectures, floats, hidden_widths, seeds, tensors
 from tests import oracle
-from tests.background import Background
-from tests.strategies import architectures, floats, hidden_widths, seeds, tensors
+from tests.children.background import Background
 
 CPU = torch.device("cpu")
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -234,11 +234,11 @@ def tensors_of(result):
 
 def assert_same_seeds_same_bits(actual, expected):
     for name, part in tensors_of(actual).items():
-        assert_identical(part, tensors_of(expected)[name], claim=f"{name} in other company")
+        assert_identical(part, tensors_of(expected)[name], claim=f"{name} with other seeds")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_a_seed_gives_the_same_bits_in_whatever_company_it_is_trained(batch_size):
+def test_a_seed_gives_the_same_bits_whichever_seeds_are_trained_with_it(batch_size):
     """Alone, or in the second chunk of several."""
     options = {"steps": 30, "batch_size": batch_size, "compiled": False}
 

@@ -36,7 +36,7 @@ def test_a_kill_at_any_line_of_a_write_leaves_whole_files(tmp_path, function):
         directory.mkdir()
         path = directory / "file.ckpt"
         path.write_bytes(OLD)
-        command = [sys.executable, "-m", "tests.killed_write", function, path, NEW.decode(), str(line)]
+        command = [sys.executable, "-m", "tests.children.killed_write", function, path, NEW.decode(), str(line)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
 
         left = temporary_files(directory)

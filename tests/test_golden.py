@@ -10,7 +10,9 @@ from simplenet import ARCHITECTURES
 from simplenet.environment import describe
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma
-from tests.golden import (
+from simplenet.testing.strategies import floats, seeds
+from tests.environments.drift import line, table
+from tests.environments.golden import (
     COMMITTED,
     CPU,
     MARKS,
@@ -21,17 +23,14 @@ from tests.golden import (
     Trajectory,
     drift,
     dumps,
-    line,
     loads,
     read,
     record,
     same_kernels,
     same_release,
-    table,
     ulps,
 )
 from tests.oracle import State
-from tests.strategies import floats, seeds
 from tests.training import Training, step_from, train, where_a_step_leads
 
 # --- what torch promises ---
@@ -94,13 +93,13 @@ def test_a_step_from_a_recorded_state_is_exact_to_its_roundings(trajectory, gold
         check_step(trajectory, before, step_from(trajectory, before), (mark.loss, (mark.after,)))
 
 
-def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free, golden, request):
+def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free_run, golden, request):
     """From states of its own; how far it drifts from the recorded run is measured and reported, and no verdict."""
-    run = train(free)
+    run = train(free_run)
 
-    request.node.user_properties.append(("drift", drift(free, golden.runs[free], run)._asdict()))
+    request.node.user_properties.append(("drift", drift(free_run, golden.runs[free_run], run)._asdict()))
     for t, mark in run.marks.items():
-        check_step(free, state_before(t, mark), (mark.loss, (mark.after,)))
+        check_step(free_run, state_before(t, mark), (mark.loss, (mark.after,)))
 
 
 # --- what would be caught ---
@@ -222,7 +221,7 @@ def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, c
     assert found.weights == [int(changed == 1), 1]
 
 
-# --- what is said of it ---
+# --- the report ---
 
 
 @given(start=floats(torch.float32, min_exponent=-126, max_exponent=126), n=st.integers(0, 99))
@@ -251,7 +250,7 @@ def drifts(**firsts):
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "text"),
     [
         (drifts(for_loop=None, foreach=None), "none, 2 runs of 2,000 steps are the same in every bit"),
         (
@@ -265,8 +264,8 @@ def drifts(**firsts):
     ],
     ids=["same", "drifted", "other start"],
 )
-def test_the_line_names_the_first_differing_step_of_each_implementation(found, said):
-    assert f"): {said}" in line(committed, found)
+def test_the_line_names_the_first_differing_step_of_each_implementation(found, text):
+    assert f"): {text}" in line(committed, found)
 
 
 def test_the_table_has_the_earliest_step_and_the_farthest_weight_over_all_seeds():
@@ -320,7 +319,7 @@ def test_a_file_is_read_to_the_bits_that_were_written():
 
 def test_what_is_recorded_is_what_here_is_trained(monkeypatch, tmp_path):
     trajectory = TRAJECTORIES[0]
-    monkeypatch.setattr("tests.golden.TRAJECTORIES", [trajectory])
+    monkeypatch.setattr("tests.environments.golden.TRAJECTORIES", [trajectory])
     monkeypatch.setattr("tests.training.train", committed.runs.__getitem__)
 
     record(tmp_path / "golden.json")

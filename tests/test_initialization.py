@@ -18,8 +18,8 @@ from scipy import stats
 
 from simplenet import SimpleNet, set_seed
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
+from simplenet.testing.strategies import architectures, hidden_widths, seeds
 from tests.generators import disturb
-from tests.strategies import architectures, hidden_widths, seeds
 
 # For one comparison; the 255 of this file, on each of two devices, together stay below 1e-6.
 FALSE_ALARM = 1e-9

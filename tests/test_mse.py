@@ -19,7 +19,7 @@ from torch.nn import functional
 from simplenet import mse_loss
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
-from tests.strategies import DTYPES, batch_sizes, batches, few, floats, seeds, skip_where_missing, tensors
+from simplenet.testing.strategies import DTYPES, batch_sizes, batches, few, floats, seeds, skip_where_missing, tensors
 
 wide_dtypes = st.sampled_from([torch.float32, torch.float64])
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from simplenet.testing.assertions import assert_identical
+from simplenet.testing.implementations import NetworkUnderTest
+from simplenet.testing.strategies import seeds
 from tests.faults.networks import FAULTS, FaultyNetwork
-from tests.strategies import seeds
-from tests.targets import NetworkUnderTest
 
 # One row has no others; past 16, kernels go over to vectors.
 row_counts = st.integers(2, 35)

@@ -6,8 +6,8 @@ import torch
 from simplenet import deterministic
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical
+from simplenet.testing.implementations import apply_step
 from simplenet.testing.layouts import LAYOUTS, place
-from tests.targets import apply_step
 
 SHAPE = (3, 5)
 

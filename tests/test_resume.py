@@ -32,7 +32,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from simplenet import ExactResume, ResumableDataLoader, SimpleNet, XORDataModule, resume, set_seed
 from simplenet.testing.assertions import assert_identical
-from tests.background import Background
+from tests.children.background import Background
 from tests.generators import disturb, global_generators
 
 pytestmark = [

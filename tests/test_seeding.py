@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import set_seed, xor
 from simplenet.testing.assertions import assert_identical, refuted
+from simplenet.testing.strategies import seeds
 from tests.generators import disturb, global_generators, nothing_drawn
-from tests.strategies import seeds
 
 # The seeds that torch accepts without remapping: unsigned words of 64 bits.
 torch_seeds = st.integers(0, 2**64 - 1)

@@ -24,7 +24,7 @@ from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import in_balls
 from simplenet.testing.layouts import LAYOUTS, place
-from tests.strategies import (
+from simplenet.testing.strategies import (
     DTYPES,
     architectures,
     batch_shapes,

@@ -25,9 +25,9 @@ from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.bounds import TRITON_ROUNDINGS, Ball, TritonBall, balls, in_balls
 from simplenet.testing.oracle import fused_rounds_scalars
+from simplenet.testing.strategies import architectures, batches, few, networks, seeds
 from tests.fused_cuda import FusedCuda
 from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
-from tests.strategies import architectures, batches, few, networks, seeds
 
 CPU = torch.device("cpu")
 FORCED = 5  # steps in a row, each from the state that the one before has led to
@@ -115,7 +115,7 @@ def check_five_steps(net, x, y, take, start):
 
 @a_few
 @given(data=st.data())
-def test_five_steps_from_any_state_are_the_pages(strategy, architecture, dtype, device, data):
+def test_five_steps_from_any_state_are_those_of_algorithm_1(strategy, architecture, dtype, device, data):
     """Each from the strategy's own state before it: weights, both moments and the count."""
     net, x, y, take = made(strategy, architecture, dtype, device)
     drawn = data.draw(networks(st.just(architecture), st.just(4), dtype, device))
@@ -173,7 +173,7 @@ def test_five_steps_in_the_arithmetic_of_cudas_fused_kernel_need_its_scalars(rou
     """Without a GPU: the bound of scalars in float64 is refuted."""
 
     @given(data=st.data())
-    def steps_are_the_pages(data):
+    def steps_follow_the_formulas(data):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(torch.optim, "Adam", FusedCuda)
             patched.setitem(globals(), "fused_rounds_scalars", lambda _: rounded)
@@ -181,7 +181,7 @@ def test_five_steps_in_the_arithmetic_of_cudas_fused_kernel_need_its_scalars(rou
             start = data.draw(trainings(net))
             check_five_steps(net, x, y, steps._Autograd(net, x, y, fused=True), start)  # noqa: SLF001
 
-    (a_few if rounded else refuted)(steps_are_the_pages)()
+    (a_few if rounded else refuted)(steps_follow_the_formulas)()
 
 
 class Launched(TorchDispatchMode):
@@ -224,7 +224,7 @@ def by_hand(monkeypatch, net, x, y):
 
 @a_few
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
-def test_the_formulas_are_the_pages_whatever_the_rows_and_width(data, dtype):
+def test_the_formulas_are_those_of_the_reference_whatever_the_rows_and_width(data, dtype):
     net = data.draw(networks(architectures, few, dtype))
     x, y = data.draw(batches(few, dtype))
 
@@ -439,7 +439,7 @@ def test_the_oracle_kills_every_planted_fault(fault):
     """A fault in the formulas, one at a time; without one the same test passes."""
 
     @given(data=st.data())
-    def steps_are_the_pages(data):
+    def steps_are_those_of_algorithm_1(data):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(*FAULTS[fault])
             net = data.draw(networks())
@@ -450,9 +450,9 @@ def test_the_oracle_kills_every_planted_fault(fault):
 
     try:
         if fault is None:
-            a_few(steps_are_the_pages)()
+            a_few(steps_are_those_of_algorithm_1)()
         else:
-            refuted(steps_are_the_pages)()
+            refuted(steps_are_those_of_algorithm_1)()
     finally:
         steps._table.cache_clear()  # noqa: SLF001
 

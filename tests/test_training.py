@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
 from simplenet.signals import ENDING
-from tests.background import Background
+from tests.children.background import Background
 
 SEED = 1996
 
@@ -101,7 +101,7 @@ def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monk
 
 
 def kill_and_resume(kills, seed, directory):
-    command = [sys.executable, "-m", "tests.killed_training", directory, str(kills), str(seed)]
+    command = [sys.executable, "-m", "tests.children.killed_training", directory, str(kills), str(seed)]
     with (directory / "answer.json").open("wb") as answer:
         return [subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE)]
 

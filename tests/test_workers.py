@@ -21,8 +21,17 @@ from lightning.fabric.utilities.seed import pl_worker_init_function
 
 from simplenet import set_seed
 from simplenet.testing.assertions import assert_identical, refuted
-from tests.background import Background
-from tests.fresh_process import DRAWS, EPOCHS, GENERATORS, SEEDS, START_METHODS, TRAINED, WORKERS, trained_weights
+from tests.children.background import Background
+from tests.children.fresh_process import (
+    DRAWS,
+    EPOCHS,
+    GENERATORS,
+    SEEDS,
+    START_METHODS,
+    TRAINED,
+    WORKERS,
+    trained_weights,
+)
 from tests.generators import global_generators
 
 LIBRARIES = ["torch", "lightning"]
@@ -31,7 +40,7 @@ LIBRARIES = ["torch", "lightning"]
 def ask(device, directory):
     """Start another process; its hash seed is not ours, so nothing may depend on that."""
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "tests.fresh_process", device]
+    command = [sys.executable, "-m", "tests.children.fresh_process", device]
     with (directory / "answers.json").open("wb") as answers:
         root = Path(__file__).parents[1]
         return [subprocess.Popen(command, env=environment, cwd=root, stdout=answers, stderr=subprocess.PIPE)]

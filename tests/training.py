@@ -13,9 +13,9 @@ from torch.optim import Adam
 
 from simplenet import SimpleNet, mse_loss, set_seed, xor
 from simplenet.testing.bounds import Ball
-from tests.golden import ADAMS, MARKS, STEPS, TRAINING, Mark, Run, Trajectory, bits
+from simplenet.testing.implementations import apply_step
+from tests.environments.golden import ADAMS, MARKS, STEPS, TRAINING, Mark, Run, Trajectory, bits
 from tests.oracle import Expected, State, training_step, write
-from tests.targets import apply_step
 
 
 class Training:

@@ -37,7 +37,7 @@ def one_step(make):
 
 
 @pytest.mark.parametrize("make", [lambda *rest: stepper("eager", *rest), NumPy], ids=["eager", "numpy"])
-def test_a_step_of_the_page_passes_the_benchmarks_check(make):
+def test_a_step_of_algorithm_1_passes_the_benchmarks_check(make):
     check_step(*one_step(make))
 
 

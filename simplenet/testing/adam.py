@@ -140,7 +140,7 @@ def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
     draw = np.random.default_rng(1996)
     for seed in range(1, random + 1):
 
-        def pick(values: Any) -> Any:  # noqa: ANN401 - one of them
+        def pick(values: Any) -> Any:
             return values[int(draw.integers(len(values)))]
 
         beta1, beta2 = pick(betas)
@@ -183,7 +183,7 @@ def every_step_is_within_its_bound(study: Study, dtype: torch.dtype) -> str | No
     ]
     study.errors[short(dtype)] = {
         "of lr": float(max(in_rates, default=0.0)),
-        "of bound": max(judgement.worst for judgement in judgements),
+        "of bound": _worst(judgements),
         "steps": float(sum(where.any(axis=1).sum() for where in bounded)),
         "unit roundoff": unit_roundoff(dtype),
         "with float32 corrections": float(scalars == "float32"),
@@ -204,17 +204,20 @@ def _with_scalars(study: Study, recorded: list[Run]) -> tuple[list[Judgement], s
     """Hold the runs to corrections in float64, and where they are not and need not be, in float32.
 
     Returns:
-        What was judged, the type of the corrections, and the largest excess in the first that was tried.
+        What was judged, by the type of corrections that the runs are nearer to; that type; and the largest excess in
+        the first that was tried.
     """
     tried = {}
-    worst: list[float] = []
     for scalars in (study.demanded.scalars,) if study.demanded.scalars else ("float64", "float32"):
         tried[scalars] = judge(recorded, replace(study.variant, scalars=scalars))
-        worst.append(max(judgement.worst for judgement in tried[scalars]))
-        if worst[-1] <= 1:
-            return tried[scalars], scalars, worst[0]
-    first = next(iter(tried))
-    return tried[first], first, worst[0]
+        if _worst(tried[scalars]) <= 1:
+            break
+    nearest = min(tried, key=lambda scalars: _worst(tried[scalars]))
+    return tried[nearest], nearest, _worst(next(iter(tried.values())))
+
+
+def _worst(judgements: list[Judgement]) -> float:
+    return max(judgement.worst for judgement in judgements)
 
 
 def many_steps_stay_within_their_bounds(study: Study, dtype: torch.dtype) -> str | None:

@@ -42,7 +42,7 @@ def _along(driven: Driven, gradients: Sequence[Tensor]) -> Driven:
     return driven
 
 
-def _usual_end(study: Study, **wanted: Any) -> Tensor:  # noqa: ANN401 - hyper-parameters
+def _usual_end(study: Study, **wanted: Any) -> Tensor:
     return _along(study.driven(_start(), **wanted), _gradients(study)).values()[0]
 
 
@@ -408,7 +408,7 @@ def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
     _demand_same(driven.values()[0], expected, "parameter after a step with a closure")
 
 
-def _through_file(state: Any) -> Any:  # noqa: ANN401 - what it saved
+def _through_file(state: Any) -> Any:
     file = io.BytesIO()
     attempt(lambda: torch.save(state, file), "when its state is saved")
     file.seek(0)

@@ -103,5 +103,5 @@ def refuted(test: Callable[..., Any]) -> Callable[..., None]:
     vars(counter_claim).update({k: v for k, v in vars(test).items() if not k.startswith("_hypothesis")})
     counter_claim.__name__, counter_claim.__doc__ = test.__name__, test.__doc__
     counter_claim.__module__, counter_claim.__qualname__ = test.__module__, test.__qualname__
-    vars(counter_claim)["__signature__"] = inspect.signature(test)
+    vars(counter_claim).update(__signature__=inspect.signature(test), refuted=True)  # the latter for the plugin
     return counter_claim

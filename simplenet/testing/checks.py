@@ -224,7 +224,7 @@ def as_expected(result: Result, expected: Mapping[str, str]) -> Result:
 
 
 def _describe(report: Report, study: Study, recorder: Recorder, time_limit: float) -> None:
-    """Add the facts: which Adam it is, how accurate, and what it said."""
+    """Add the facts: which Adam it is, how accurate, what it warned of and printed."""
     facts = report.facts
     takes = study.subject.takes
     steps = study.first is not None and study.first.status is Status.HOLDS

@@ -60,7 +60,7 @@ def check() -> None:
 @_expect
 @_limit
 @_json
-def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None, **options: Any) -> None:  # noqa: ANN401
+def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None, **options: Any) -> None:
     """Check a class or function that makes optimizers: which Adam is it, how accurate, and where does it fail?"""
     from simplenet.testing.checks import check_adam
 
@@ -86,7 +86,7 @@ def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None
 @_expect
 @_limit
 @_json
-def network(path: str, device: str, json_path: Path | None, independent_rows: str, **options: Any) -> None:  # noqa: ANN401
+def network(path: str, device: str, json_path: Path | None, independent_rows: str, **options: Any) -> None:
     """Check what a class or function builds: is it deterministic, independent by row, trainable, resumable?"""
     from simplenet.testing.network import check_network
 
@@ -107,7 +107,7 @@ def _checked(
     device: str,
     expected: Sequence[str],
     only: Sequence[str],
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> "Report":
     from simplenet.environment import resolve_device
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def import_object(path: str, *, callable_: bool = True) -> Any:  # noqa: ANN401 - whatever the user names
+def import_object(path: str, *, callable_: bool = True) -> Any:
     """Import an object by its path; modules of the current directory are found first.
 
     Args:

@@ -1,4 +1,4 @@
-"""Defects of torch's own Adam that look-alikes share: they are said to be that, not left for the user to find out.
+"""Defects of torch's own Adam that look-alikes share: they are reported as such.
 
 A failure counts as one only if torch's own class fails the same check in the same way, in the torch at hand.
 """
@@ -17,7 +17,7 @@ from simplenet.testing.runner import Check, Recorder, run
 from simplenet.testing.study import Study
 
 
-def _differentiable(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - as for Adam
+def _differentiable(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
     given = list(parameters)
     for group in given:
         for p in group["params"] if isinstance(group, dict) else [group]:
@@ -80,8 +80,8 @@ def recognized(result: Result, check: Check[Study], study: Study, time_limit: fl
         own = Study(Subject(defect.make), dtypes=study.dtypes, device=study.device)
         if own.smoke:
             continue
-        theirs = run(check, own, Recorder(), time_limit)
-        if theirs.status is Status.FAILS and _kind_of(theirs.detail) == _kind_of(result.detail):
+        of_torch = run(check, own, Recorder(), time_limit)
+        if of_torch.status is Status.FAILS and _kind_of(of_torch.detail) == _kind_of(result.detail):
             text = f"{result.detail} [torch {torch.__version__} itself: {defect.text}]"
             return Result(result.check, Status.KNOWN, text, result.seconds, result.traceback)
     return result

@@ -27,7 +27,7 @@ _ROWS = (2, 5, 19)  # one row has no others; past 16, kernels go over to vectors
 _STEPS = 3
 
 
-def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401 - whatever forward returns
+def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """List the tensors in a nested structure, each with a name that says where it is."""
     if isinstance(value, Tensor):
         yield name or "output", value
@@ -45,7 +45,7 @@ def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:  # n
             yield from tensors_of(item, f"{name}.{key}")
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - as it was
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Change each tensor of nested tuples, lists and dictionaries."""
     if isinstance(value, Tensor):
         return change(value)
@@ -78,8 +78,8 @@ class NetworkStudy:
         self,
         factory: Callable[[], nn.Module],
         *,
-        inputs: Any = None,  # noqa: ANN401 - nested tensors
-        batch: Any = None,  # noqa: ANN401 - nested tensors
+        inputs: Any = None,
+        batch: Any = None,
         loss: Callable[[Any], Tensor] | None = None,
         device: torch.device | str = "cpu",
         independent_rows: bool | str = True,
@@ -101,7 +101,7 @@ class NetworkStudy:
         net: nn.Module = attempt(lambda: self.factory().to(self.device), "when it is made")
         return net
 
-    def drawn(self, net: nn.Module, rows: int, seed: int) -> Any:  # noqa: ANN401 - as the example
+    def drawn(self, net: nn.Module, rows: int, seed: int) -> Any:
         """Draw what ``forward`` takes; whole numbers, which may name something, are rows of the example."""
         example = self.inputs
         if example is None:
@@ -110,7 +110,7 @@ class NetworkStudy:
             example = torch.zeros(4, 2)
         return self._like(example, rows, seed)
 
-    def _like(self, example: Any, rows: int, seed: int) -> Any:  # noqa: ANN401 - as the example
+    def _like(self, example: Any, rows: int, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
 
         def draw(values: Tensor) -> Tensor:
@@ -124,11 +124,11 @@ class NetworkStudy:
 
         return mapped(example, draw)
 
-    def score(self, net: nn.Module, x: Any, seed: int = 0) -> dict[str, Tensor]:  # noqa: ANN401 - as drawn
+    def score(self, net: nn.Module, x: Any, seed: int = 0) -> dict[str, Tensor]:
         """Return the tensors of the output, by name; what it draws while training, it draws from ``seed``."""
         return dict(tensors_of(self.output(net, x, seed)))
 
-    def output(self, net: nn.Module, x: Any, seed: int = 0) -> Any:  # noqa: ANN401 - whatever forward returns
+    def output(self, net: nn.Module, x: Any, seed: int = 0) -> Any:
         """Call the network."""
         torch.manual_seed(seed)
         if isinstance(x, Mapping):
@@ -162,7 +162,7 @@ class NetworkStudy:
         step = getattr(type(net), "training_step", None)
         return step is not None and not step.__module__.startswith(("lightning.", "pytorch_lightning."))
 
-    def _batch(self, net: nn.Module, x: Any, rows: int, seed: int) -> Any:  # noqa: ANN401 - as its training_step takes
+    def _batch(self, net: nn.Module, x: Any, rows: int, seed: int) -> Any:
         if self.batch is not None:
             return self._like(self.batch, rows, seed)
         mode = net.training
@@ -213,7 +213,7 @@ def scoring_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
         net = study.build(_SEEDS[0]).eval()
         x = study.drawn(net, rows, rows)
 
-        def held(net: nn.Module = net, x: Any = x) -> dict[str, Tensor]:  # noqa: ANN401 - nested tensors
+        def held(net: nn.Module = net, x: Any = x) -> dict[str, Tensor]:
             kept = {f"input{name.removeprefix('output')}": tensor.clone() for name, tensor in tensors_of(x)}
             return kept | {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
@@ -228,7 +228,7 @@ def scoring_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
         _demand(held(), before, f"after two calls, {rows} rows")
 
 
-def _call(net: nn.Module, x: Any) -> Any:  # noqa: ANN401 - nested tensors
+def _call(net: nn.Module, x: Any) -> Any:
     if isinstance(x, Mapping):
         return net(**x)
     return net(*x) if isinstance(x, tuple) else net(x)
@@ -288,7 +288,7 @@ def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
                 _demand_counted(study, output, expected, f"{context.__name__}, {rows} rows")
             except AssertionError as error:
 
-                def without(net: nn.Module = net, x: Any = x) -> None:  # noqa: ANN401 - nested tensors
+                def without(net: nn.Module = net, x: Any = x) -> None:
                     with torch.no_grad():
                         study.score(net, x)
 
@@ -320,7 +320,7 @@ def _nan_like(values: Tensor) -> Tensor:
     return torch.full_like(values, torch.nan) if values.is_floating_point() and values.dim() else values
 
 
-def _with_row(filling: Any, x: Any, row: int) -> Any:  # noqa: ANN401 - nested tensors
+def _with_row(filling: Any, x: Any, row: int) -> Any:
     """Put one row of a batch among others."""
     own = [tensor for _, tensor in tensors_of(x)]
 
@@ -458,8 +458,8 @@ def bound_checks(study: NetworkStudy, time_limit: float = TIME_LIMIT) -> list[Bo
 def check_network(  # noqa: PLR0913 - each is what a user may want to say
     factory: Callable[[], nn.Module],
     *,
-    inputs: Any = None,  # noqa: ANN401 - nested tensors
-    batch: Any = None,  # noqa: ANN401 - nested tensors
+    inputs: Any = None,
+    batch: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
     device: torch.device | str = "cpu",
     independent_rows: bool | str = True,
@@ -510,7 +510,7 @@ def parametrize_network_with_checks(
     *,
     expected_failures: Mapping[str, str] | None = None,
     time_limit: float = TIME_LIMIT,
-    **options: Any,  # noqa: ANN401 - as for NetworkStudy
+    **options: Any,
 ) -> "pytest.MarkDecorator":
     """Make a test of each check of each network, in one's own suite.
 

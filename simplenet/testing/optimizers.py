@@ -41,7 +41,7 @@ class SubjectError(Exception):
         self.error = error
 
 
-def attempt(call: Callable[[], Any], where: str) -> Any:  # noqa: ANN401 - whatever the code under test returns
+def attempt(call: Callable[[], Any], where: str) -> Any:
     """Call the code under test.
 
     Raises:
@@ -77,11 +77,11 @@ class ArrayOptimizer:
     anything that ``numpy.asarray`` takes.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], **hyper: Any) -> None:  # noqa: ANN401 - as for the optimizer
+    def __init__(self, parameters: Iterable[Tensor], **hyper: Any) -> None:
         self.tensors = list(parameters)
         self.start([p.detach().cpu().numpy().copy() for p in self.tensors], **hyper)
 
-    def start(self, parameters: list[ndarray], **hyper: Any) -> None:  # noqa: ANN401 - as for the optimizer
+    def start(self, parameters: list[ndarray], **hyper: Any) -> None:
         """Make the optimizer, for these parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no start(parameters, lr, ...)")
 
@@ -222,13 +222,13 @@ class Subject:
         """Whether it can be given these hyper-parameters."""
         return self.hyper(**vars(hyper)) == hyper
 
-    def hyper(self, **wanted: Any) -> Hyper:  # noqa: ANN401 - numbers and switches
+    def hyper(self, **wanted: Any) -> Hyper:
         """Return the hyper-parameters as they will be: those that it takes as wanted, the others as they are."""
         usual = vars(Hyper()) | dict(self.fixed)
         names = {"beta1": "betas", "beta2": "betas"}
         return Hyper(**{n: wanted.get(n, v) if names.get(n, n) in self.takes else v for n, v in usual.items()})
 
-    def build(self, parameters: Iterable[Any], **options: Any) -> "Driven":  # noqa: ANN401 - hyper-parameters
+    def build(self, parameters: Iterable[Any], **options: Any) -> "Driven":
         """Make an optimizer of parameters or groups.
 
         Raises:
@@ -245,12 +245,12 @@ class Subject:
 class Driven:
     """An optimizer under test, and its parameters."""
 
-    def __init__(self, optimizer: Any, parameters: Sequence[Tensor]) -> None:  # noqa: ANN401 - anything with a step
+    def __init__(self, optimizer: Any, parameters: Sequence[Tensor]) -> None:
         self.optimizer = optimizer
         self.parameters = list(parameters)
         self.steps = 0
 
-    def step(self, *gradients: Tensor | None, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+    def step(self, *gradients: Tensor | None, closure: Callable[[], Any] | None = None) -> Any:
         """Give each parameter its gradient and take a step.
 
         Raises:
@@ -265,7 +265,7 @@ class Driven:
         # The method is looked up within, for there may be none.
         return attempt(lambda: self.optimizer.step(), f"at the {ordinal} step")  # noqa: PLW0108
 
-    def state_dict(self) -> Any:  # noqa: ANN401 - what it saves is its own
+    def state_dict(self) -> Any:
         """Ask for the state.
 
         Raises:
@@ -273,7 +273,7 @@ class Driven:
         """
         return attempt(self.optimizer.state_dict, f"in state_dict after {self.steps} steps")
 
-    def load(self, state: Any) -> None:  # noqa: ANN401 - what it saved
+    def load(self, state: Any) -> None:
         """Load a state.
 
         Raises:

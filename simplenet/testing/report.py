@@ -109,7 +109,7 @@ class Report:
         return "\n".join(lines)
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

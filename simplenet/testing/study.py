@@ -77,12 +77,12 @@ class Study:
         self.first: Result | None = None  # of the check that all others need
         self.enough = float("inf")  # when a check is to be content with the examples that it has had
 
-    def parameter(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - tensors and lists
+    def parameter(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:
         """Make a parameter."""
         tensor = torch.as_tensor(values, dtype=torch.float64).to(device=self.device, dtype=dtype or self.dtype)
         return tensor.clone().requires_grad_()
 
-    def gradient(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401 - tensors and lists
+    def gradient(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:
         """Make a gradient."""
         return self.parameter(values, dtype).detach()
 
@@ -179,7 +179,7 @@ class Study:
         moved = 1 - p.double().item()
         return float(f"{moved / lr:.4g}") if moved == moved else 0.0  # noqa: PLR0124 - NaN has a check of its own
 
-    def hyper(self, **wanted: Any) -> Hyper:  # noqa: ANN401 - numbers and switches
+    def hyper(self, **wanted: Any) -> Hyper:
         """Return hyper-parameters as it takes them, its own decay included."""
         hyper = self.subject.hyper(**wanted)
         if "weight_decay" in self.subject.takes or "weight_decay" in self.subject.fixed:
@@ -239,7 +239,7 @@ class Study:
         demanded = {n: v for n, v in vars(self.demanded).items() if v is not None}
         return replace(found, **demanded)
 
-    def driven(self, *starts: Any, dtype: torch.dtype | None = None, **wanted: Any) -> Driven:  # noqa: ANN401
+    def driven(self, *starts: Any, dtype: torch.dtype | None = None, **wanted: Any) -> Driven:
         """Make an optimizer of parameters that start from given values, with hyper-parameters that it takes."""
         options = self.subject.options(self.hyper(**self.gentle(dtype) | wanted))
         return self.subject.build([self.parameter(start, dtype) for start in starts], **options)

@@ -11,7 +11,7 @@ import pytest
 
 pytest_plugins = "pytester"
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 TRIED = """
 import warnings

@@ -1,23 +1,21 @@
 """What each tox environment found, and all of them side by side.
 
 ``pytest --drift-write=.tox/drift/NAME.json`` runs the suite, compares every golden run, and writes what came of
-it. ``python -m tests.drift .tox/drift`` takes the files of such a directory into docs/drift and writes
+it. ``python -m tests.environments .tox/drift`` takes the files of such a directory into docs/drift and writes
 docs/drift.md and docs/drift.png; without a directory it writes them from what docs/drift holds.
 """
 
 import json
 import shutil
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from packaging.version import Version
 
-from simplenet.environment import describe, processor
 from tests import ledger
-from tests.golden import ADAMS, CPU, MARKS, STEPS, Drift, earliest, farthest, said, writable
+from tests.environments.drift import earliest, farthest, first_step
+from tests.environments.golden import ADAMS, MARKS, STEPS, Drift
 
 RECORDS = ledger.DOCS / "drift"
 PAGE, PICTURE = ledger.DOCS / "drift.md", ledger.DOCS / "drift.png"
@@ -26,67 +24,9 @@ FORMAT = "simplenet drift 2"
 Record = dict[str, Any]
 
 
-# --- one environment ---
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--drift-write",
-        metavar="FILE",
-        help="write what this run found for python -m tests.drift to gather: versions, verdict, live defects, checks, "
-        "drift of every golden run; takes a few seconds more",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.option.drift_write is None or hasattr(config, "workerinput"):
-        return
-    path = Path(config.option.drift_write)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writable("drift-write", path)
-    except (OSError, ValueError) as error:
-        raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(_Writer(config), "simplenet-drift-writer")
-
-
-class _Writer:
-    """Write the record once nothing else of the run goes on: xdist's workers have ended by then."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-            terminalreporter.write_line(
-                f"drift: not written, for the run did not end by itself ({exitstatus})", red=True
-            )
-            return
-        tally, report = map(self.config.pluginmanager.get_plugin, ("simplenet-tally", "simplenet-drift"))
-        stats = terminalreporter.stats
-        kinds = {"passed": "passed", "failed": "failed", "errors": "error", "xfailed": "xfailed", "skipped": "skipped"}
-        record = {
-            "format": FORMAT,
-            "environment": {**describe(CPU), "cpu": processor(CPU)},
-            "verdict": {name: len(stats.get(key, [])) for name, key in kinds.items()},
-            "failures": sorted({report.nodeid for key in ("failed", "error") for report in stats.get(key, [])}),
-            "defects": sorted(tally.alive),
-            "checks": dict(sorted(tally.checks.items())),
-            "golden": report.recorded,
-            "drifts": [one._asdict() for one in sorted(report.drifts)],
-        }
-        path = Path(self.config.option.drift_write)
-        path.write_text(dumps(record), "utf-8")
-        terminalreporter.write_line(f"drift: written to {path}")
-
-
 def dumps(record: Record) -> str:
     """Render as JSON, a line to an entry."""
     return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()) + "\n}\n"
-
-
-# --- all environments ---
 
 
 def gather(directory: Path) -> dict[str, Record]:
@@ -146,7 +86,7 @@ def _drift_rows(name: str, record: Record) -> list[str]:
         first = earliest(drifts)
         where = "" if first.first is None else f" ({first.architecture}, seed {first.seed})"
         initial = f"{sum(one.first != 0 for one in drifts)} of {len(drifts)}"
-        found = (initial, said(first) + where, *(f"{ulps:,}" for ulps in farthest(drifts)))
+        found = (initial, first_step(first) + where, *(f"{ulps:,}" for ulps in farthest(drifts)))
         alike.setdefault(found, []).append(implementation)
     return [_row(f"`{name}`", ", ".join(names), *found) for found, names in alike.items()]
 
@@ -160,7 +100,7 @@ def page(records: dict[str, Record]) -> str:
         "# The same suite, the same seeds, other versions",
         "",
         "The whole suite ran in each of these tox environments. This page and its picture are written by",
-        "`python -m tests.drift` from the records in [docs/drift](drift/), and those by `pytest --drift-write=FILE`.",
+        "`python -m tests.environments` from the records in [docs/drift](drift/), those of `pytest --drift-write`.",
         f"Here: {'; '.join(cpus)}.",
         "",
         "![first differing step and largest difference, by torch version](drift.png)",
@@ -197,7 +137,7 @@ def page(records: dict[str, Record]) -> str:
         "",
         "## Drift",
         "",
-        f"Against the runs in [tests/golden.json](../tests/golden.json), recorded with {'; '.join(recorded)}: three",
+        f"Against [golden.json](../tests/environments/golden.json), recorded with {'; '.join(recorded)}: three",
         "seeds in each of three architectures, the full batch, Adam at learning rate 0.01. The suite asserts that one",
         "step from each recorded state is exact to its roundings, and of initial weights what torch promises within",
         "one release. What follows is measured, not asserted: whether runs start from the same bits, the earliest",
@@ -294,7 +234,3 @@ def main(new: Path | None = None) -> str | None:
     PAGE.write_text(page(records), "utf-8")
     plot(records, PICTURE)
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))

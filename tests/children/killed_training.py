@@ -1,4 +1,6 @@
-"""Runs that are killed at random moments and resumed: ``python -m tests.killed_training DIRECTORY KILLS SEED``.
+"""Runs that are killed at random moments and resumed.
+
+``python -m tests.children.killed_training DIRECTORY KILLS SEED``.
 
 Each run is a fork of this process, which has imported torch and computed nothing, so that a run takes no longer than
 its steps. Prints a line of JSON: the epochs that each resume went on from, and how many ended in other bits

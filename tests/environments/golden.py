@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import torch
 from jaxtyping import Float32
 from packaging.version import Version
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 from simplenet.environment import describe
 from simplenet.reference import ARCHITECTURES
-from tests.targets import IMPLEMENTATIONS, devices
+from simplenet.testing.implementations import IMPLEMENTATIONS
 
 CPU = torch.device("cpu")
 COMMITTED = Path(__file__).parent / "golden.json"
@@ -250,7 +249,7 @@ def record(path: Path) -> Golden:
     """Train every trajectory that runs here, and write the file.
 
     Raises:
-        ValueError: If the file cannot be written; said before anything is trained.
+        ValueError: If the file cannot be written; raised before anything is trained.
     """
     writable("golden-write", path)
     from tests.training import train
@@ -260,158 +259,3 @@ def record(path: Path) -> Golden:
     golden = Golden(describe(CPU), runs)
     path.write_text(dumps(golden), "utf-8")
     return golden
-
-
-# --- the options, the measuring, the report ---
-
-_GOLDEN = pytest.StashKey[Golden]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--golden-write",
-        metavar="FILE",
-        help="run no test, but record here what --golden compares elsewhere: weights, losses and optimizer states of "
-        f"{len(TRAJECTORIES)} runs of {STEPS:,} steps on the CPU; takes about half a minute",
-    )
-    parser.addoption(
-        "--golden",
-        metavar="FILE",
-        help="compare this environment with the one that wrote FILE by --golden-write, and run no other test: what "
-        "differs, from which step on, and by how much; takes about half a minute",
-    )
-
-
-def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Record instead of testing, if that is what was asked for."""
-    if config.option.golden_write is None or config.option.help or config.option.version:
-        return None
-    path = Path(config.option.golden_write)
-    try:
-        golden = record(path)
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
-    print(f"{path}: {len(golden.runs)} runs of {STEPS:,} steps, {_place(golden.environment)}")  # noqa: T201
-    return 0
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Read the file, so that a wrong one is refused before anything is collected."""
-    if config.option.golden_write is not None:
-        return
-    try:
-        here = devices(config)
-        config.stash[_GOLDEN] = read(Path(config.option.golden or COMMITTED))
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
-    if config.option.golden is not None and CPU not in here:
-        raise pytest.UsageError(f"golden is compared on the CPU, but the device is {config.option.device!r}")
-    if not hasattr(config, "workerinput"):  # under xdist the workers measure, and the controller reports
-        config.pluginmanager.register(Report(config), "simplenet-drift")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    config = metafunc.config
-    here = [one for one in config.stash[_GOLDEN].runs if runs_here(one) and CPU in devices(config)]
-    if "trajectory" in metafunc.fixturenames:
-        metafunc.parametrize("trajectory", here, ids=str)
-    if "free" in metafunc.fixturenames:
-        # A second or so each: for a line at the end of every run, the notebook's network and seed are enough.
-        thorough = config.option.golden or config.option.drift_write
-        chosen = [one for one in here if thorough or (one.architecture, one.seed) == ("overview", SEEDS[0])]
-        metafunc.parametrize("free", chosen, ids=str)
-
-
-@pytest.fixture
-def golden(pytestconfig: pytest.Config) -> Golden:
-    """Return what is compared with."""
-    return pytestconfig.stash[_GOLDEN]
-
-
-def _place(environment: dict[str, str]) -> str:
-    return f"torch {environment['torch']}, {environment['device']}"
-
-
-def earliest(drifts: list[Drift]) -> Drift:
-    """Return the run that parts first; one that never does comes last."""
-    return min(drifts, key=lambda one: STEPS + 1 if one.first is None else one.first)
-
-
-def farthest(drifts: list[Drift]) -> list[int]:
-    """Return the largest difference of a weight at each mark, in ulps."""
-    return [max(counts) for counts in zip(*(one.weights for one in drifts), strict=True)]
-
-
-def said(one: Drift) -> str:
-    """Say from which step on a run differs."""
-    return f"none in {STEPS:,}" if one.first is None else f"{one.first:,}"
-
-
-def line(golden: Golden, drifts: list[Drift]) -> str:
-    """Say in a line how runs have drifted from the recorded ones."""
-    there, here = _place(golden.environment), _place(describe(CPU))
-    start = f"drift from {there}: " if here == there else f"drift from {there} to {here}: "
-    if all(one.first is None for one in drifts):
-        return f"{start}none, {len(drifts)} runs of {STEPS:,} steps are the same in every bit"
-    changed = sum(one.first == 0 for one in drifts)
-    initial = f"initial weights differ in {changed} of {len(drifts)}" if changed else "initial weights identical"
-    firsts: dict[str, list[str]] = {}
-    for name in ADAMS:
-        if own := [one for one in drifts if one.implementation == name]:
-            firsts.setdefault(said(earliest(own)), []).append(name)
-    steps = ", ".join(f"{first} ({', '.join(names)})" for first, names in firsts.items())
-    worst, t = max((ulps, t) for one in drifts for ulps, t in zip(one.weights, MARKS, strict=True))
-    return f"{start}{initial}; first differing step {steps}; up to {worst:,} ulps, at {t:,}"
-
-
-def table(golden: Golden, drifts: list[Drift]) -> list[str]:
-    """Lay out how runs have drifted: a row to an implementation and an architecture, over all seeds."""
-    here = describe(CPU)
-    lines = [
-        f"{name}: {value} -> {here.get(name)}" for name, value in golden.environment.items() if value != here.get(name)
-    ]
-    same = sum(one.first != 0 for one in drifts)
-    lines += [f"initial weights: identical in {same} of {len(drifts)} runs", ""]
-    row = "{:<14}  {:<12}  {:>13}" + "  {:>11}" * len(MARKS)
-    lines.append(f"{'':<30}first step  largest difference of a weight in ulps, after step")
-    lines.append(row.format("implementation", "architecture", "that differs", *(f"{t:,}" for t in MARKS)))
-    for key in dict.fromkeys(trajectory[:2] for trajectory in sorted(TRAJECTORIES)):
-        if not (own := [one for one in drifts if one[:2] == key]):
-            continue
-        lines.append(row.format(*key, said(earliest(own)), *(f"{n:,}" for n in farthest(own))))
-    for name, implementation in ADAMS.items():
-        if not implementation.runs_on(CPU):
-            lines.append(f"{name}: not in this torch")
-        elif not any(one.implementation == name for one in golden.runs):
-            lines.append(f"{name}: not recorded")
-    return lines
-
-
-class Report:
-    """Gather what the runs measured, from the tests' reports, and print it.
-
-    Attributes:
-        drifts: What has come in.
-        recorded: Where that was recorded which the runs are compared with.
-    """
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self.drifts: list[Drift] = []
-        self.recorded = _place(config.stash[_GOLDEN].environment)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            for kind, found in report.user_properties:
-                if kind == "drift":
-                    self.drifts.append(Drift(**found))
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self.drifts:
-            return
-        golden = self.config.stash[_GOLDEN]
-        if self.config.option.golden:
-            terminalreporter.section(f"drift from {self.config.option.golden}")
-            for text in table(golden, self.drifts):
-                terminalreporter.write_line(text)
-        terminalreporter.write_line(line(golden, self.drifts))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simplenet import reference
 from simplenet.testing.balls import Balls, Pair
 from simplenet.testing.bounds import Ball, balls
-from tests.strategies import floats
+from simplenet.testing.strategies import floats
 
 # A hundred numbers an example: what is quick on arrays may be tried on many.
 COUNT = 100

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from simplenet import ARCHITECTURES, SimpleNet
+from simplenet.model import Architecture
 
 # What torch itself computes in; each is tried where the operation supports it.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -29,7 +30,7 @@ def adam_arithmetic(one: Tensor) -> None:
     one.lerp(one, 0.5).sqrt().addcmul(one, one).addcdiv(one, one)
 
 
-architectures = st.sampled_from(list(ARCHITECTURES))
+architectures: st.SearchStrategy[Architecture] = st.sampled_from(list(ARCHITECTURES))
 
 # One row, the four of XOR, and past a vector register's 16 float32s, so that kernels meet their tails.
 batch_sizes = st.integers(1, 35)
@@ -113,7 +114,7 @@ def _scatter(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Genera
 @st.composite
 def networks(
     draw: st.DrawFn,
-    architecture: st.SearchStrategy[str] = architectures,
+    architecture: st.SearchStrategy[Architecture] = architectures,
     hidden: st.SearchStrategy[int] = hidden_widths,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
@@ -136,4 +137,5 @@ def batches(
     """Draw inputs and targets of as many rows, as ``networks`` draws weights."""
     n = draw(rows)
     generator = torch.Generator().manual_seed(draw(seeds))
-    return tuple(_scatter((n, width), dtype, generator).to(device) for width in (2, 1))
+    inputs, targets = (_scatter((n, width), dtype, generator).to(device) for width in (2, 1))
+    return inputs, targets

@@ -1,4 +1,6 @@
-"""A process that kills itself in the middle of a write: ``python -m tests.killed_write FUNCTION PATH CONTENT LINE``.
+"""A process that kills itself in the middle of a write.
+
+``python -m tests.children.killed_write FUNCTION PATH CONTENT LINE``.
 
 It ends before it executes the given line of ``simplenet.files``, counted as they are executed, by SIGKILL, which
 no handler and no ``finally`` sees. Where fewer lines are executed, it prints that it has written.

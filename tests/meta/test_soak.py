@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import _Tally
+from tests.ledger.plugin import Tally
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 TWO = """
 import pytest
@@ -56,7 +56,7 @@ class Config:
 )
 def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
     """And one with them too, but not one of them alone."""
-    assert bool(_Tally(Config(expression)).missing()) == whole
+    assert bool(Tally(Config(expression)).missing()) == whole
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_gpu_run_that_runs_no_check_of_it_fails(monkeypatch, chosen, gpus, che
     """By device and implementation; how many there are at least has not been counted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    tally = _Tally(Config("", chosen))
+    tally = Tally(Config("", chosen))
     tally.checks.update(checked)
 
     found = [axis for axis in tally.missing() if axis.startswith(("cuda", "fused-cuda"))]

@@ -8,21 +8,39 @@ import builtins
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+LEDGER = Path(__file__).parent
+TESTS = LEDGER.parent
 DOCS = TESTS.parent / "docs"
 
 
 def claims() -> dict[str, dict[str, Any]]:
     """Return the claims by id, in the notebook's order."""
-    return {claim["id"]: claim for claim in tomllib.loads((TESTS / "claims.toml").read_text("utf-8"))["claim"]}
+    return {claim["id"]: claim for claim in tomllib.loads((LEDGER / "claims.toml").read_text("utf-8"))["claim"]}
 
 
 def defects() -> dict[str, dict[str, Any]]:
     """Return the defects by id."""
-    return {defect["id"]: defect for defect in tomllib.loads((TESTS / "defects.toml").read_text("utf-8"))["defect"]}
+    return {defect["id"]: defect for defect in tomllib.loads((LEDGER / "defects.toml").read_text("utf-8"))["defect"]}
+
+
+def floors() -> list[dict[str, Any]]:
+    """Return how many checks a whole run makes at least, in which versions."""
+    return tomllib.loads((LEDGER / "floor.toml").read_text("utf-8"))["floor"]
+
+
+def applies_here(row: dict[str, Any]) -> bool:
+    """Whether what a row says, a defect's or a floor's, is to be expected in the versions that are installed."""
+    return all(
+        SpecifierSet(range_).contains(Version(version(name)).base_version, prereleases=True)
+        for name, range_ in row["versions"].items()
+    )
 
 
 def error(defect: dict[str, Any]) -> type[Exception]:
@@ -33,8 +51,10 @@ def error(defect: dict[str, Any]) -> type[Exception]:
 @cache
 def functions() -> list[tuple[str, ast.FunctionDef]]:
     """Return every function of the tests, with its file's name."""
-    paths = sorted(TESTS.glob("test_*.py"))
-    nodes = [(path.name, node) for path in paths for node in ast.parse(path.read_text("utf-8")).body]
+    paths = sorted(TESTS.rglob("test_*.py"))
+    nodes = [
+        (path.relative_to(TESTS).as_posix(), node) for path in paths for node in ast.parse(path.read_text("utf-8")).body
+    ]
     return [(file, node) for file, node in nodes if isinstance(node, ast.FunctionDef)]
 
 
@@ -56,7 +76,7 @@ def claims_page() -> str:
         "# What the notebook claims, and what holds",
         "",
         "Every statement of *Anatomia de Uma Rede Neural: SimpleNet* that a test can decide, with the tests that do.",
-        "The ledger is [tests/claims.toml](../tests/claims.toml); this page is written by `python -m tests.ledger`.",
+        "The ledger is [claims.toml](../tests/ledger/claims.toml); this page is written by `python -m tests.ledger`.",
         "",
         "| section | claim | verdict | decided by |",
         "| --- | --- | --- | --- |",
@@ -80,7 +100,7 @@ def defects_page() -> str:
         "",
         "Each is a strict expected failure of the named test in the named versions: the suite fails when one shows",
         "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError`,",
-        "or the error that is named, where the defect is. The ledger is [tests/defects.toml](../tests/defects.toml);",
+        "or the error that is named, where the defect is. The ledger is [defects.toml](../tests/ledger/defects.toml);",
         "this page is written by `python -m tests.ledger`.",
     ]
     for id_, defect in defects().items():
@@ -113,8 +133,3 @@ def _heading(id_: str) -> str:
 
 def _anchor(id_: str) -> str:
     return _heading(id_).replace("§", "").replace(".", "").replace(",", "").replace(" ", "-")
-
-
-if __name__ == "__main__":
-    for path, page in PAGES.items():
-        path.write_text(page(), "utf-8")

@@ -1,4 +1,4 @@
-"""What other processes compute: ``python -m tests.fresh_process DEVICE`` prints it as JSON.
+"""What other processes compute: ``python -m tests.children.fresh_process DEVICE`` prints it as JSON.
 
 One process answers all questions, for starting it takes longer than answering them. A spawned worker imports this
 module again, so what the worker does not need is imported late.

@@ -5,15 +5,17 @@ from functools import partial
 import pytest
 import torch
 
+from simplenet.environment import TORCH
 from simplenet.testing.adam_interface import CHECKS
 from simplenet.testing.checks import adam_checks, check_adam
+from simplenet.testing.implementations import IMPLEMENTATIONS, Implementation
 from simplenet.testing.known import DEFECTS
 from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
+from simplenet.testing.runner import Check, Recorder, run
+from simplenet.testing.strategies import adam_arithmetic, skip_where_missing
 from tests.faults import adam, bookkeeping
 from tests.faults.bookkeeping import broken
-from tests.strategies import adam_arithmetic, skip_where_missing
-from tests.targets import IMPLEMENTATIONS, Implementation
 
 VARIANT = "it is a published variant of Adam"
 BOUND = "every step is within its bound, float32"
@@ -197,6 +199,22 @@ def test_float32_corrections_are_reported_and_can_be_refused():
     assert report.passed
     assert "corrections in float32" in report.facts["variant"]
     assert not demanding.passed
+
+
+@pytest.mark.skipif(TORCH < (2, 1), reason="torch 2.0 does not compile under Python 3.11")
+def test_a_check_compiles_each_variant_of_what_compiles_itself():
+    """By default torch compiles eight variants of a function, and runs the ninth uncompiled without a word."""
+    compiled = torch.compile(
+        lambda x: torch.zeros_like(x) if torch._dynamo.is_compiling() else x,  # noqa: SLF001
+        backend="eager",
+        dynamic=False,
+    )
+
+    def runs_compiled(_subject):
+        uncompiled = [n for n in range(1, 11) if compiled(torch.ones(n)).any()]
+        assert not uncompiled, f"{uncompiled} entries are computed uncompiled"
+
+    assert run(Check("it runs compiled", runs_compiled), None, Recorder()).detail == ""
 
 
 def test_names_of_checks_are_distinct_sentences():

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from tests import drift, ledger
-from tests.drift import PAGE, PICTURE, RECORDS, dumps, gather, page, plot, stamp
-from tests.golden import ADAMS, MARKS, Drift
+from tests import ledger
+from tests.environments import page as pages
+from tests.environments.golden import ADAMS, MARKS, Drift
+from tests.environments.page import PAGE, PICTURE, RECORDS, dumps, gather, page, plot, stamp
 
 SEEDS = (1, 2)
 
@@ -16,7 +17,7 @@ def record(torch, *, first=None, ulps=0, defects=(), failures=(), adams=tuple(AD
     """Make up what an environment with that torch found: ``first`` and ``ulps`` are those of the second seed."""
     versions = {"python": "3.11.7 on Linux", "torch": torch, "lightning": "2.6.6", "numpy": "2.4.6"}
     return {
-        "format": drift.FORMAT,
+        "format": pages.FORMAT,
         "environment": {**versions, "device": "cpu (x86_64 AVX2)", "cpu": "Abacus 1"},
         "verdict": {"passed": 9, "failed": len(failures), "errors": 0, "xfailed": 5, "skipped": 1},
         "failures": list(failures),
@@ -84,8 +85,8 @@ def test_the_picture_is_drawn_from_the_records_of_the_page(records, tmp_path):
 def test_page_and_picture_show_the_records_as_they_stand():
     text = page(gather(RECORDS))
 
-    assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.drift"
-    assert stamp(text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.drift"
+    assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.environments"
+    assert stamp(text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.environments"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_page_and_picture_show_the_records_as_they_stand():
             {"a.json": '{"format": "other"}'},
             "a.json' should be written by pytest --drift-write, but its format is 'other'",
         ),
-        ({"a.json": json.dumps({"format": drift.FORMAT})}, "a.json' should be as it was written, but lacks checks, "),
+        ({"a.json": json.dumps({"format": pages.FORMAT})}, "a.json' should be as it was written, but lacks checks, "),
     ],
     ids=["none", "empty", "foreign", "cut"],
 )

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from simplenet import reference, xor
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import Ball, balls, gamma, smallest_subnormal, unit_roundoff
+from simplenet.testing.implementations import NetworkUnderTest
 from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.plugin import user_checks
+from simplenet.testing.strategies import DTYPES, floats
 from tests.ledger import functions
-from tests.strategies import DTYPES, floats
-from tests.targets import NetworkUnderTest, user_checks
 
 dtypes = st.sampled_from(DTYPES)
 

@@ -1,7 +1,7 @@
 """What is under test: each implementation of Adam and each network, on each device that it runs on.
 
 An implementation is a way to build an optimizer, of which torch brings seven. The networks are the notebook's
-three. What ``--adam`` and ``--net`` name is under the checks of ``simplenet.testing`` instead.
+three.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,23 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from simplenet import ARCHITECTURES, SimpleNet, set_seed, xor
 from simplenet.environment import TORCH, resolve_device
-from simplenet.testing.checks import BoundCheck, bound_checks
-from simplenet.testing.importing import import_object
-from simplenet.testing.network import NetworkStudy
-from simplenet.testing.network import bound_checks as network_checks
-from simplenet.testing.optimizers import Subject
 from simplenet.testing.oracle import fused_rounds_scalars
-from simplenet.testing.study import Study
 
 
-def _plain(cls: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
+def _plain(cls: type[Adam | AdamW], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
     return cls(parameters, **options)
 
 
@@ -38,8 +31,8 @@ class Implementation:
         flags: What the constructor is given beside the hyper-parameters.
         since: The first torch with it, by device type; no entry, no support.
         tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats, everywhere.
-        placeless: Whether the bits of an entry do not depend on where it lies: the body of a fused CPU kernel, in
-            vectors, and its tail, in scalars, round differently.
+        position_independent: Whether the bits of an entry do not depend on its index: the body of a fused CPU kernel,
+            in vectors, and its tail, in scalars, round differently.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
     """
 
@@ -47,7 +40,7 @@ class Implementation:
     flags: dict[str, Any] = field(default_factory=dict)
     since: dict[str, tuple[int, int]] = field(default_factory=lambda: {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)})
     tensor_scalars: bool = False
-    placeless: bool = True
+    position_independent: bool = True
     build: Callable[..., Optimizer] = _plain
 
     def runs_on(self, device: torch.device) -> bool:
@@ -55,7 +48,7 @@ class Implementation:
         return device.type in self.since and self.since[device.type] <= TORCH
 
 
-def _with_tensor_lr(cls: type[Optimizer], parameters: Iterable[Tensor], *, lr: float, **options: Any) -> Optimizer:
+def _with_tensor_lr(cls: type[Adam | AdamW], parameters: Iterable[Tensor], *, lr: float, **options: Any) -> Optimizer:
     # A rate in the parameters' type, or float32 for narrower ones: a coarser one would be a coarser claim.
     parameters = list(parameters)
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
@@ -63,7 +56,7 @@ def _with_tensor_lr(cls: type[Optimizer], parameters: Iterable[Tensor], *, lr: f
     return cls(parameters, lr=torch.tensor(lr, dtype=dtype), **options)
 
 
-def _compiled(cls: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
+def _compiled(cls: type[Adam | AdamW], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
     optimizer = cls(parameters, **options)
     optimizer.step = torch.compile(optimizer.step)  # type: ignore[method-assign]
     return optimizer
@@ -73,7 +66,7 @@ FOR_LOOP = Implementation("for-loop", {"foreach": False})
 IMPLEMENTATIONS = [
     FOR_LOOP,
     Implementation("foreach", {"foreach": True}),
-    Implementation("fused", {"fused": True}, since={"cpu": (2, 4), "cuda": (2, 0)}, placeless=False),
+    Implementation("fused", {"fused": True}, since={"cpu": (2, 4), "cuda": (2, 0)}, position_independent=False),
     Implementation("differentiable", {"differentiable": True}, tensor_scalars=True),
     Implementation("tensor-lr", {"foreach": False}, since={"cpu": (2, 1), "cuda": (2, 1)}, build=_with_tensor_lr),
     Implementation("capturable", {"capturable": True}, since={"cuda": (2, 0)}, tensor_scalars=True),
@@ -120,25 +113,20 @@ class AdamUnderTest:
         )
 
 
-def devices(config: pytest.Config) -> list[torch.device]:
-    """List the devices to run on: that of ``--device``, else the CPU, and CUDA where there is one.
+def devices(chosen: str = "all") -> list[torch.device]:
+    """List the devices to run on: the one that is chosen, else the CPU, and CUDA where there is one.
 
     Raises:
         ValueError: If there is no such device here.
     """
-    chosen = config.getoption("--device")
     if chosen != "all":
         return [resolve_device(chosen)]
     return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
 
 
-def adams(config: pytest.Config) -> list[AdamUnderTest]:
-    """List each implementation of Adam on each device.
-
-    Raises:
-        ValueError: If ``--device`` names nothing that is here.
-    """
-    return [AdamUnderTest(one, device) for device in devices(config) for one in IMPLEMENTATIONS if one.runs_on(device)]
+def adams(here: Iterable[torch.device]) -> list[AdamUnderTest]:
+    """List each implementation of Adam on each of some devices."""
+    return [AdamUnderTest(one, device) for device in here for one in IMPLEMENTATIONS if one.runs_on(device)]
 
 
 @dataclass(frozen=True)
@@ -187,33 +175,9 @@ class NetworkUnderTest:
         return output
 
 
-def networks(config: pytest.Config) -> list[NetworkUnderTest]:
-    """List the notebook's networks on each device.
-
-    Raises:
-        ValueError: If ``--device`` names nothing that is here.
-    """
-    return [
-        NetworkUnderTest(name, partial(SimpleNet, name), device) for device in devices(config) for name in ARCHITECTURES
-    ]
-
-
-def user_checks(config: pytest.Config, option: str) -> list[BoundCheck]:
-    """List the checks of what ``--adam`` or ``--net`` names, on each device; none without the option.
-
-    Raises:
-        ValueError: If there is no such thing.
-    """
-    path = config.getoption(option)
-    if path is None:
-        return []
-    try:
-        made = import_object(path)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from None
-    if option == "--adam":
-        return [check for device in devices(config) for check in bound_checks(Study(Subject(made), device=device))]
-    return [check for device in devices(config) for check in network_checks(NetworkStudy(made, device=device))]
+def networks(here: Iterable[torch.device]) -> list[NetworkUnderTest]:
+    """List the notebook's networks on each of some devices."""
+    return [NetworkUnderTest(name, partial(SimpleNet, name), device) for device in here for name in ARCHITECTURES]
 
 
 def apply_step(optimizer: Optimizer, parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:

@@ -10,8 +10,7 @@ import torch
 from hypothesis import settings
 
 from tests import ledger
-from tests.background import Background
-from tests.conftest import alive
+from tests.children.background import Background
 
 CLAIMS, DEFECTS = ledger.claims(), ledger.defects()
 SLOW = {id_: defect for id_, defect in DEFECTS.items() if defect.get("slow")}
@@ -49,7 +48,11 @@ def test_a_reproduction_is_short_and_fails_where_the_defect_is_and_only_there(de
     check_length(defect)
     reproduction = compile(defect["reproduction"], defect["id"], "exec")
 
-    outcome = pytest.raises(ledger.error(defect)) if alive(defect) else contextlib.suppress(*WITHOUT_THE_FEATURE)
+    outcome = (
+        pytest.raises(ledger.error(defect))
+        if ledger.applies_here(defect)
+        else contextlib.suppress(*WITHOUT_THE_FEATURE)
+    )
     try:
         with outcome:
             exec(reproduction, {})
@@ -71,7 +74,7 @@ pathlib.Path(path).write_text(json.dumps(raised))
 
 def runs_here(defect):
     """Say whether what takes seconds is worth them: where the defect is not, its tests pass, which says as much."""
-    return alive(defect) or settings.default.max_examples >= settings.get_profile("explore").max_examples
+    return ledger.applies_here(defect) or settings.default.max_examples >= settings.get_profile("explore").max_examples
 
 
 def start_slow(directory):
@@ -99,7 +102,7 @@ def test_a_slow_reproduction_is_short_and_fails_where_the_defect_is_and_only_the
 
     raised = json.loads((finished(slow) / defect["id"]).read_text("utf-8"))
 
-    if alive(defect):
+    if ledger.applies_here(defect):
         assert ledger.error(defect).__name__ in raised
     else:
         assert not raised or {error.__name__ for error in WITHOUT_THE_FEATURE} & set(raised)

@@ -1,0 +1,179 @@
+"""pytest: defects expected where they are known, claims and checks counted."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+
+from simplenet.testing.plugin import USER_TESTS, selected_devices
+from simplenet.testing.strategies import DTYPES
+from tests import ledger
+
+# What a run's checks are counted by: the parameter, and the values that count, if not all.
+AXES = {"adam": None, "network": None, "device": None, "dtype": DTYPES}
+
+# Parameters whose values are a device, or end in "-" and one.
+DEVICE_AXES = ("adam", "network", "device")
+
+# What is compared with something of the user's says nothing of torch: the ledger of defects does not apply.
+USERS = (*USER_TESTS, "--golden")
+
+# The -m that pyproject.toml gives: it leaves out what no floor counts. One on the command line takes its place.
+NOT_SOAK = "not soak"
+
+
+def _parameters(item: pytest.Function) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
+    """Whether an item of the cell's test has every parameter that the cell names; ``cuda:1`` counts as ``cuda``."""
+    named = {name: re.sub(r"\b(cuda|mps):\d+$", r"\1", str(value)) for name, value in _parameters(item).items()}
+    return all(named.get(name) in values for name, values in cell.items() if name != "test")
+
+
+def _on_selected_device(cell: dict[str, Any], config: pytest.Config) -> bool:
+    """Whether the run has a device of each kind that the cell is about."""
+    selected = {device.type for device in selected_devices(config)}
+    cells_devices = [{value.rpartition("-")[2] for value in cell[axis]} for axis in DEVICE_AXES if axis in cell]
+    return all(selected & of_axis for of_axis in cells_devices)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Note what each test decides, and expect the known defects."""
+    for item in items:
+        item.user_properties += [("claim", claim) for mark in item.iter_markers("claim") for claim in mark.args]
+        parameters = _parameters(item)
+        item.user_properties += [
+            ("axis", str(parameters[name]).removeprefix("torch."))
+            for name, values in AXES.items()
+            if name in parameters and (values is None or parameters[name] in values)
+        ]
+    if not any(map(config.getoption, USERS)):
+        _expect_defects(config, items)
+
+
+def _expect_defects(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Mark the tests in the cells of each defect that these versions have as strict expected failures.
+
+    Raises:
+        UsageError: If no test is in a cell.
+    """
+    narrowed = any("::" in argument for argument in config.args)
+    for id_, defect in ledger.defects().items():
+        if not ledger.applies_here(defect):
+            continue
+        for cell in defect["cell"]:
+            namesakes = [item for item in items if item.originalname == cell["test"]]
+            found = [item for item in namesakes if _in_cell(item, cell)]
+            if namesakes and not found and not narrowed and _on_selected_device(cell, config):
+                raise pytest.UsageError(f"tests/ledger/defects.toml: {id_}: no test is in the cell {cell}")
+            for item in found:
+                item.user_properties.append(("defect", id_))
+                item.add_marker(
+                    pytest.mark.xfail(
+                        strict=True,
+                        raises=ledger.error(defect),
+                        reason=f"defect {id_}; if this passes, it is fixed here: narrow its versions in defects.toml",
+                    )
+                )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Do not shrink what is expected to fail: any failing example will do, and shrinking takes seconds."""
+    test = getattr(item, "obj", None)
+    name = "_hypothesis_internal_use_settings"
+    if item.get_closest_marker("xfail") is None or not hasattr(test, name):
+        return (yield)
+    usual = getattr(test, name)
+    phases = [Phase.explicit, Phase.generate]
+    # One bug at a time: two of one kind would be raised as a group, which is of another kind.
+    setattr(test, name, settings(usual, phases=phases, report_multiple_bugs=False, print_blob=False))
+    try:
+        return (yield)
+    finally:
+        setattr(test, name, usual)
+
+
+class Tally:
+    """Count what was decided, from the reports: under xdist they come from the workers.
+
+    Attributes:
+        checks: How many checks were made, by the value of an axis.
+        defects: The defects that were seen.
+        decided: The claims that a test has decided as the ledger says.
+        failed: The claims that a test has not.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.checks: Counter[str] = Counter()
+        self.defects: set[str] = set()
+        self.decided: set[str] = set()
+        self.failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        as_expected = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
+        for kind, value in report.user_properties:
+            name = str(value)
+            if kind == "axis":
+                self.checks[name] += as_expected
+            elif kind == "defect":
+                self.defects |= {name} if as_expected and report.skipped else set()
+            elif kind == "claim" and report.failed:
+                self.failed.add(name)
+            elif kind == "claim" and as_expected:
+                self.decided.add(name)
+
+    def missing(self) -> dict[str, int]:
+        """Return by how many checks a whole run falls short of the floor; a partial run cannot.
+
+        What a GPU checks has not been counted: each axis of the CPU's floor should have a check there, too.
+        """
+        options = self.config.option
+        users = any(map(self.config.getoption, USERS))
+        chosen = options.keyword or options.markexpr not in {"", NOT_SOAK}
+        partial = users or chosen or options.benchmark_only
+        if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
+            return {}
+        rows = [row for row in ledger.floors() if ledger.applies_here(row)]
+        floor = {axis: count for row in rows for axis, count in row["checks"].items()}
+        on_gpus = [str(device) for device in selected_devices(self.config) if device.type == "cuda"]
+        on_gpus = {axis.removesuffix("cpu") + gpu: 1 for axis in floor if axis.endswith("cpu") for gpu in on_gpus}
+        floor = floor | on_gpus if options.device == "all" else on_gpus
+        return {axis: count - self.checks[axis] for axis, count in floor.items() if self.checks[axis] < count}
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.missing() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        claims = ledger.claims()
+        decided = claims.keys() & (self.decided - self.failed)
+        verdicts = Counter(claims[id_]["verdict"] for id_ in decided)
+        write = terminalreporter.write_line
+        write("checks: " + ", ".join(f"{axis} {count}" for axis, count in sorted(self.checks.items())))
+        if any(map(self.config.getoption, USERS)):
+            return
+        for axis, count in self.missing().items():
+            write(f"checks: {axis} falls {count} short of tests/ledger/floor.toml: what no longer runs?", red=True)
+        write(
+            f"defects: {len(self.defects)} of {len(ledger.defects())} known ones show in torch {torch.__version__} "
+            f"and lightning {version('lightning')}"
+        )
+        write(
+            f"claims: {verdicts['holds']} hold, {verdicts['refuted']} are refuted as expected, "
+            f"{len(claims) - len(decided)} went unchecked"
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # under xdist, the controller counts
+        config.pluginmanager.register(Tally(config), "simplenet-tally")
