@@ -6,7 +6,7 @@ examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 # What is tested is what this torch compiles now, not what one compiled before, perhaps for another CPU: a defect with a
@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import register_random, settings
 
-from simplenet.environment import describe
+from simplenet.environment import TORCH, describe
 from simplenet.testing.implementations import adams, networks
 from simplenet.testing.plugin import selected_devices
 
@@ -53,9 +53,17 @@ register_random(_torch_random)
 
 
 def pytest_configure() -> None:
-    """Share the cores among xdist's workers."""
+    """Settle what a process settles once; share the cores among xdist's workers."""
+    if torch.cuda.is_available():
+        settle_cublas(os.environ, TORCH)
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
+
+def settle_cublas(environment: MutableMapping[str, str], version: tuple[int, ...]) -> None:
+    """Make products on CUDA deterministic from the first one on, where torch looks only then: up to 2.9."""
+    if version < (2, 10):
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -70,6 +78,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 # What set_seed changes by design; the fixture below puts these back for it.
 _SEEDED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTHONHASHSEED")
 
+# What torch up to 2.8 and Lightning write as they first use CUDA, for the rest of the process.
+_OF_CUDA = ("CUDA_MODULE_LOADING", "CUDA_DEVICE_ORDER")
+
 
 def _global_state() -> dict[str, Any]:
     cudnn = torch.backends.cudnn
@@ -80,7 +91,9 @@ def _global_state() -> dict[str, Any]:
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "cuDNN flags": (cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32),
         "grad mode": torch.is_grad_enabled(),
-        "environment": {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_") and k not in _SEEDED},
+        "environment": {
+            k: v for k, v in os.environ.items() if not k.startswith("PYTEST_") and k not in {*_SEEDED, *_OF_CUDA}
+        },
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simplenet import reference
 from simplenet.steps import Training
-from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, gamma
+from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
 from simplenet.testing.oracle import ROUNDINGS
 
 _TINY = torch.finfo(torch.float32).tiny  # what is smaller may be flushed to zero
@@ -29,83 +29,93 @@ def _charge(count: int) -> float:
 class Balls(NDArrayOperatorsMixin):
     """Float64 numbers, and how far from each a float32 evaluation may lie."""
 
+    ROUNDINGS, EXP_GROWTH = ROUNDINGS, 0  # of an operation, and of an exponential for each unit of its exponent
+
     def __init__(self, centre: Any, radius: Any = 0.0) -> None:
         self.centre, self.radius = np.asarray(centre, np.float64), np.asarray(radius, np.float64)
 
     size = property(lambda self: self.centre.size)
-    T = property(lambda self: Balls(self.centre.T, np.broadcast_to(self.radius, self.centre.shape).T))
+    T = property(lambda self: type(self)(self.centre.T, np.broadcast_to(self.radius, self.centre.shape).T))
 
     @property
     def magnitude(self) -> np.ndarray:
         """How large it may be."""
         return np.abs(self.centre) + self.radius
 
-    def rounded(self, count: int = ROUNDINGS) -> "Balls":
-        """Add what so many roundings may do."""
-        return Balls(self.centre, self.radius + _charge(count) * self.magnitude + _TINY)
+    def rounded(self, operations: int = 1) -> "Balls":
+        """Add what the roundings of so many operations may do."""
+        count = operations * self.ROUNDINGS
+        return type(self)(self.centre, self.radius + _charge(count) * self.magnitude + _TINY)
 
     def sum(self, axis: int) -> "Balls":
         """Add up in any order."""
         own = _charge(self.centre.shape[axis]) * self.magnitude.sum(axis)
         radius = np.broadcast_to(self.radius, self.centre.shape).sum(axis)
-        return Balls(self.centre.sum(axis), radius + own)
+        return type(self)(self.centre.sum(axis), radius + own)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
         """Evaluate one of the operations that the reference is made of."""
-        return _OPERATIONS[ufunc](*(value if isinstance(value, Balls) else Balls(value) for value in inputs))
+        return _OPERATIONS[ufunc](*(value if isinstance(value, Balls) else type(self)(value) for value in inputs))
 
     def __array_function__(self, function: Callable[..., Any], _types: Any, arguments: tuple[Any, ...], _: Any) -> Any:
         """Do likewise with what is no ufunc."""
         if function is np.where:
-            where, a, b = (value if isinstance(value, Balls) else Balls(value) for value in arguments)
+            where, a, b = (value if isinstance(value, Balls) else type(self)(value) for value in arguments)
             centre, radius = (np.where(where.centre, *parts) for parts in ((a.centre, b.centre), (a.radius, b.radius)))
-            return Balls(centre, radius)
-        return Balls(function(arguments[0].centre))  # ones_like
+            return type(self)(centre, radius)
+        return type(self)(function(arguments[0].centre))  # ones_like
+
+
+class TritonBalls(Balls):
+    """The same in the arithmetic of what torch compiles for CUDA."""
+
+    ROUNDINGS, EXP_GROWTH = TRITON_ROUNDINGS, TRITON_EXP_ROUNDINGS
 
 
 def _multiply(a: Balls, b: Balls) -> Balls:
     radius = a.magnitude * b.radius + np.abs(b.centre) * a.radius
-    return Balls(a.centre * b.centre, radius).rounded()
+    return type(a)(a.centre * b.centre, radius).rounded()
 
 
 def _divide(a: Balls, b: Balls) -> Balls:
     nearest = np.abs(b.centre) - b.radius  # to zero, of the divisor
     assert (nearest > 0).all(), "rounding alone may make a divisor vanish: the bound says nothing"
     quotient = a.centre / b.centre
-    return Balls(quotient, (np.abs(quotient) * b.radius + a.radius) / nearest).rounded()
+    return type(a)(quotient, (np.abs(quotient) * b.radius + a.radius) / nearest).rounded()
 
 
 def _matmul(a: Balls, b: Balls) -> Balls:
     magnitude = a.magnitude @ b.magnitude
     exact = np.abs(a.centre) @ np.abs(b.centre)
-    return Balls(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + _charge(a.centre.shape[-1] + 1) * magnitude)
+    return type(a)(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + _charge(a.centre.shape[-1] + 1) * magnitude)
 
 
 def _power(a: Balls, exponent: Balls) -> Balls:
     power, farthest = a.centre**exponent.centre, a.magnitude**exponent.centre
-    return Balls(power, farthest - np.abs(power)).rounded()
+    return type(a)(power, farthest - np.abs(power)).rounded()
 
 
 def _exp(a: Balls) -> Balls:
     e, farthest = np.exp(a.centre), np.exp(a.centre + a.radius)
-    return Balls(e, farthest - e + _charge(EXP_ROUNDINGS) * farthest + _TINY)
+    own = _charge(EXP_ROUNDINGS) + a.EXP_GROWTH * _charge(1) * a.magnitude
+    return type(a)(e, farthest - e + own * farthest + _TINY)
 
 
 def _sqrt(a: Balls) -> Balls:
     low, root, high = (np.sqrt(np.maximum(a.centre + sign * a.radius, 0)) for sign in (-1, 0, 1))
-    return Balls(root, np.maximum(root - low, high - root)).rounded(SQRT_ROUNDINGS * ROUNDINGS)
+    return type(a)(root, np.maximum(root - low, high - root)).rounded(SQRT_ROUNDINGS)
 
 
 _OPERATIONS: dict[Any, Callable[..., Any]] = {
-    np.add: lambda a, b: Balls(a.centre + b.centre, a.radius + b.radius).rounded(),
-    np.subtract: lambda a, b: Balls(a.centre - b.centre, a.radius + b.radius).rounded(),
+    np.add: lambda a, b: type(a)(a.centre + b.centre, a.radius + b.radius).rounded(),
+    np.subtract: lambda a, b: type(a)(a.centre - b.centre, a.radius + b.radius).rounded(),
     np.multiply: _multiply,
     np.divide: _divide,
     np.matmul: _matmul,
     np.power: _power,
-    np.negative: lambda a: Balls(-a.centre, a.radius),
-    np.absolute: lambda a: Balls(np.abs(a.centre), a.radius),
-    np.greater_equal: lambda a, b: Balls(a.centre >= b.centre),
+    np.negative: lambda a: type(a)(-a.centre, a.radius),
+    np.absolute: lambda a: type(a)(np.abs(a.centre), a.radius),
+    np.greater_equal: lambda a, b: type(a)(a.centre >= b.centre),
     np.exp: _exp,
     np.sqrt: _sqrt,
 }
@@ -115,7 +125,7 @@ def split(vector: np.ndarray | Balls, hidden: int) -> reference.Parameters:
     """Cut a vector of all parameters into the network's."""
     if isinstance(vector, Balls):
         parts = zip(split(vector.centre, hidden), split(vector.radius, hidden), strict=True)
-        return reference.Parameters(*(Balls(*part) for part in parts))
+        return reference.Parameters(*(type(vector)(*part) for part in parts))
     w_in, b_in, w_out, b_out = np.split(vector, np.cumsum([2 * hidden, hidden, hidden]))
     return reference.Parameters(w_in.reshape(hidden, 2), b_in, w_out.reshape(1, hidden), b_out)
 
@@ -131,6 +141,7 @@ def check_step(
     share: float = 1.0,
     epsilon: Callable[[int], float] = lambda _: 1e-8,
     moments: bool = True,
+    triton: bool = False,
 ) -> None:
     """Demand that a step of ``overview`` from ``before`` ended within its roundings of the exact one.
 
@@ -144,15 +155,17 @@ def check_step(
         share: What the loss is of the mean squared error.
         epsilon: What Adam adds to the root, after the correction, by step.
         moments: Whether ``after`` has them.
+        triton: Whether the step was compiled for CUDA, whose arithmetic is less exact.
 
     Raises:
         AssertionError: If it did not.
     """
+    kind = TritonBalls if triton else Balls
     hidden = (len(before.weights) - 1) // 4
     weights, m, v = (part.detach().cpu().double().numpy() for part in before[:3])
-    rows, targets = (Balls(part.detach().cpu().double().numpy()) for part in (x, y))
-    gradients = reference.gradients(split(Balls(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
-    g = Balls(
+    rows, targets = (kind(part.detach().cpu().double().numpy()) for part in (x, y))
+    gradients = reference.gradients(split(kind(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
+    g = kind(
         *(
             np.concatenate([np.ravel(getattr(part, name)) for part in gradients]) * share
             for name in ("centre", "radius")
@@ -160,9 +173,9 @@ def check_step(
     )
     betas = (0.9, 0.999)
     if float32_scalars:
-        betas = tuple(Balls(beta, beta * _charge(1)) for beta in betas)
-    state = reference.AdamState(Balls(m), Balls(v), before.t)
-    expected, remembered = reference.adam(Balls(weights), g, state, lr, *betas, epsilon(before.t + 1))
+        betas = tuple(kind(beta, beta * _charge(1)) for beta in betas)
+    state = reference.AdamState(kind(m), kind(v), before.t)
+    expected, remembered = reference.adam(kind(weights), g, state, lr, *betas, epsilon(before.t + 1))
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     named = {"weights": (after.weights, expected)}
     if moments:

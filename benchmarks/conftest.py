@@ -20,13 +20,16 @@ import pytest
 import torch
 
 from benchmarks.peers import NEEDS
-from simplenet.environment import processor
+from simplenet.environment import processor, resolve_device
+from simplenet.steps import STRATEGIES
 
 # Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
 SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}
 SCALES["full"] = [*SCALES["default"], (65536, 256), (262144, 1024)]
 
-_EVENTS = 20  # batches of steps between two CUDA events
+_EVENTS = 20  # times that the device's own time is taken
+_QUEUED = 16  # steps in each; an eager one is some 50 launches, of which CUDA queues 1,024
+_SPINS = 2**20, 2**31  # cycles that a kernel spins for at first and at most: below a millisecond, a second
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +64,10 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
-        metafunc.parametrize("place", ["cpu", "cuda"], indirect=True)
+        chosen = metafunc.config.getoption("--device")
+        devices = [torch.device("cpu"), torch.device("cuda")] if chosen == "all" else [resolve_device(chosen)]
+        # Of a record's name, so that cuda:1 is compared with cuda.
+        metafunc.parametrize("place", devices, ids=[device.type for device in devices], indirect=True)
     if "rows" in metafunc.fixturenames and "hidden" in metafunc.fixturenames:
         config = metafunc.config
         scale = config.getoption("benchmark_scale") if config.getoption("benchmark_only") else "smoke"
@@ -71,18 +77,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> torch.device:
-    """Find the device; CPU and CUDA are both asked for, and what is not here is skipped, with the reason."""
-    chosen = request.config.getoption("--device")
-    if chosen not in {"all", request.param}:
-        pytest.skip(f"--device {chosen} leaves out {request.param}")
-    if request.param == "cuda" and not torch.cuda.is_available():
+    """Give the device; without ``--device`` CPU and CUDA are both asked for, and what is not here is skipped."""
+    device: torch.device = request.param
+    if device.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
-    return torch.device(request.param)
+    return device
 
 
 @pytest.fixture(scope="session")
 def peer(request: pytest.FixtureRequest) -> str:
     """Import a peer, or skip what needs it; for a session, so that it is before a test notes the environment."""
+    os.environ.setdefault(
+        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+    )  # JAX would take most of a GPU's memory, torch's too
     for module in NEEDS[request.param]:
         pytest.importorskip(module)
     return request.param
@@ -124,18 +131,30 @@ def bytes_per_step(rows: int, hidden: int) -> int:
     return 4 * (3 * rows + 6 * (4 * hidden + 1))
 
 
+def _median_seconds(function: Callable[[], object], device: torch.device) -> float:
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        function()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 @cache
 def matmul_flops_per_second(device: torch.device) -> float:
     """Time a plain product of square matrices, the most that one can ask of a device."""
     n = 8192 if device.type == "cuda" else 1024
     a = torch.full((n, n), 1.0, device=device)
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        a @ a
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * n**3 / statistics.median(seconds)
+    return 2 * n**3 / _median_seconds(lambda: a @ a, device)
+
+
+@cache
+def copy_bytes_per_second(device: torch.device) -> float:
+    """Time a plain copy, the most that one can ask of its memory, which a step of few operations a byte waits for."""
+    n = 2**28 if device.type == "cuda" else 2**24  # beyond what a cache holds
+    a, b = (torch.full((n,), 1.0, device=device) for _ in range(2))
+    return 2 * 4 * n / _median_seconds(lambda: b.copy_(a), device)
 
 
 @cache
@@ -164,6 +183,7 @@ class Clock:
         networks: int = 1,
         training: bool = False,
         rounds: int | None = None,
+        launch: Callable[[int], object] | None = None,
     ) -> None:
         """Time ``function``, warm and with a barrier, and record what it did.
 
@@ -177,6 +197,7 @@ class Clock:
             networks: Networks that take each step.
             training: Whether a step is a training step, whose operations can be counted.
             rounds: How many calls to time, where one takes long; otherwise as many as fit in the time.
+            launch: Tells torch to take so many steps and waits for none: what the device's own time is taken of.
         """
 
         def run() -> None:
@@ -190,9 +211,11 @@ class Clock:
             self.benchmark(run)
         else:
             self.benchmark.pedantic(run, rounds=rounds)
-        if device.type == "cuda":
-            device_seconds = _between_events(function, device) / steps
+        if device.type == "cuda" and launch is not None:
+            device_seconds = device_seconds_per_step(launch, device)
         flops = flops_per_step(rows, hidden) * networks if training else None
+        moved = bytes_per_step(rows, hidden) * networks if training else None
+        in_torch = device.type == "cuda" and strategy in STRATEGIES  # it does not know of what a peer allocates
         info: dict[str, Any] = {
             "device": device.type,
             "processor": processor(device),
@@ -206,12 +229,14 @@ class Clock:
             "parameters": None if hidden is None else 4 * hidden + 1,
             "steps": steps,
             "flops_per_step": flops,
-            "bytes_per_step": bytes_per_step(rows, hidden) * networks if training else None,
+            "bytes_per_step": moved,
             "samples_per_second": None,
             "flops_per_second": None,
             "fraction_of_matmul": None,
+            "bytes_per_second": None,
+            "fraction_of_copy": None,
             "tf32": torch.backends.cuda.matmul.allow_tf32,
-            "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if in_torch else None,
             "commit": commit(),
             "device_seconds_per_step": device_seconds,
         }
@@ -222,20 +247,35 @@ class Clock:
             if flops is not None:
                 info["flops_per_second"] = flops / seconds
                 info["fraction_of_matmul"] = flops / seconds / matmul_flops_per_second(device)
+            if moved is not None:  # in the device's own time, where that is known
+                info["bytes_per_second"] = moved / (device_seconds or seconds)
+                info["fraction_of_copy"] = info["bytes_per_second"] / copy_bytes_per_second(device)
         self.benchmark.extra_info.update(info)
 
 
-def _between_events(function: Callable[[], object], device: torch.device) -> float:
-    """Return the median of the seconds that the device itself spends on a call."""
-    seconds = []
-    for _ in range(_EVENTS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        with torch.cuda.device(device):
+def device_seconds_per_step(launch: Callable[[int], object], device: torch.device) -> float | None:
+    """Return the median of the seconds that the device itself spends on a step, or ``None`` where that cannot be told.
+
+    A kernel that only spins holds the device until all is queued behind it: between the events, Python's time is not
+    seen. What waits for the device, or fills its queue, outlasts any spin.
+    """
+    seconds: list[float] = []
+    cycles, most = _SPINS
+    with torch.cuda.device(device):
+        while len(seconds) < _EVENTS:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(cycles)  # noqa: SLF001
             start.record()
-            function()
+            launch(_QUEUED)
             end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1000)
+            queued_in_time = not start.query()
+            end.synchronize()
+            if queued_in_time:
+                seconds.append(start.elapsed_time(end) / 1000 / _QUEUED)
+            elif cycles < most:
+                cycles *= 2
+            else:
+                return None
     return statistics.median(seconds)
 
 

@@ -50,6 +50,20 @@ class NumPy(Stepper):
         self.states = [reference.AdamState(*moments, training.t) for moments in zip(m, v, strict=True)]
 
 
+def jax_device(device: torch.device) -> Any:
+    """Find what JAX calls a device; what is put there is computed on there, whatever JAX's default is.
+
+    Raises:
+        RuntimeError: If JAX has no such device.
+    """
+    import jax
+
+    found = jax.devices(device.type)
+    if len(found) <= (device.index or 0):
+        raise RuntimeError(f"device is {device}, but JAX has {len(found)} of that type")
+    return found[device.index or 0]
+
+
 class Jax(Stepper):
     """JAX and optax: a jitted step to a call, or a ``scan`` over all steps of the call."""
 
@@ -58,7 +72,8 @@ class Jax(Stepper):
         import optax
 
         self.jax, self.hidden, self.scan = jax, net.hparams["hidden"], scan
-        x, y = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(y.numpy())
+        self.put = partial(jax.device_put, device=jax_device(x.device))
+        x, y = self.put(x.cpu().numpy()), self.put(y.cpu().numpy())
         optimizer = optax.adam(net.hparams["lr"])
         weights = parameters_to_vector(net.parameters()).detach()
         self.p = self._split(weights)
@@ -69,7 +84,8 @@ class Jax(Stepper):
             return jax.numpy.mean((h @ p.w_out.T + p.b_out - y) ** 2)
 
         def step(p: Any, state: Any) -> Any:
-            updates, state = optimizer.update(jax.grad(loss)(p), state)
+            with jax.default_matmul_precision("highest"):  # TF32 is another computation
+                updates, state = optimizer.update(jax.grad(loss)(p), state)
             return optax.apply_updates(p, updates), state
 
         def several(p: Any, state: Any, steps: int) -> Any:
@@ -78,7 +94,7 @@ class Jax(Stepper):
         self.one, self.several = jax.jit(step), jax.jit(several, static_argnums=2)
 
     def _split(self, vector: Tensor) -> reference.Parameters:
-        return reference.Parameters(*map(self.jax.numpy.asarray, split(vector.detach().clone().numpy(), self.hidden)))
+        return reference.Parameters(*map(self.put, split(vector.detach().cpu().clone().numpy(), self.hidden)))
 
     def __call__(self, steps: int = 1) -> None:
         if self.scan:
@@ -94,7 +110,7 @@ class Jax(Stepper):
 
     def write(self, training: Training) -> None:
         self.p, mu, nu = map(self._split, training[:3])
-        count = self.jax.numpy.asarray(training.t, self.state[0].count.dtype)
+        count = self.put(np.asarray(training.t, self.state[0].count.dtype))
         self.state = (self.state[0]._replace(count=count, mu=mu, nu=nu), *self.state[1:])
 
 
@@ -105,7 +121,8 @@ class JaxVmap:
         import jax
         import optax
 
-        x, y = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(y.numpy())
+        put = partial(jax.device_put, device=jax_device(x.device))
+        x, y = put(x.cpu().numpy()), put(y.cpu().numpy())
         optimizer = optax.adam(0.01)
         hidden = (start.shape[1] - 1) // 4
 
@@ -115,13 +132,14 @@ class JaxVmap:
 
         def step(carry: Any, _: Any) -> Any:
             weights, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(weights), state)
+            with jax.default_matmul_precision("highest"):
+                updates, state = optimizer.update(jax.grad(loss)(weights), state)
             return (optax.apply_updates(weights, updates), state), None
 
         def train(weights: Any, steps: int) -> Any:
             return jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)[0][0]
 
-        self.start = jax.numpy.asarray(start.numpy())
+        self.start = put(start.numpy())
         self.train = jax.jit(jax.vmap(train, (0, None)), static_argnums=1)
 
     def __call__(self, steps: int) -> Tensor:
@@ -172,6 +190,18 @@ class ScikitLearn(Stepper):
 # What each is made of: imported before a test notes the environment, which imports change.
 NEEDS = {"numpy": (), "jax-jit": ("jax", "optax"), "jax-scan": ("jax", "optax"), "scikit-learn": ("sklearn",)}
 NEEDS["jax-vmap"] = NEEDS["jax-scan"]
+
+
+def unavailable(peer: str, device: torch.device) -> str | None:
+    """Say why a peer does not run on a device, or ``None`` where it does."""
+    if "jax" not in NEEDS[peer]:
+        return None if device.type == "cpu" else f"{peer} runs on the CPU alone, not on {device}"
+    try:
+        jax_device(device)
+    except RuntimeError as error:
+        return f"{peer} does not run on {device}: {error}"
+    return None
+
 
 PEERS: dict[str, Callable[[SimpleNet, Tensor, Tensor], Stepper]] = {
     "numpy": NumPy,

@@ -61,6 +61,10 @@ class Record:
     iqr: float
     quartiles: tuple[float, float]
     facts: dict[str, str]  # what a comparison rests on
+    device_seconds: float | None = None  # of a step, without what Python takes to launch it
+    bandwidth: float | None = None  # bytes that a step has to move, in a second
+    of_copy: float | None = None  # that as a fraction of what a plain copy moves
+    peak: float | None = None  # bytes that torch had allocated at most
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -98,8 +102,8 @@ def _number(holder: dict[str, Any], name: str, least: float = 0.0) -> float:
     return value
 
 
-def _optional(holder: dict[str, Any], name: str, least: float) -> float | None:
-    return None if holder[name] is None else _number(holder, name, least)
+def _optional(holder: dict[str, Any], name: str, least: float = 0.0) -> float | None:
+    return None if holder.get(name) is None else _number(holder, name, least)
 
 
 def _record(benchmark: dict[str, Any], commit: str | None) -> Record:
@@ -132,6 +136,10 @@ def _record(benchmark: dict[str, Any], commit: str | None) -> Record:
         iqr=_number(stats, "iqr") / steps,
         quartiles=(_number(stats, "q1") / steps, _number(stats, "q3") / steps),
         facts={name: _UNKNOWN if value is None else str(value) for name, value in facts.items()},
+        device_seconds=_optional(extra, "device_seconds_per_step"),
+        bandwidth=_optional(extra, "bytes_per_second"),
+        of_copy=_optional(extra, "fraction_of_copy"),
+        peak=_optional(extra, "peak_memory_bytes"),
     )
 
 
@@ -305,6 +313,24 @@ def table(runs: Sequence[Run], group: str) -> str:
                 row += [_figures(own.median / reference.median) if own and reference else _NONE]
         rows.append(row)
     return _markdown(header, rows, text_columns)
+
+
+def device_table(run: Run, group: str) -> str | None:
+    """Lay out what CUDA's own clock and memory say of one group, or nothing where there is no such record."""
+    timed = [record for record in run.records.values() if record.group == group and record.device == "cuda"]
+    if not any(record.device_seconds or record.peak for record in timed):
+        return None
+    header = ["strategy", "rows x hidden", "median", "device time", "bytes/s", "/ copy", "peak memory"]
+    rows = []
+    for record in sorted(timed, key=lambda record: (_size(record.scale), _place(record))):
+        row = [record.strategy, _scale(record.scale), _si(record.median, "s")]
+        row += [
+            _si(value, unit) if value else _NONE
+            for value, unit in ((record.device_seconds, "s"), (record.bandwidth, "B"))
+        ]
+        row += [_figures(record.of_copy) if record.of_copy else _NONE, _si(record.peak, "B") if record.peak else _NONE]
+        rows.append(row)
+    return _markdown(header, rows, 2)
 
 
 def crossovers(sizes: Sequence[float], cpu: Sequence[float], cuda: Sequence[float]) -> list[tuple[float, float, int]]:
@@ -549,6 +575,9 @@ def _report(runs: Sequence[Run], pictures: Iterable[str]) -> Iterator[str]:
     groups = dict.fromkeys(record.group for run in runs for record in run.records.values())
     for group in sorted(groups, key=lambda group: (group != _PLOTTED, group)):
         yield f"\n### {group}\n\n{table(runs, group)}"
+        for run in runs:
+            if (own := device_table(run, group)) is not None:
+                yield f"\n### {group}, on the GPU of {run.label}\n\n{own}"
     yield ""
     yield from pictures
 

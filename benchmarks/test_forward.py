@@ -22,9 +22,9 @@ def test_forward(clock, place, rows, hidden):
         error = abs(net(x)[:4096].cpu().double().numpy() - expected.centre)
     assert (error <= expected.radius).all(), f"error is {error.max()}, but should be at most {expected.radius.max()}"
 
-    def passes():
+    def passes(count=10):
         with torch.no_grad():
-            for _ in range(10):
+            for _ in range(count):
                 net(x)
 
-    clock(passes, place, strategy="eager", steps=10, rows=rows, hidden=hidden)
+    clock(passes, place, strategy="eager", steps=10, rows=rows, hidden=hidden, launch=passes)

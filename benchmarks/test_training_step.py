@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from benchmarks import peers
 from benchmarks.check import check_step
 from benchmarks.peers import PEERS, TERMS
 from simplenet import SimpleNet, set_seed, xor
 from simplenet.steps import STRATEGIES, Stepper, stepper, unavailable
+from simplenet.testing.oracle import fused_rounds_scalars
 
 pytestmark = [
     pytest.mark.benchmark(group="training step", max_time=0.5),
@@ -53,26 +55,33 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
         pytest.skip(reason)
     if "compiled" in strategy and not timed:
         pytest.skip("compiling takes seconds: tests/test_steps.py does it once, and --benchmark-only")
-    take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place)
+    terms = {
+        "float32_scalars": strategy in {"fused", "cuda-graph"} and fused_rounds_scalars(place),
+        "triton": place.type == "cuda" and "compiled" in strategy,
+    }
+    take = checked(lambda *arguments: stepper(strategy, *arguments), rows, hidden, place, **terms)
     steps = chunk(rows, hidden, loop=strategy in {"compiled-chunk", "cuda-graph"})
-    take(steps)
-
-    clock(lambda: take(steps), place, strategy=strategy, steps=steps, rows=rows, hidden=hidden, training=True)
-
-
-@pytest.mark.parametrize("peer", PEERS, indirect=True)
-def test_training_step_of_a_peer(clock, peer, rows, hidden):
-    """The same network, batch and Adam, held to the same oracle."""
-    take = checked(PEERS[peer], rows, hidden, torch.device("cpu"), **TERMS.get(peer, {}))
-    steps = chunk(rows, hidden, loop=peer == "jax-scan")
     take(steps)
 
     clock(
         lambda: take(steps),
-        torch.device("cpu"),
-        strategy=peer,
+        place,
+        strategy=strategy,
         steps=steps,
         rows=rows,
         hidden=hidden,
         training=True,
+        launch=take,
     )
+
+
+@pytest.mark.parametrize("peer", PEERS, indirect=True)
+def test_training_step_of_a_peer(clock, peer, place, rows, hidden):
+    """The same network, batch and Adam, held to the same oracle; where JAX has a GPU, on it and on the CPU."""
+    if reason := peers.unavailable(peer, place):
+        pytest.skip(reason)
+    take = checked(PEERS[peer], rows, hidden, place, **TERMS.get(peer, {}))
+    steps = chunk(rows, hidden, loop=peer == "jax-scan")
+    take(steps)
+
+    clock(lambda: take(steps), place, strategy=peer, steps=steps, rows=rows, hidden=hidden, training=True)

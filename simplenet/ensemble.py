@@ -276,10 +276,10 @@ class _Training:
         return State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
 
     def warm(self, columns: Float[Tensor, "parameters seeds"]) -> None:
-        """Take no step, so that whatever compiles does so now."""
+        """Take a step and discard it, so that whatever compiles does so now: on CUDA not before it is called."""
         with torch.no_grad():
-            t, end = torch.zeros(2, dtype=torch.int64, device=self.place).unbind()
-            self.run(t, end.clone(), self.start(columns), self.block(0))
+            t, end = (torch.tensor(limit, device=self.place) for limit in (0, 1))
+            self.run(t, end, self.start(columns), self.block(0))
 
     def block(self, begin: int) -> Float[Tensor, "block 6"]:
         """Cut a block out of the schedule; past the end there is nothing, and nothing that reads it."""

@@ -85,7 +85,8 @@ def check_seeds(seeds: object, most: int) -> Sequence[int]:
 def deterministic() -> Iterator[None]:
     """Allow only deterministic algorithms inside the block; give every flag back after it.
 
-    An operation without a deterministic algorithm raises ``RuntimeError`` inside the block.
+    An operation without a deterministic algorithm raises ``RuntimeError`` inside the block. So does a product on
+    CUDA up to torch 2.9, if the process had one before it without ``CUBLAS_WORKSPACE_CONFIG``: torch looks only once.
 
     References:
         PyTorch documentation, "Reproducibility".

@@ -257,15 +257,17 @@ class _CudaGraph(_Autograd):
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         super().__init__(net, x, y, capturable=True, fused=True)
         before = self.read()
-        side = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call] # libraries set themselves up in a few steps outside the recording
-        side.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(side):
-            super().__call__(3)
-        torch.cuda.current_stream(x.device).wait_stream(side)
-        self.optimizer.zero_grad()  # so that the recording makes gradients in memory of its own
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.step()
+        with torch.cuda.device(x.device):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(current)
+            with torch.cuda.stream(side):  # libraries set themselves up in a few steps outside the recording
+                super().__call__(3)
+            current.wait_stream(side)
+            self.optimizer.zero_grad()  # so that the recording makes gradients in memory of its own
+            self.graph = torch.cuda.CUDAGraph()
+            # Without a stream, torch records on one of the device that the process's first recording was on.
+            with torch.cuda.graph(self.graph, stream=side):
+                self.step()
         self.write(before)
 
     def __call__(self, steps: int = 1) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +26,13 @@ class Generator(NamedTuple):
 
 def global_generators(device: torch.device | str = "cpu") -> dict[str, Generator]:
     """Return the three by name; torch has one for the CPU and one for each GPU."""
-    rng = torch.cuda if torch.device(device).type == "cuda" else torch
+    get_state, set_state = torch.get_rng_state, torch.set_rng_state
+    if torch.device(device).type == "cuda":  # each GPU has its own, and not only the current one
+        get_state, set_state = (
+            partial(each, device=device) for each in (torch.cuda.get_rng_state, torch.cuda.set_rng_state)
+        )
     return {
-        "torch": Generator(lambda n: torch.rand(n, device=device).tolist(), rng.get_rng_state, rng.set_rng_state),
+        "torch": Generator(lambda n: torch.rand(n, device=device).tolist(), get_state, set_state),
         "numpy": Generator(lambda n: np.random.random(n).tolist(), np.random.get_state, np.random.set_state),  # noqa: NPY002
         "random": Generator(lambda n: [random.random() for _ in range(n)], random.getstate, random.setstate),
     }

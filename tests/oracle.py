@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
-from simplenet.testing.balls import Balls, balls, in_balls
-from simplenet.testing.bounds import unit_roundoff
+from simplenet.testing.balls import Balls, TritonBalls, balls, in_balls
+from simplenet.testing.bounds import TRITON_ROUNDINGS, unit_roundoff
 from simplenet.testing.implementations import Implementation
 from simplenet.testing.oracle import ROUNDINGS
 from simplenet.testing.strategies import floats
@@ -142,7 +142,9 @@ NOTEBOOK = Hyper(
 )
 
 
-def training_step(net: SimpleNet, state: State, x: Tensor, y: Tensor) -> tuple[Balls, Expected]:
+def training_step(
+    net: SimpleNet, state: State, x: Tensor, y: Tensor, *, triton: bool = False
+) -> tuple[Balls, Expected]:
     """Compute where a whole training step may end: forward, backward and Adam with Python's scalars.
 
     Args:
@@ -150,16 +152,18 @@ def training_step(net: SimpleNet, state: State, x: Tensor, y: Tensor) -> tuple[B
         state: The state before the step, all parameters as one vector.
         x: The batch's inputs, of shape ``(n, 2)``.
         y: Its targets, of shape ``(n, 1)``.
+        triton: Whether the step is compiled for CUDA, in float32.
 
     Returns:
         The balls of the batch's loss before the step, and of what the step leaves.
     """
     architecture = net.hparams["architecture"]
-    p, inputs, targets = in_balls(net, x, y)
+    p, inputs, targets = in_balls(net, x, y, kind=TritonBalls if triton else Balls)
     _, y_hat = reference.forward(p, inputs, architecture)
     loss = ((targets - y_hat) ** 2).sum() / targets.size
     g = np.concatenate([part.flatten() for part in reference.gradients(p, inputs, targets, architecture)])
-    return loss, one_step(state, g, NOTEBOOK._replace(lr=net.hparams["lr"]), tensor_scalars=False)
+    roundings = max(ROUNDINGS, TRITON_ROUNDINGS * triton)
+    return loss, one_step(state, g, NOTEBOOK._replace(lr=net.hparams["lr"]), tensor_scalars=False, roundings=roundings)
 
 
 # What torch's documentation and its users set, and the ends of the domain [0, 1).

@@ -12,9 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, unit_roundoff
-from simplenet.testing.implementations import FOR_LOOP, LR, AdamUnderTest, apply_step
+from simplenet.testing.implementations import FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.strategies import floats, tensors
+from tests.fused_cuda import FusedCuda
 from tests.oracle import Hyper, State, one_step, read
 
 SHAPE = (2, 5)  # longer than vectors of four and eight, so that vector loops meet their tails
@@ -103,25 +104,60 @@ def test_splitting_and_permuting_parameters_changes_nothing(adam, p, gradients):
     assert_same_way(adam, rows, p, gradients)
 
 
-@pytest.mark.parametrize("gradient_layout", [*LAYOUTS, "expanded"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_layout_of_parameter_and_gradient_changes_nothing(adam, layout, gradient_layout):
-    """Neither the bits of the parameter nor the memory around it."""
+def check_layout(adam, layout, gradient_layout, *, refuses):
+    """Demand the bits of a contiguous run or, of what refuses strides that differ, that it moves nothing."""
     generator = torch.Generator().manual_seed(1996)
     start = torch.randn(SHAPE, generator=generator)
-    gradients = torch.randn((STEPS, *SHAPE), generator=generator)
+    gradients = torch.randn((STEPS, *SHAPE), generator=generator).to(adam.device)
     if gradient_layout == "expanded":  # one row, repeated without memory of its own
         gradients = gradients[:, :1].expand(STEPS, *SHAPE)
     placed = place(start.to(adam.device), layout)
     p = adam.parameter(placed.tensor)
     optimizer = adam([p])
 
-    for g in gradients.to(adam.device):
+    def step(g):
         apply_step(optimizer, [p], [g if gradient_layout == "expanded" else place(g, gradient_layout).tensor])
 
-    expected = trajectory(adam, start, [g.contiguous() for g in gradients])[-1]
+    # Moments are made as their parameter lies, but without its gaps.
+    dense = {"contiguous", "offset"}
+    alike = {layout, gradient_layout} <= dense or layout == gradient_layout == "transposed"
+    if refuses and not alike:
+        with pytest.raises(RuntimeError, match="layout"):
+            step(gradients[0])
+        expected = start
+    else:
+        for g in gradients:
+            step(g)
+        expected = trajectory(adam, start, [g.contiguous() for g in gradients])[-1]
+
     assert placed.guard_is_intact(), f"memory around the {layout} parameter was written to"
     assert_identical(placed.tensor, expected, claim=f"{layout} parameter, {gradient_layout} gradient")
+
+
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+each_gradient_layout = pytest.mark.parametrize("gradient_layout", [*LAYOUTS, "expanded"])
+
+
+@each_gradient_layout
+@each_layout
+def test_the_layout_of_parameter_and_gradient_changes_nothing(adam, layout, gradient_layout):
+    """Neither the bits of the parameter nor the memory around it; fused on CUDA may refuse, and does so itself."""
+    check_layout(adam, layout, gradient_layout, refuses=adam.refuses_strides)
+
+
+@each_gradient_layout
+@each_layout
+def test_what_refuses_strides_that_differ_does_so_and_moves_nothing(layout, gradient_layout):
+    """As fused Adam on CUDA, without a GPU."""
+    refusing = AdamUnderTest(Implementation("fused on CUDA", build=FusedCuda.build), torch.device("cpu"))
+
+    check_layout(refusing, layout, gradient_layout, refuses=True)
+
+
+def test_what_is_fused_on_cuda_is_expected_to_refuse_and_nothing_else_is(adam):
+    assert adam.refuses_strides == (str(adam).startswith("fused-cuda"))
+    on_cuda = AdamUnderTest(adam.implementation, torch.device("cuda"))
+    assert on_cuda.refuses_strides == (adam.implementation.name == "fused")
 
 
 @given(p=parameters, gradients=runs, position=st.integers(0, 2))
@@ -343,7 +379,7 @@ def test_no_step_is_longer_than_cauchy_and_schwarz_allow(adam, data, t, betas):
     longest = longest_step(adam, gradients, betas)
 
     limit = cauchy_schwarz(t, *betas) * (1 + step_ratio_rtol(t))
-    if adam.implementation.tensor_scalars:  # as in test_adam.py: float32 corrections cancel
+    if adam.tensor_scalars:  # as in test_adam.py: float32 corrections cancel
         limit *= 1 + gamma(2 * t, torch.float32) * (1 / (1 - betas[0]) + 1 / (1 - betas[1]) / 2)
     assert longest <= limit, f"step {t} is {longest} lr, but should be at most {limit} lr"
 
@@ -381,7 +417,7 @@ def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradien
 
     # Both sides: v three roundings a step; root, correction, quotient and product.
     rtol = gamma(6 * STEPS + 12, torch.float64)
-    if adam.implementation.tensor_scalars:
+    if adam.tensor_scalars:
         rtol += gamma(2 * STEPS, torch.float32) / (1 - beta2)  # corrected in float32: a known defect, not this claim
     assert_within(actual, rmsprop * (1 - beta2**STEPS) ** 0.5, rtol=rtol, claim="displacement")
 
@@ -395,7 +431,7 @@ def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
     by at most t d. 1 - beta2^t is computed in whatever type the scalars have: its error of 2 t roundings of one is a
     share 2 t u / t d of it, half of which the root leaves. Both are small where d is the root of u.
     """
-    scalars = torch.float32 if adam.implementation.tensor_scalars else torch.float64
+    scalars = torch.float32 if adam.tensor_scalars else torch.float64
     u = unit_roundoff(scalars)
     d = 2.0 ** round(math.log2(u) / 2)
     gradients = [(g + (g == 0)).double() for g in gradients]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 
+import conftest
 from simplenet import SimpleNet, mse_loss, xor
 from simplenet.testing.assertions import assert_identical
 from simplenet.testing.strategies import networks
@@ -127,6 +128,29 @@ def test_moving_to_a_device_and_back_in_mid_training_changes_no_bit(device, net)
         steps(trained, by, 3)
     for values, expected in zip(state(moved, elsewhere), state(net, optimizer), strict=True):
         assert_identical(values, expected, claim=f"three steps after {device}")
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "left"), [((2, 9), None, ":4096:8"), ((2, 9), ":16:8", ":16:8"), ((2, 10), None, None)]
+)
+def test_cublas_is_deterministic_before_the_first_product_where_torch_looks_only_then(version, found, left):
+    environment = {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
+
+    conftest.settle_cublas(environment, version)
+
+    assert environment.get("CUBLAS_WORKSPACE_CONFIG") == left
+
+
+def test_the_first_use_of_cuda_is_not_held_against_the_test_that_makes_it(monkeypatch):
+    """Torch up to 2.8 and Lightning leave a variable each in the environment."""
+    before = conftest._global_state()  # noqa: SLF001
+
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert conftest._global_state() == before  # noqa: SLF001
+
+    monkeypatch.setenv("A_VARIABLE_OF_THE_TEST", "0")
+    assert conftest._global_state() != before  # noqa: SLF001
 
 
 def in_a_thread(make):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -143,11 +144,12 @@ def step_of_many(state, *, t, architecture, batch_size, lr):
     return [part[:, 1] for part in after[:3]]
 
 
-def check_step(actual, state, *, t, architecture, batch_size, lr):
+def check_step(actual, state, *, t, architecture, batch_size, lr, triton=False):
     __tracebackhide__ = True
     net = SimpleNet(architecture, (len(state[0]) - 1) // 4, lr)
     vector_to_parameters(state[0].clone(), net.parameters())
-    _, expected = oracle.training_step(net, oracle.State(*state, None, t - 1), *batch_at(t, batch_size))
+    before = oracle.State(*state, None, t - 1)
+    _, expected = oracle.training_step(net, before, *batch_at(t, batch_size), triton=triton)
     for name, part, ball in zip(("weights", "first moments", "second moments"), actual, expected, strict=False):
         assert_in_balls(part, ball, claim=f"{name} after step {t} of {architecture}, batch {batch_size}")
 
@@ -305,6 +307,29 @@ def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_
     assert_identical(found["few"], found["many"], claim="compiled weights of seed 1028")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device):
+    """From the states that 250 eager steps have led to; the CPU's is compiled beside the tests."""
+    if device.type != "cuda":
+        pytest.skip(f"{device} is no GPU")
+    with patch.dict(os.environ):  # torch's compiler leaves its own there
+        run = ensemble._compiled("overview", 4, device, torch.float32)  # noqa: SLF001
+        rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740)).to(device)
+        weights = initial_weights(range(1024)).to(device)
+        never = torch.full((1024,), NEVER, device=device)
+        start, t, end = (torch.tensor(limit, device=device) for limit in (0, 250, 251))
+        with torch.no_grad():
+            blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
+            before = ensemble._loop(Step("overview", 4, device))(start, t, blank, rows)  # noqa: SLF001
+            after = run(t, end, before, rows)
+        fallback = train_ensemble(range(3), steps=2, device=str(device)).fallback
+
+    for i in (0, 1, 511, 1022, 1023):
+        state, actual = ([part[:, i].cpu() for part in whole[:3]] for whole in (before, after))
+        check_step(actual, state, t=251, architecture="overview", batch_size=3, lr=0.01, triton=True)
+    assert fallback is None
+
+
 SHARDED = """
 import os, torch
 from lightning.fabric import Fabric
@@ -371,6 +396,36 @@ def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(mo
 
     assert fallen.fallback == f"RuntimeError: {line}"
     assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
+
+
+def test_a_compiler_that_fails_at_the_first_call_of_a_step_is_a_fallback_too(monkeypatch):
+    """On CUDA the step is compiled and the loop around it is Python's, so nothing compiles until a step is taken."""
+
+    def without_triton(*_):
+        raise RuntimeError("no Triton")
+
+    monkeypatch.setattr(ensemble, "_compiled", lambda *_: ensemble._loop(without_triton))  # noqa: SLF001
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    fallen = train_ensemble(range(3), steps=20)
+
+    assert fallen.fallback == "RuntimeError: no Triton"
+    assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
+
+
+def test_the_step_that_compiles_is_not_among_those_that_train(monkeypatch):
+    taken = []
+
+    def on_cuda(architecture, hidden, device, _dtype):
+        step = Step(architecture, hidden, device)
+        return ensemble._loop(lambda t, *rest: (taken.append(int(t)), step(t, *rest))[1])  # noqa: SLF001
+
+    monkeypatch.setattr(ensemble, "_compiled", on_cuda)
+
+    compiled = train_ensemble(range(3), steps=20)
+
+    assert taken == [0, *range(20)]
+    assert_same_seeds_same_bits(compiled, train_ensemble(range(3), steps=20, compiled=False))
 
 
 @pytest.mark.parametrize(

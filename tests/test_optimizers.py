@@ -11,12 +11,12 @@ from simplenet.testing.layouts import LAYOUTS, place
 
 SHAPE = (3, 5)
 
-# The optimizers with a fused kernel on the CPU, with what makes them keep state; and the first torch with it.
+# The optimizers with a fused kernel, with what makes them keep state; and the first torch with it, by device.
 FUSED = {
-    "Adam": (torch.optim.Adam, {}, (2, 4)),
-    "AdamW": (torch.optim.AdamW, {}, (2, 4)),
-    "SGD": (torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}, (2, 4)),
-    "Adagrad": (torch.optim.Adagrad, {}, (2, 4)),
+    "Adam": (torch.optim.Adam, {}, {"cpu": (2, 4), "cuda": (2, 0)}),
+    "AdamW": (torch.optim.AdamW, {}, {"cpu": (2, 4), "cuda": (2, 0)}),
+    "SGD": (torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}, {"cpu": (2, 4), "cuda": (2, 3)}),
+    "Adagrad": (torch.optim.Adagrad, {}, {"cpu": (2, 4)}),
 }
 
 
@@ -24,8 +24,9 @@ FUSED = {
 def fused(request):
     """Build a fused optimizer, or its plain twin."""
     cls, options, since = FUSED[request.param]
-    if since > TORCH:
-        pytest.skip(f"{request.param} is fused on the CPU from torch {'.'.join(map(str, since))} on")
+    kind = request.getfixturevalue("device").type if "device" in request.fixturenames else "cpu"
+    if kind not in since or since[kind] > TORCH:
+        pytest.skip(f"torch {torch.__version__} has no fused {request.param} on {kind}, or none that is known here")
     return lambda parameters, fused=True: cls(
         parameters, **options, **({"fused": True} if fused else {"foreach": False})
     )
@@ -54,18 +55,18 @@ def test_a_fused_step_is_the_same_in_every_layout(fused, layout, gradient_layout
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_a_skipped_step_changes_nothing_then_or_later(fused, skipped):
+def test_a_skipped_step_changes_nothing_then_or_later(fused, device, skipped):
     """As a gradient scaler skips it, by ``found_inf``: parameter, state and all steps after are those without it."""
-    start, *steps = gradients(4)
+    start, *steps = gradients(4).to(device)
     p, untouched = start.clone().requires_grad_(), start.clone().requires_grad_()
     optimizer, twin = fused([p]), fused([untouched])
 
     for i, g in enumerate(steps):
         if i == skipped:
-            optimizer.found_inf = torch.tensor(1.0)
-            optimizer.grad_scale = torch.tensor(1.0)
+            optimizer.found_inf = torch.tensor(1.0, device=device)
+            optimizer.grad_scale = torch.tensor(1.0, device=device)
             with deterministic():  # memory that nobody has written to is NaN there, and not 0 by chance
-                apply_step(optimizer, [p], [torch.full(SHAPE, torch.inf)])
+                apply_step(optimizer, [p], [torch.full(SHAPE, torch.inf, device=device)])
             del optimizer.found_inf, optimizer.grad_scale
         apply_step(optimizer, [p], [g])
         apply_step(twin, [untouched], [g])

@@ -228,6 +228,17 @@ def test_a_state_put_back_repeats_what_followed(device, seed, drawn):
     assert draw_from_each(device) == first
 
 
+def test_the_state_of_a_gpu_is_that_of_the_gpu_that_draws(monkeypatch):
+    """Not the current one's, which is torch's default."""
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="the current one": device)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="the current one": (state, device))
+
+    generator = global_generators("cuda:1")["torch"]
+
+    assert generator.get_state() == "cuda:1"
+    assert generator.set_state("state") == ("state", "cuda:1")
+
+
 @given(seed=seeds, batch_size=st.integers(1, 4), disturbance=disturbances)
 def test_the_same_seed_serves_the_same_shuffled_batches(seed, batch_size, disturbance):
     loader = DataLoader(TensorDataset(*xor()), batch_size, shuffle=True)

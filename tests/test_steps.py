@@ -1,9 +1,14 @@
 """Training steps: every strategy takes the step of the formulas, and only as many as it is told."""
 
+import math
 import os
 import re
+import sys
+import threading
+from contextlib import contextmanager
 from functools import cache
 from itertools import product
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -13,12 +18,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
-from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, reference, set_seed, steps, train, xor
+from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, ensemble, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
-from simplenet.testing.balls import Balls, in_balls
+from simplenet.testing.balls import Balls, TritonBalls, balls, in_balls
+from simplenet.testing.bounds import TRITON_ROUNDINGS
+from simplenet.testing.oracle import fused_rounds_scalars
 from simplenet.testing.strategies import architectures, batches, few, networks, seeds
+from tests.fused_cuda import FusedCuda
 from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
 
 CPU = torch.device("cpu")
@@ -59,17 +68,23 @@ def made(strategy, architecture, dtype, device):
     return _made(strategy, architecture, dtype, device)
 
 
-def check_step(net, x, y, before, after, **choices):
+def compiled_for_cuda(x, take):
+    """Whether a stepper's kernels are Triton's, which are less exact in float32 alone."""
+    return x.device.type == "cuda" and x.dtype == torch.float32 and isinstance(take, steps._Compiled)  # noqa: SLF001
+
+
+def check_step(net, x, y, before, after, *, tensor_scalars=False, triton=False):
     """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(net.hparams["architecture"], net.hparams["hidden"]).to(x)
     vector_to_parameters(before.weights.clone(), twin.parameters())
-    gradients = reference.gradients(*in_balls(twin, x, y), net.hparams["architecture"])
-    flat = np.concatenate([g.flatten() for g in gradients])
-    g = Balls(flat.centre, flat.radius, dtype=x.dtype, roundings=ROUNDINGS)
+    rows = in_balls(twin, x, y, kind=TritonBalls if triton else Balls)
+    flat = np.concatenate([g.flatten() for g in reference.gradients(*rows, net.hparams["architecture"])])
+    roundings = max(ROUNDINGS, TRITON_ROUNDINGS * triton)
+    g = Balls(flat.centre, flat.radius, dtype=x.dtype, roundings=roundings)
     hyper = Hyper(net.hparams["lr"], 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
     state = State(*before[:3], None, before.t)
-    expected = one_step(state, g, hyper, tensor_scalars=False, **choices)
+    expected = one_step(state, g, hyper, tensor_scalars=tensor_scalars, roundings=roundings)
     assume(expected.bounded)
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     assert_in_balls(after.m, expected.m, claim=f"first moments after step {after.t}")
@@ -90,11 +105,13 @@ def trainings(draw, net, gradient_scale=1.0):
 
 
 def check_five_steps(net, x, y, take, start):
+    fused = isinstance(take, steps._Autograd) and take.optimizer.defaults["fused"]  # noqa: SLF001
+    terms = {"tensor_scalars": bool(fused) and fused_rounds_scalars(x.device), "triton": compiled_for_cuda(x, take)}
     take.write(start)
     for _ in range(FORCED):
         before = take.read()
         take()
-        check_step(net, x, y, before, take.read())
+        check_step(net, x, y, before, take.read(), **terms)
 
 
 @a_few
@@ -150,6 +167,22 @@ def test_rows_and_width_are_free(device, strategy, data, dtype):
 
     start = data.draw(trainings(net))
     check_five_steps(net, x, y, stepper(strategy, net, x, y), start)
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_five_steps_in_the_arithmetic_of_cudas_fused_kernel_need_its_scalars(rounded):
+    """Without a GPU: the bound of scalars in float64 is refuted."""
+
+    @given(data=st.data())
+    def steps_follow_the_formulas(data):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.optim, "Adam", FusedCuda)
+            patched.setitem(globals(), "fused_rounds_scalars", lambda _: rounded)
+            net, (x, y) = data.draw(networks()), xor()
+            start = data.draw(trainings(net))
+            check_five_steps(net, x, y, steps._Autograd(net, x, y, fused=True), start)  # noqa: SLF001
+
+    (a_few if rounded else refuted)(steps_follow_the_formulas)()
 
 
 class Launched(TorchDispatchMode):
@@ -212,6 +245,174 @@ def test_the_compiled_stepper_checks_its_arguments_as_the_eager_one_does(monkeyp
         take.write(start._replace(m=torch.zeros(1)))
 
 
+class OnMeta(TorchDispatchMode):
+    """Refuse an operation that is given anything on the CPU, where CUDA would wait for it or fail."""
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+        devices = {value.device.type for value in given}
+        assert devices <= {"meta"}, f"{operation} is given tensors on {devices}, but should be on meta alone"
+        return operation(*args, **kwargs or {})
+
+
+META = torch.device("meta")  # computes shapes alone
+
+
+def compiled_on_meta(monkeypatch, dtype=torch.float32):
+    monkeypatch.setattr(steps._Compiled, "read", lambda take: Training(*take.state, 0))  # noqa: SLF001 - has no count
+    x, y = (rows.to(META, dtype) for rows in xor())
+    return by_hand(monkeypatch, SimpleNet().to(META, dtype), x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_compiled_step_is_given_nothing_of_another_device(monkeypatch, dtype):
+    take = compiled_on_meta(monkeypatch, dtype)
+
+    with OnMeta():
+        take(2)
+
+
+@pytest.mark.parametrize("name", ["t", "state", "table", "batch"])
+def test_a_tensor_of_a_compiled_step_that_is_left_on_the_cpu_is_caught(monkeypatch, name):
+    take = compiled_on_meta(monkeypatch)
+    setattr(take, name, torch.zeros_like(getattr(take, name), device=CPU))
+
+    with OnMeta(), pytest.raises(AssertionError, match=r"is given tensors on .*'cpu'.*, but should be on meta alone"):
+        take(2)
+
+
+def test_a_step_of_an_ensemble_is_given_nothing_of_another_device():
+    """From the state and the schedule that its training makes for its device, to the verdict after the last step."""
+    step = ensemble.Step("overview", 4, META)
+    rows = ensemble.schedule(3, 5, 0.01).to(META)
+    train = ensemble._Training(ensemble._loop(step), 8, step, rows, META, threading.Event())  # noqa: SLF001
+    state, block, t = train.start(torch.zeros(17, 3)), train.block(0), torch.zeros((), dtype=torch.int64, device=META)
+
+    with OnMeta():
+        t, state = step(t, state, block)
+        step.solved_since(t, state.since, step.forward(state.weights)[1])
+
+
+@pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
+def test_a_step_of_autograd_stays_on_the_device_of_its_network(monkeypatch, strategy):
+    """Parameters, gradients and moments; Adam counts on the CPU where it computes the corrections there."""
+    if reason := unavailable(strategy, CPU):
+        pytest.skip(reason)
+    # Where the constructor asks for the devices of fused kernels; later torch asks when it makes the state.
+    module = sys.modules[torch.optim.Adam.__module__]
+    monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"], raising=False)
+    net, (x, y) = SimpleNet().to(META), (rows.to(META) for rows in xor())
+
+    take = steps._STRATEGIES[strategy].make(net, x, y)  # noqa: SLF001 - which no strategy is offered on
+    take(2)
+
+    states = [take.optimizer.state[p] for p in net.parameters()]
+    tensors = [value for p, own in zip(net.parameters(), states, strict=True) for value in (p, p.grad, *own.values())]
+    left = {value.device.type for value in tensors if value.dim()}
+    assert left == {"meta"}
+    assert {own["step"].device.type for own in states} == {"meta" if strategy == "fused" else "cpu"}
+
+
+class RecordedCuda:
+    """A stand-in for what records a graph: it writes down the order in which its parts are called."""
+
+    def __init__(self, monkeypatch):
+        self.log = []
+        stand_ins = {
+            "device": lambda device: self.within(f"device {device}"),
+            "current_stream": lambda: self.stream("current"),
+            "Stream": lambda: self.stream("side"),
+            "stream": lambda stream: self.within(f"stream {stream.name}"),
+            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.log.append("replay")),
+            "graph": lambda _, *, stream: self.within(f"recording on {stream.name}"),
+        }
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+        step = steps._Autograd.step  # noqa: SLF001
+
+        def logged(take):
+            gradients = any(p.grad is not None for p in take.net.parameters())
+            self.log.append("step over gradients" if gradients else "step")
+            step(take)
+
+        monkeypatch.setattr(steps._Autograd, "step", logged)  # noqa: SLF001
+
+    def stream(self, name):
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.log.append(f"{name} waits for {other.name}"))
+
+    @contextmanager
+    def within(self, what):
+        self.log.append(what)
+        yield
+        self.log.append(f"end of {what}")
+
+
+def test_a_graph_is_recorded_on_a_stream_of_its_batchs_device_and_has_taken_no_step(monkeypatch):
+    """By stand-ins, in the order of PyTorch's documentation; gradients from before would not be the recording's own."""
+    if reason := unavailable("fused", CPU):
+        pytest.skip(reason)
+    recorded = RecordedCuda(monkeypatch)
+    net = SimpleNet()
+    before = parameters_to_vector(net.parameters()).detach().clone()
+
+    take = steps._CudaGraph(net, *xor())  # noqa: SLF001 - which no CPU has
+
+    assert recorded.log == [
+        "device cpu",
+        "side waits for current",
+        *["stream side", "step", "step over gradients", "step over gradients", "end of stream side"],
+        "current waits for side",
+        *["recording on side", "step", "end of recording on side"],
+        "end of device cpu",
+    ]
+    weights, m, v, t = take.read()
+    assert_identical(weights, before, claim="weights after the recording")
+    assert (m.count_nonzero(), v.count_nonzero(), t) == (0, 0, 0)
+    recorded.log.clear()
+    take(2)
+    assert recorded.log == ["replay", "replay"]
+
+
+def sigmoid_on_cuda(z):
+    """Compute a sigmoid as Triton does, with the largest errors that NVIDIA documents, all to one side."""
+    u = torch.finfo(torch.float32).eps / 2
+    exponent = -z.double() * math.log2(math.e)
+    e = (exponent + 2 * u * exponent.abs()).exp2() * (1 + 2.0**-22)
+    quotient = 1 / (1 + e.float()).double() * (1 - 2 * 2 * u)
+    return quotient.float()
+
+
+def check_sigmoid_on_cuda(kind):
+    """Demand that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
+    z = torch.linspace(-80, 80, 801)
+    in_its_ball = reference.sigmoid(balls(z, dtype=z.dtype, roundings=5, kind=kind))
+    assert_in_balls(sigmoid_on_cuda(z), in_its_ball, claim="sigmoid")
+
+
+def test_the_errors_that_nvidia_documents_of_a_compiled_sigmoid_are_covered():
+    check_sigmoid_on_cuda(TritonBalls)
+
+
+def test_the_errors_that_nvidia_documents_exceed_the_bound_of_torchs_own_kernels():
+    """So what is compiled for CUDA needs a bound of its own."""
+    with pytest.raises(AssertionError, match="sigmoid"):
+        check_sigmoid_on_cuda(Balls)
+
+
+@a_few
+@given(data=st.data())
+def test_steps_compiled_for_cuda_are_held_to_the_bound_of_their_own_arithmetic(data):
+    """Without a GPU: a step whose sigmoid is the least exact one."""
+    with pytest.MonkeyPatch.context() as patched:
+        sigmoid = steps._ACTIVATIONS[torch.nn.Sigmoid]._replace(value=sigmoid_on_cuda)  # noqa: SLF001
+        patched.setitem(steps._ACTIVATIONS, torch.nn.Sigmoid, sigmoid)  # noqa: SLF001
+        patched.setitem(globals(), "compiled_for_cuda", lambda *_: True)
+        net = data.draw(networks())
+        x, y = data.draw(batches(few))
+        start = data.draw(trainings(net))
+        check_five_steps(net, x, y, by_hand(patched, net, x, y), start)
+
+
 def half_the_gradient(*arguments):
     *others, d_mse = arguments
     return gradient(*others, d_mse / 2)
@@ -257,22 +458,23 @@ def test_the_oracle_kills_every_planted_fault(fault):
         steps._table.cache_clear()  # noqa: SLF001
 
 
-def test_the_eager_step_is_the_trainers_bit_for_bit(tmp_path):
+def test_the_eager_step_is_the_trainers_bit_for_bit(device, tmp_path):
+    """On each device; the Trainer gives the network back on the CPU."""
     set_seed(1996)
-    result = train(SimpleNet(), XORDataModule(4), max_epochs=20, device="cpu", checkpoint_dir=tmp_path)
+    result = train(SimpleNet(), XORDataModule(4), max_epochs=20, device=str(device), checkpoint_dir=tmp_path)
     set_seed(1996)
-    net = SimpleNet()
+    net = SimpleNet().to(device)
 
-    take = stepper("eager", net, *xor())
+    take = stepper("eager", net, *(rows.to(device) for rows in xor()))
     take(20)
 
     assert take.read().t == result.steps
-    assert_identical(
-        take.read().weights, parameters_to_vector(result.net.parameters()).detach(), claim="weights after 20 steps"
-    )
-    saved = torch.load(result.checkpoint, weights_only=True)["optimizer_states"][0]["state"].values()
+    weights = parameters_to_vector(result.net.parameters()).detach()
+    assert weights.device == CPU
+    assert_identical(take.read().weights, weights, claim="weights after 20 steps")
+    states = torch.load(result.checkpoint, weights_only=True, map_location=CPU)["optimizer_states"][0]["state"]
     for part, name in ((take.read().m, "exp_avg"), (take.read().v, "exp_avg_sq")):
-        trainers = torch.cat([own[name].flatten() for own in saved])
+        trainers = torch.cat([own[name].flatten() for own in states.values()])
         assert_identical(part, trainers, claim=f"{name} after 20 steps")
 
 

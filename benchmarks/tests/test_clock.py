@@ -2,19 +2,24 @@
 
 import ast
 import json
+import os
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.check import check_step
-from benchmarks.conftest import Clock, matmul_flops_per_second
-from benchmarks.peers import Jax, NumPy
-from simplenet import SimpleNet, set_seed, xor
+from benchmarks import conftest, test_ensemble
+from benchmarks.check import Balls, TritonBalls, check_step
+from benchmarks.conftest import Clock, copy_bytes_per_second, device_seconds_per_step, matmul_flops_per_second
+from benchmarks.peers import Jax, NumPy, unavailable
+from simplenet import SimpleNet, ensemble, set_seed, xor
 from simplenet.steps import stepper
 
 pytest_plugins = "pytester"
@@ -67,6 +72,15 @@ def test_nan_fails_it():
         check_step(x, y, before, after._replace(weights=torch.full_like(after.weights, torch.nan)))
 
 
+@pytest.mark.parametrize(("kind", "covered"), [(Balls, False), (TritonBalls, True)])
+def test_the_errors_of_what_is_compiled_for_cuda_are_covered_where_that_is_asked_for(kind, covered):
+    """As NVIDIA documents them, in unit roundoffs: 4 of a quotient, and 44 of an exponential of 20."""
+    u = 2.0**-24
+
+    assert ((kind(1.0) / kind(3.0)).radius >= 4 * u / 3) == covered
+    assert (np.exp(kind(-20.0)).radius >= 44 * u * np.exp(-20.0)) == covered
+
+
 # --- a device that does not wait ---
 
 WORK = 0.005  # seconds that the device takes for what it is given
@@ -84,6 +98,9 @@ class Queue:
     def __matmul__(self, _):
         self.launch()
 
+    def copy_(self, _):
+        self.launch()
+
     def wait(self, *_):
         while self.waiting:
             self.waiting.pop(0)()
@@ -94,6 +111,7 @@ class Queue:
         return SimpleNamespace(
             times=times,
             record=lambda: self.launch(lambda: times.append(time.perf_counter())),
+            query=lambda: bool(times),
             synchronize=self.wait,
             elapsed_time=lambda end: 1000 * (end.times[-1] - times[-1]),
         )
@@ -104,6 +122,7 @@ def queue(monkeypatch):
     """Put the stand-in in CUDA's place."""
     queue = Queue()
     stand_ins = {"synchronize": queue.wait, "Event": queue.event, "device": lambda _: nullcontext()}
+    stand_ins["_sleep"] = lambda _: queue.launch()
     stand_ins |= {"reset_peak_memory_stats": lambda _: None, "max_memory_allocated": lambda _: 0}
     stand_ins["get_device_name"] = lambda _: "stand-in"
     for name, stand_in in stand_ins.items():
@@ -131,26 +150,96 @@ class Stopwatch:
             self(function)
 
 
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("rounds", [None, 2], ids="rounds={}".format)
 def test_what_is_timed_ends_in_a_barrier_and_its_time_is_that_of_the_work(queue, rounds):
-    """By the clock of the process, and by the events of the device: a sleep never ends early."""
+    """By the clock of the process: a sleep never ends early."""
     stopwatch = Stopwatch(queue)
 
     Clock(stopwatch)(queue.launch, CUDA, strategy="stand-in", steps=2, rounds=rounds)
 
     assert stopwatch.left == [0] * (rounds or 1)
     assert min(stopwatch.seconds) >= WORK
-    assert stopwatch.extra_info["device_seconds_per_step"] >= WORK / 2
 
 
-def test_a_product_of_matrices_is_timed_to_its_end(queue):
-    rate = matmul_flops_per_second.__wrapped__(CUDA)
+class Simulated:
+    """A stand-in for CUDA, in simulated seconds: launches take the host's time, and kernels the device's."""
+
+    LAUNCH, KERNEL, CYCLE, QUEUE = 1e-5, 2e-6, 1e-9, 1024
+
+    def __init__(self, monkeypatch):
+        self.host = 0.0
+        self.ends = [0.0]  # of what the device was given, in its order
+        stand_ins = {"device": lambda _: nullcontext(), "Event": lambda **_: self.event()}
+        stand_ins["_sleep"] = lambda cycles: self.launch(cycles * self.CYCLE)
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def launch(self, seconds=KERNEL):
+        self.host += self.LAUNCH
+        if len(self.ends) > self.QUEUE:  # it waits until there is room
+            self.host = max(self.host, self.ends[-self.QUEUE])
+        self.ends.append(max(self.host, self.ends[-1]) + seconds)
+
+    def event(self):
+        event = SimpleNamespace(query=lambda: event.time <= self.host, synchronize=lambda: self.wait(event.time))
+        event.record = lambda: setattr(event, "time", max(self.host, self.ends[-1]))
+        event.elapsed_time = lambda end: 1000 * (end.time - event.time)
+        return event
+
+    def wait(self, until=None):
+        self.host = max(self.host, self.ends[-1] if until is None else until)
+
+
+@pytest.mark.parametrize("kernels", [1, 50], ids="kernels={}".format)
+def test_the_time_of_the_device_is_that_of_its_kernels_although_python_is_slower(monkeypatch, kernels):
+    """Fifty of 2 µs, launched in 10 µs each, are 100 µs, and not 500."""
+    device = Simulated(monkeypatch)
+
+    seconds = device_seconds_per_step(lambda steps: [device.launch() for _ in range(kernels * steps)], CUDA)
+
+    assert seconds == pytest.approx(kernels * device.KERNEL)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda device: device.wait(device.launch()), lambda device: [device.launch() for _ in range(100)]],
+    ids=["waits", "fills the queue"],
+)
+def test_no_time_of_the_device_is_recorded_where_the_host_has_to_wait_for_it(monkeypatch, step):
+    device = Simulated(monkeypatch)
+
+    assert device_seconds_per_step(lambda steps: [step(device) for _ in range(steps)], CUDA) is None
+
+
+def test_the_record_has_the_bytes_that_a_step_moves_in_the_devices_own_time(queue, monkeypatch):
+    """And what a copy moves, beside it."""
+    monkeypatch.setattr(conftest, "device_seconds_per_step", lambda launch, _: launch(1))
+    monkeypatch.setattr(conftest, "copy_bytes_per_second", lambda _: 1000.0)
+    stopwatch = Stopwatch(queue)
+    stopwatch.stats = SimpleNamespace(stats=SimpleNamespace(median=8.0))
+
+    Clock(stopwatch)(
+        queue.launch, CUDA, strategy="eager", steps=1, rows=4, hidden=4, training=True, launch=lambda steps: 4.0 * steps
+    )
+
+    moved = 4 * (4 * 3 + 17 * 6)
+    info = stopwatch.extra_info
+    assert (info["bytes_per_step"], info["device_seconds_per_step"]) == (moved, 4.0)
+    assert (info["bytes_per_second"], info["fraction_of_copy"]) == (moved / 4, moved / 4000)
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"), [(matmul_flops_per_second, 2 * 8192**3 / WORK), (copy_bytes_per_second, 2 * 2**30 / WORK)]
+)
+def test_what_a_device_can_do_at_most_is_timed_to_its_end(queue, rate, most):
+    """A product of matrices, and a copy, which reads and writes each byte."""
+    measured = rate.__wrapped__(CUDA)
 
     assert not queue.waiting
-    assert rate <= 2 * 8192**3 / WORK
+    assert measured <= most
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["jit", "scan"])
@@ -164,6 +253,94 @@ def test_the_steps_of_jax_end_in_a_barrier(queue, scan):
     take(3)
 
     assert not queue.waiting
+
+
+PINNED = """
+import jax
+import torch
+from benchmarks.peers import Jax, JaxVmap
+from simplenet import SimpleNet, xor
+
+first, second = jax.devices("cpu")
+jax.config.update("jax_default_device", second)  # as a GPU is, where JAX has one
+jax.config.update("jax_default_matmul_precision", "bfloat16")  # as TF32 may be
+take = Jax(SimpleNet(), *xor(), scan=False)
+many = JaxVmap(torch.zeros(3, 17), *xor())
+take()
+take.write(take.read())
+results = jax.tree.leaves((take.p, take.state, take.one(take.p, take.state), many.train(many.start, 1)))
+assert {device for result in results for device in result.devices()} == {first}, "a result is on JAX's default device"
+for step in (jax.make_jaxpr(take.one)(take.p, take.state), jax.make_jaxpr(many.train, 1)(many.start, 1)):
+    products, exact = (str(step).count(text) for text in ("dot_general[", "(Precision.HIGHEST, Precision.HIGHEST)"))
+    assert products == exact > 0, f"{exact} of {products} products are in float32"
+"""
+
+
+def test_jax_computes_in_float32_on_the_device_that_is_recorded():
+    """Whatever its defaults are; the CPU has two devices here, so that no GPU is needed."""
+    pytest.importorskip("jax")
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+    run = subprocess.run(
+        [sys.executable, "-c", PINNED], cwd=PROJECT, env=os.environ | flags, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("peer", "kind", "reason"),
+    [
+        ("jax-jit", "cpu", None),
+        ("jax-jit", "cuda", None),
+        ("jax-vmap", "cuda:1", None),
+        ("jax-scan", "cuda:2", "jax-scan does not run on cuda:2: device is cuda:2, but JAX has 2 of that type"),
+        ("numpy", "cpu", None),
+        ("scikit-learn", "cuda", "scikit-learn runs on the CPU alone, not on cuda"),
+    ],
+)
+def test_a_peer_runs_where_its_library_has_the_device(monkeypatch, peer, kind, reason):
+    """JAX with two GPUs, as a stand-in."""
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices={"cpu": [0], "cuda": [0, 1]}.__getitem__))
+
+    assert unavailable(peer, torch.device(kind)) == reason
+
+
+@pytest.mark.parametrize(
+    ("chosen", "places"),
+    [("all", "cpu cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("auto", "cuda")],
+)
+def test_benchmarks_run_on_the_device_that_is_chosen(monkeypatch, chosen, places):
+    """A benchmark is called after the type of its device, so that its records on two GPUs are compared."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked = {}
+    metafunc = SimpleNamespace(
+        fixturenames=["place"],
+        config=SimpleNamespace(getoption=lambda _: chosen),
+        parametrize=lambda _, values, ids, indirect: asked.update(zip(ids, values, strict=indirect)),
+    )
+
+    conftest.pytest_generate_tests(metafunc)
+
+    assert " ".join(map(str, asked.values())) == places
+    assert list(asked) == [device.type for device in asked.values()]
+
+
+def test_an_ensemble_is_timed_from_weights_that_have_been_drawn(monkeypatch):
+    """As JAX's is; a draw takes as long as hundreds of compiled steps."""
+
+    def clock(train, *_, **__):
+        monkeypatch.setattr(SimpleNet, "__init__", lambda *_: pytest.fail("weights are drawn while the clock runs"))
+        train()
+
+    test_ensemble.test_ensemble(clock, CPU, "eager", (3, 2), timed=False, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(("kind", "chunks"), [("cpu", ("eager", "compiled")), ("cuda", ("cuda",))])
+def test_the_networks_of_an_ensemble_that_is_timed_fill_its_chunks(kind, chunks):
+    for chunk in chunks:
+        assert test_ensemble.seeds_on(torch.device(kind)) % ensemble._WIDTH[chunk] == 0, chunk  # noqa: SLF001
 
 
 def test_every_benchmark_is_timed_by_the_clock():

@@ -217,6 +217,27 @@ def test_rows_are_ordered_by_size_and_strategy_and_never_by_time(tables):
     ]
 
 
+def test_the_devices_own_time_and_memory_stand_beside_wall_time(tables):
+    """A table of their own for a run on CUDA; the bytes are those that a step has to move."""
+    own = {
+        "device_seconds_per_step": 2e-6,
+        "peak_memory_bytes": 4096,
+        "bytes_per_second": 3e9,
+        "fraction_of_copy": 0.25,
+    }
+    cuda = benchmark(7 * MICROSECOND, device="cuda", **own)
+    peer = benchmark(9 * MICROSECOND, "jax-jit", device="cuda", bytes_per_second=1e9, fraction_of_copy=0.0833)
+
+    found = tables(document(benchmark(5 * MICROSECOND), cuda, peer))
+
+    assert list(found) == ["training step", "training step, on the GPU of A"]
+    assert [list(row.values()) for row in found["training step, on the GPU of A"]] == [
+        ["eager", "4x4", "7.00 µs", "2.00 µs", "3.00 GB", "0.250", "4.10 kB"],
+        ["jax-jit", "4x4", "9.00 µs", "-", "1.00 GB", "0.0833", "-"],
+    ]
+    assert list(tables(document(benchmark(5 * MICROSECOND)))) == ["training step"]
+
+
 def test_the_training_step_comes_first(tables):
     groups = ["checkpoint", "training step", "forward"]
 

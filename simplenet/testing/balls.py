@@ -30,7 +30,14 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 
 from simplenet.reference import Parameters
-from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, smallest_subnormal, unit_roundoff
+from simplenet.testing.bounds import (
+    EXP_ROUNDINGS,
+    SQRT_ROUNDINGS,
+    TRITON_EXP_ROUNDINGS,
+    TRITON_ROUNDINGS,
+    smallest_subnormal,
+    unit_roundoff,
+)
 
 if TYPE_CHECKING:
     from simplenet import SimpleNet  # brings Lightning, which takes seconds
@@ -150,6 +157,8 @@ class Balls(NDArrayOperatorsMixin):
 
     __slots__ = ("centre", "dtype", "radius", "roundings")
 
+    EXP_GROWTH = 0  # roundings of an exponential for each unit of its exponent
+
     def __init__(
         self, centre: Array | float | Pair, radius: Array | float = 0.0, *, dtype: torch.dtype, roundings: float = 1
     ) -> None:
@@ -185,15 +194,12 @@ class Balls(NDArrayOperatorsMixin):
         ratio = np.where(np.isnan(ratio), 0.0, ratio)  # 0/0: exactly there
         return np.where(np.isinf(self.radius), 0.0, ratio)
 
-    def rounded(
-        self, centre: Pair, radius: Array, coarser: "Balls", *, cost: int = 1, absolute: Array | float = 0.0
-    ) -> Self:
-        """Return the results of an operation, with its own roundings added, in the type of the coarser operand."""
-        ku = cost * coarser.roundings * unit_roundoff(coarser.dtype)
-        own = cost * coarser.roundings * smallest_subnormal(coarser.dtype) / 2 + absolute + _TINY
+    def rounded(self, centre: Pair, radius: Array, *, cost: int = 1, absolute: Array | float = 0.0) -> Self:
+        """Return the results of an operation in this type, with its own roundings added."""
+        ku = cost * self.roundings * unit_roundoff(self.dtype)
+        own = cost * self.roundings * smallest_subnormal(self.dtype) / 2 + absolute + _TINY
         magnitude = np.abs(centre.high) * _UP + radius
-        radius = (radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP
-        return type(self)(centre, radius, dtype=coarser.dtype, roundings=coarser.roundings)
+        return self.like(centre, (radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP)
 
     def and_coarser(self, other: "Balls | Array | float") -> tuple["Balls", "Balls"]:
         """Return the other operand as balls, and the one of the coarser type."""
@@ -290,7 +296,7 @@ class Balls(NDArrayOperatorsMixin):
             radius = np.where(self.radius == 0, 0.0, radius)
             centre = Pair(np.where(vanishes, high / 2, root.high), np.where(vanishes, 0.0, root.low))
             absolute = _TINY / np.where(root.high > 0, root.high, 1.0)
-            return self.rounded(centre, radius, self, cost=SQRT_ROUNDINGS, absolute=absolute)
+            return self.rounded(centre, radius, cost=SQRT_ROUNDINGS, absolute=absolute)
 
     def exp(self) -> Self:
         """Take the exponential; what is below the normal numbers may be flushed to zero, or its inverse to infinity."""
@@ -298,18 +304,27 @@ class Balls(NDArrayOperatorsMixin):
             e = _exp(self.centre)
             # The exponential of the upper end is the farther one.
             radius = e.high * np.expm1(self.radius)
-            relative = EXP_ROUNDINGS * unit_roundoff(self.dtype) + _EXP_OWN
+            roundings = EXP_ROUNDINGS + self.EXP_GROWTH * np.minimum(self.magnitude, _LARGEST)
+            relative = roundings * unit_roundoff(self.dtype) + _EXP_OWN
             own = (e.high * _UP + radius) * relative + torch.finfo(self.dtype).tiny
             return self.like(e, (radius + own) * _UP)
 
-    def maximum(self, other: "Balls | float") -> Self:
+    def maximum(self, other: "Balls | float") -> "Balls":
         """Return the larger of two; choosing rounds nothing."""
         other, coarser = self.and_coarser(other)
         (a, a_low), (b, b_low) = self.centre, other.centre
         first = (a > b) | ((a == b) & (a_low >= b_low))
         centre = Pair(*(np.where(first, a, b) for a, b in zip(self.centre, other.centre, strict=True)))
         radius = np.maximum(self.radius, other.radius)
-        return type(self)(centre, radius, dtype=coarser.dtype, roundings=coarser.roundings)
+        return coarser.like(centre, radius)
+
+
+class TritonBalls(Balls):
+    """Balls in the arithmetic of what torch compiles for CUDA, with ``TRITON_ROUNDINGS`` or more to an operation."""
+
+    __slots__ = ()
+
+    EXP_GROWTH = TRITON_EXP_ROUNDINGS
 
 
 def _negated(a: Balls) -> Balls:
@@ -324,14 +339,14 @@ def _absolute(a: Balls) -> Balls:
 def _sum(a: Balls, b: Balls) -> Balls:
     b, coarser = a.and_coarser(b)
     with np.errstate(all="ignore"):
-        return a.rounded(_add(a.centre, b.centre), a.radius + b.radius, coarser)
+        return coarser.rounded(_add(a.centre, b.centre), a.radius + b.radius)
 
 
 def _product(a: Balls, b: Balls) -> Balls:
     b, coarser = a.and_coarser(b)
     with np.errstate(all="ignore"):
         radius = a.magnitude * b.radius + np.abs(b.centre.high) * _UP * a.radius
-        return a.rounded(_multiply(a.centre, b.centre), radius, coarser)
+        return coarser.rounded(_multiply(a.centre, b.centre), radius)
 
 
 def _quotient(a: Balls, b: Balls) -> Balls:
@@ -343,7 +358,7 @@ def _quotient(a: Balls, b: Balls) -> Balls:
         radius = (np.abs(centre.high) * _UP * b.radius + a.radius) / nearest
         radius = np.where(nearest > 0, radius, np.inf)
         # What falls below the normal numbers in the quotient times the divisor is divided again.
-        return a.rounded(centre, radius, coarser, absolute=_TINY / np.where(divisor > 0, divisor, 1.0))
+        return coarser.rounded(centre, radius, absolute=_TINY / np.where(divisor > 0, divisor, 1.0))
 
 
 def _power(a: Balls, exponent: int) -> Balls:
@@ -361,7 +376,7 @@ def _power(a: Balls, exponent: int) -> Balls:
         assert power is not None, f"exponent is {exponent}, but should be positive"  # noqa: S101
         slope = exponent * (a.magnitude * (1 + 2.0**-50)) ** (exponent - 1)
         own = 2 * exponent * _OWN * np.abs(power.high)
-        return a.rounded(power, a.radius * slope + own, a)
+        return a.rounded(power, a.radius * slope + own)
 
 
 def _matrix_product(a: Balls, b: Balls) -> Balls:
@@ -415,13 +430,15 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def balls(values: Tensor | Sequence[float] | float, *, dtype: torch.dtype, roundings: float = 1) -> Balls:
+def balls(
+    values: Tensor | Sequence[float] | float, *, dtype: torch.dtype, roundings: float = 1, kind: type[Balls] = Balls
+) -> Balls:
     """Turn a tensor's exact values into balls of its shape, to be computed on in ``dtype``."""
     exact = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
-    return Balls(exact, dtype=dtype, roundings=roundings)
+    return kind(exact, dtype=dtype, roundings=roundings)
 
 
-def in_balls(net: "SimpleNet", *data: Tensor) -> tuple[Parameters, *tuple[Any, ...]]:
+def in_balls(net: "SimpleNet", *data: Tensor, kind: type[Balls] = Balls) -> tuple[Parameters, *tuple[Any, ...]]:
     """Turn a network's weights and its data into balls, for ``simplenet.reference`` to compute on.
 
     Kernels take the sum of ``k`` products and a bias in any order, fused or not, and no path through
@@ -431,5 +448,7 @@ def in_balls(net: "SimpleNet", *data: Tensor) -> tuple[Parameters, *tuple[Any, .
     """
     tensors = [*net.parameters(), *data]
     roundings = 1 + max(*tensors[0].shape, *(len(rows) for rows in data))
-    arrays: list[Any] = [balls(values, dtype=values.dtype, roundings=roundings) for values in tensors]
+    if kind is TritonBalls:
+        roundings = max(roundings, TRITON_ROUNDINGS)
+    arrays: list[Any] = [balls(values, dtype=values.dtype, roundings=roundings, kind=kind) for values in tensors]
     return Parameters(*arrays[:4]), *arrays[4:]

@@ -7,6 +7,7 @@ depends on the data, as it does under cancellation, ``simplenet.testing.balls`` 
 References:
     N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM, 2002:
     the model of arithmetic (2.4, 2.8), gamma_n (Lemma 3.1).
+    NVIDIA, PTX ISA: ex2, div; CUDA C++ Programming Guide, "Mathematical Functions".
 """
 
 from functools import cache
@@ -17,6 +18,14 @@ import torch
 # exp, SLEEF and the C libraries promise 1.  Over every float32 of magnitude up to 88, torch 2.0.1 and
 # 2.13.0 on AVX2 err by at most 1.07 unit roundoffs in exp and 2.53 in sigmoid.
 EXP_ROUNDINGS = 4
+
+
+# What torch compiles for CUDA is Triton's, and in float32 less exact than torch's own kernels.  A quotient, its
+# sigmoid's too, is div.full.f32, within 2 ulps, each up to 2 unit roundoffs.  An exponential is ex2.approx.f32 of
+# x log2 e, within 2^-22, which is EXP_ROUNDINGS again; but the constant and the product are rounded first, and the
+# power errs by what they err in the exponent, 2 unit roundoffs of it.
+TRITON_ROUNDINGS = 4
+TRITON_EXP_ROUNDINGS = 2  # for each unit of the exponent
 
 
 # A root is not rounded correctly everywhere: vector libraries promise 1 ulp, up to 2 unit roundoffs.  Over every

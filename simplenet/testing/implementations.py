@@ -15,6 +15,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from simplenet import ARCHITECTURES, SimpleNet, set_seed, xor
 from simplenet.environment import TORCH, resolve_device
+from simplenet.testing.oracle import fused_rounds_scalars
 
 
 def _plain(cls: type[Adam | AdamW], parameters: Iterable[Tensor], **options: Any) -> Optimizer:
@@ -29,9 +30,9 @@ class Implementation:
         name: What the tests' ids call it.
         flags: What the constructor is given beside the hyper-parameters.
         since: The first torch with it, by device type; no entry, no support.
-        tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats.
-        position_independent: Whether the bits of an entry do not depend on its index: a fused CPU kernel's body, in
-            vectors, and its tail, in scalars, round differently.
+        tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats, everywhere.
+        position_independent: Whether the bits of an entry do not depend on its index: the body of a fused CPU kernel,
+            in vectors, and its tail, in scalars, round differently.
         build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
     """
 
@@ -87,6 +88,17 @@ class AdamUnderTest:
 
     def __str__(self) -> str:
         return f"{self.implementation.name}-{self.device}"
+
+    @property
+    def tensor_scalars(self) -> bool:
+        """Whether its scalars have the type of tensors here, rather than that of Python's floats."""
+        fused = self.implementation.flags.get("fused", False)
+        return self.implementation.tensor_scalars or (fused and fused_rounds_scalars(self.device))
+
+    @property
+    def refuses_strides(self) -> bool:
+        """Whether it refuses a parameter, gradient or moment of other strides, by a RuntimeError."""
+        return self.device.type == "cuda" and self.implementation.flags.get("fused", False)
 
     def parameter(self, values: Tensor) -> Tensor:
         """Make something that this optimizer takes, in the memory of ``values``."""

@@ -57,7 +57,7 @@ DEFECTS = (
         "a scalar parameter fails an assertion of torch",
         _differentiable,
     ),
-    Defect("memory layout", "the fused kernel takes all memory to be contiguous", _FUSED),
+    Defect("memory layout", "the fused kernel takes all memory to be contiguous, or on CUDA refuses it", _FUSED),
     Defect("each parameter goes its own way", "as torch's own fused kernel", _FUSED),
 )
 

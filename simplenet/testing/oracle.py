@@ -19,12 +19,25 @@ import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
+from simplenet.environment import TORCH
 from simplenet.testing.balls import Balls
 from simplenet.testing.bounds import unit_roundoff
 
 # What an operation of the formulas costs an implementation at most: the operation itself, and a constant in it that
 # is rounded to the tensor's type first.
 ROUNDINGS = 2
+
+
+def fused_rounds_scalars(device: torch.device) -> bool:
+    """Whether torch's fused Adam rounds its hyper-parameters to the type that it computes in, float32 or wider.
+
+    It does on CUDA from torch 2.11 on, and says so: of beta2 = 0.999 the first second moment is then 1.3e-5 off. What
+    it is held to is Algorithm 1 with scalars of that type.
+
+    References:
+        PyTorch, pull request 173224.
+    """
+    return device.type == "cuda" and TORCH >= (2, 11)
 
 
 @dataclass(frozen=True)

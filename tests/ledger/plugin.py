@@ -133,15 +133,21 @@ class Tally:
                 self.decided.add(name)
 
     def missing(self) -> dict[str, int]:
-        """Return by how many checks a whole run on the CPU falls short of the floor; a partial run cannot."""
+        """Return by how many checks a whole run falls short of the floor; a partial run cannot.
+
+        What a GPU checks has not been counted: each axis of the CPU's floor should have a check there, too.
+        """
         options = self.config.option
         users = any(map(self.config.getoption, USERS))
         chosen = options.keyword or options.markexpr not in {"", NOT_SOAK}
-        partial = users or chosen or options.benchmark_only or options.device != "all"
+        partial = users or chosen or options.benchmark_only
         if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
             return {}
         rows = [row for row in ledger.floors() if ledger.applies_here(row)]
         floor = {axis: count for row in rows for axis, count in row["checks"].items()}
+        on_gpus = [str(device) for device in selected_devices(self.config) if device.type == "cuda"]
+        on_gpus = {axis.removesuffix("cpu") + gpu: 1 for axis in floor if axis.endswith("cpu") for gpu in on_gpus}
+        floor = floor | on_gpus if options.device == "all" else on_gpus
         return {axis: count - self.checks[axis] for axis, count in floor.items() if self.checks[axis] < count}
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

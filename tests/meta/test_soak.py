@@ -6,8 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.ledger.plugin import USERS, Tally
+from tests.ledger.plugin import Tally
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,11 +41,11 @@ class Config:
 
     args = ("tests", "benchmarks")
 
-    def __init__(self, expression):
-        self.option = Namespace(keyword="", markexpr=expression, benchmark_only=False, device="all", collectonly=False)
+    def __init__(self, expression, device="all"):
+        self.option = Namespace(keyword="", markexpr=expression, benchmark_only=False, device=device, collectonly=False)
 
     def getoption(self, name):
-        assert name in USERS
+        return {"--device": self.option.device}.get(name)
 
     def getini(self, name):
         return {"testpaths": self.args}[name]
@@ -56,3 +57,26 @@ class Config:
 def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
     """And one with them too, but not one of them alone."""
     assert bool(Tally(Config(expression)).missing()) == whole
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus", "checked", "missing"),
+    [
+        ("all", 1, [], "cuda fused-cuda"),
+        ("cuda", 1, ["cuda"], "fused-cuda"),
+        ("cuda", 1, ["cuda", "fused-cuda"], ""),
+        ("cuda:1", 2, ["cuda", "fused-cuda"], "cuda:1 fused-cuda:1"),  # another GPU's
+        ("all", 0, [], ""),
+        ("cpu", 1, [], ""),
+    ],
+)
+def test_a_gpu_run_that_runs_no_check_of_it_fails(monkeypatch, chosen, gpus, checked, missing):
+    """By device and implementation; how many there are at least has not been counted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    tally = Tally(Config("", chosen))
+    tally.checks.update(checked)
+
+    found = [axis for axis in tally.missing() if axis.startswith(("cuda", "fused-cuda"))]
+
+    assert " ".join(found) == missing
