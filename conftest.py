@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import register_random, settings
 
-from simplenet.environment import describe
+from simplenet.environment import TORCH, describe
 from tests.targets import adams, devices, networks, user_checks
 
 pytest_plugins = ["tests.golden", "tests.drift"]
@@ -95,9 +95,16 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 _SEEDED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTHONHASHSEED")
 
 
+def _autocast() -> tuple[bool, ...]:
+    if TORCH < (2, 4):  # it has a function for each type
+        return torch.is_autocast_cpu_enabled(), torch.is_autocast_enabled()
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
 def _global_state() -> dict[str, Any]:
     cudnn = torch.backends.cudnn
     return {
+        "autocast on the CPU and on CUDA": _autocast(),
         "default dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(),
         "float32 matmul precision": torch.get_float32_matmul_precision(),

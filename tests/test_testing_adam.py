@@ -10,6 +10,7 @@ from simplenet.testing.checks import adam_checks, check_adam
 from simplenet.testing.known import DEFECTS
 from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
+from simplenet.testing.runner import Check, Recorder, run
 from tests.faults import adam, bookkeeping
 from tests.faults.bookkeeping import broken
 from tests.strategies import adam_arithmetic, skip_where_missing
@@ -134,6 +135,39 @@ def test_torchs_own_implementations_pass_but_for_known_defects(implementation):
     report = check_adam(as_made(implementation), variant="adam")
 
     assert report.passed, str(report)
+
+
+def test_a_failure_of_another_kind_than_torchs_is_no_known_defect():
+    """A zero gradient makes NaN of torch's float16; what moves by it, or in another way, is at fault itself."""
+
+    class Drifts(torch.optim.Adam):
+        def step(self, closure=None):
+            self.param_groups[0]["eps"] = max(self.param_groups[0]["eps"], 1e-3)  # which torch's defect goes without
+            super().step(closure)
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p.add_(1)
+
+    check = "a zero gradient moves nothing, float16"
+    skip_where_missing(adam_arithmetic, torch.float16, torch.device("cpu"))
+    own, drifts = (check_adam(make, only=["it takes steps", check])[check] for make in (torch.optim.Adam, Drifts))
+
+    assert own.status is Status.KNOWN
+    assert "parameter is nan" in own.detail
+    assert drifts.status is Status.FAILS, drifts
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("state"), ZeroDivisionError(), SystemExit(0), AssertionError("wrong")], ids=repr
+)
+def test_what_raises_in_a_check_fails(error):
+    """Whatever it is; only that a check is not applicable is said in another way."""
+
+    def fail(_):
+        raise error
+
+    assert run(Check("it", fail), None, Recorder()).status is Status.FAILS
+    assert run(Check("it", lambda _: None), None, Recorder()).status is Status.HOLDS
 
 
 @pytest.mark.parametrize("name", ["NAdam", "Adamax", "RMSprop", "Adagrad", "SGD"])
