@@ -62,6 +62,13 @@ INTERFACE = {
     "decay that stays on": "a zero gradient moves nothing, float32",
     "gradient in 8 bits where it is large": BOUND,
     "noise": "the same run repeats itself",
+    "NaN taken for zero": "a gradient that is not finite is seen in its entry",
+    "clearing leaves NaN": "clearing gradients clears them",
+    "state kept by parameter": "a new optimizer starts afresh",
+    "options not loaded": "a loaded state brings its options",
+    "past a hundred parameters the last is skipped": "each parameter goes its own way",
+    "past 65,536 numbers nothing moves": BOUND,
+    "one type for all": "parameters of several types go their own ways",
     "KeyError at the second step": "it takes steps",
 }
 # Whose fault would be no fault of the other's.
@@ -73,8 +80,8 @@ def test_every_fault_has_a_check_that_kills_it():
     assert INTERFACE.keys() == set(bookkeeping.FAULTS)
 
 
-def killed_by(make, check, **options):
-    report = check_adam(make, dtypes=[torch.float32], only=["it takes steps", check], **options)
+def killed_by(make, check, dtypes=(torch.float32,), **options):
+    report = check_adam(make, dtypes=dtypes, only=["it takes steps", check], **options)
     return report[check]
 
 
@@ -91,7 +98,7 @@ def test_a_fault_in_the_arithmetic_is_named(fault):
 
 @pytest.mark.parametrize("fault", INTERFACE)
 def test_a_fault_in_the_bookkeeping_is_named(fault):
-    result = killed_by(broken(fault), INTERFACE[fault])
+    result = killed_by(broken(fault), INTERFACE[fault], bookkeeping.TYPES.get(fault, (torch.float32,)))
 
     assert result.status is Status.FAILS, result
     assert "\n" not in result.detail

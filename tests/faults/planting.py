@@ -84,6 +84,17 @@ def replace(old: object, new: object) -> None:
         setattr(module, name, new)
 
 
+_edited: dict[Callable[..., Any], str] = {}  # by function, what it is by now
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """Return the code of a function without its decorators, comments and line breaks."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(tree, ast.FunctionDef)
+    tree.decorator_list = []
+    return ast.unparse(tree)
+
+
 def edit(function: Any, *changes: tuple[str, str]) -> None:
     """Change the code of a function, wherever it is held.
 
@@ -96,14 +107,12 @@ def edit(function: Any, *changes: tuple[str, str]) -> None:
     """
     function = function.fget if isinstance(function, property) else getattr(function, "callback", function)
     function = inspect.unwrap(function)
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(tree, ast.FunctionDef)
-    tree.decorator_list = []
-    source = ast.unparse(tree)
+    source = _edited.get(function) or _source(function)
     for old, new in changes:
         if source.count(old) != 1:
             raise StaleFault(f"{function.__qualname__} has {old!r} {source.count(old)} times, but should have it once")
         source = source.replace(old, new)
+    _edited[function] = source
     free = function.__code__.co_freevars
     lines = [f"def outer({', '.join(free)}):", textwrap.indent(source, "    "), f"    return {function.__name__}"]
     outer = compile("\n".join(lines), f"<{function.__qualname__} with a fault>", "exec")

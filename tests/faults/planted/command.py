@@ -245,7 +245,8 @@ def _certificates(path: Path) -> None:
 def _run(path: Path) -> None:
     torch.manual_seed(1)
     net = SimpleNet()
-    net.output_layer.weight.data *= 8  # so that scores pass 1/2
+    with torch.no_grad():  # so that 1/2 is passed in the middle
+        net.output_layer.bias += 0.5 - net(torch.full((1, 2), 0.5))[0]
     losses = [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03]
     plot.plot_run(TrainingRun(net, xor()[1], losses, 10, 1.0, None, "budget", None), path)
 
@@ -310,7 +311,12 @@ def _fabric() -> object:
     return seen
 
 
-@fault(certified(), "test_cli", control=True)
+@fault(
+    certified(),
+    "test_no_error_ends_in_a_status_that_is_a_verdict",
+    "test_a_list_that_is_exactly_full_has_no_ellipsis",
+    control=True,
+)
 def lines_are_echoed_one_by_one() -> None:
     """Which prints the same."""
 

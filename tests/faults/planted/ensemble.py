@@ -206,8 +206,8 @@ def the_record_has_the_bounds_the_other_way_round() -> None:
 
 
 def place() -> object:
-    """Witness what is said of a critical point that is flat but for rounding in two of four directions."""
-    curvatures = torch.tensor([-1.0, -(2.0**-52), 2.0**-52, 1.0], dtype=torch.float64)
+    """Witness what is said of a critical point that is flat but for rounding in two of five directions."""
+    curvatures = torch.tensor([-1.0, -(2.0**-52), 2.0**-52, 1.0, 2.0], dtype=torch.float64)
     return str(certificate.Resting([0.0] * 4, 0.0, 0.0, curvatures))
 
 

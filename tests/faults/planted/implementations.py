@@ -1,5 +1,6 @@
 """Optimizers and networks that are at fault themselves, under the checks of ``simplenet.testing``."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,12 +25,12 @@ def _add(name: str, text: str, check: Callable[[], Report], *, control: bool) ->
     def nothing() -> None:
         """Do nothing: the fault is in what is checked."""
 
-    name = name.replace(" ", "-").replace("%", "percent")
+    name = re.sub(r"[^\w.]+", "-", name)
     FAULTS.append(Fault(name, "implementations", text, nothing, None, control=control, judge=check))
 
 
-def _adam(make: Callable[..., Any], variant: str) -> Callable[[], Report]:
-    return partial(check_adam, make, dtypes=DTYPES, variant=variant)
+def _adam(make: Callable[..., Any], variant: str, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Callable[[], Report]:
+    return partial(check_adam, make, dtypes=dtypes, variant=variant)
 
 
 for _fault in adam.FAULTS:
@@ -38,7 +39,12 @@ for _fault in adam.FAULTS:
     _add(f"adam: {_fault}", f"An Adam of its own: {_fault}.", _adam(_make, _variant), control=False)
 for _fault in bookkeeping.FAULTS:
     _text = f"Torch's Adam with another bookkeeping: {_fault}."
-    _add(f"bookkeeping: {_fault}", _text, _adam(bookkeeping.broken(_fault), "adam"), control=False)
+    _add(
+        f"bookkeeping: {_fault}",
+        _text,
+        _adam(bookkeeping.broken(_fault), "adam", bookkeeping.TYPES.get(_fault, DTYPES)),
+        control=False,
+    )
 for _fault in networks.FAULTS:
     _check = partial(check_network, partial(networks.FaultyNetwork, _fault))
     _add(f"network: {_fault}", f"A network of its own: {_fault}.", _check, control=False)
