@@ -371,6 +371,27 @@ def test_the_steps_to_solve_are_those_of_the_share_asked_for(steps, share):
     assert certificate.solved == n - len(certificate.failed)
 
 
+def test_a_record_holds_the_whole_certificate():
+    """By the names that readers of a JSON file look for."""
+    certificate = made([3, 1, ensemble.NEVER, 7])
+    lower, upper = clopper_pearson(3, 4, 0.999)
+
+    assert certificate.as_dict() == {
+        "architecture": "overview",
+        "hidden": 4,
+        "batch_size": 4,
+        "steps": 100,
+        "seeds": 4,
+        "solved": 3,
+        "confidence": 0.999,
+        "at_least": lower,
+        "at_most": upper,
+        "steps_to_solve": {"0.5": 3, "0.9": None, "0.99": None},
+        "failed": [2],
+        "compiled": True,
+    }
+
+
 @pytest.fixture
 def certified(certify, monkeypatch):
     """Run ``simplenet certify`` on a certificate that is made up."""

@@ -33,7 +33,8 @@ def idle(outcomes: Sequence[Outcome], faults: Sequence[Fault]) -> list[str]:
     from tests.faults.planted.implementations import DTYPES
 
     killers = {check for outcome in outcomes for check in outcome.checks}
-    named = {name for fault in faults if fault.is_here and not fault.control for name in fault.killed_by}
+    planted = [fault for fault in faults if fault.is_here and not fault.control]
+    named = {name.partition("[")[0] for fault in planted for name in fault.killed_by}
     library = {check.name for check in (*adam_checks(DTYPES), *CHECKS)}
     return sorted((named | library) - killers)
 

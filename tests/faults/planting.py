@@ -26,8 +26,8 @@ class Fault:
         text: What is wrong, in a sentence.
         plant: Break it, in this process.
         witness: What shows that it is broken: its value is another one once the fault is planted.
-        killed_by: The tests that should fail, by function or by the stem of their file, in order; the first that fails
-            ends the run.
+        killed_by: The tests that should fail, in order, by function, by case or by the stem of their file; the first
+            that fails ends the run.
         link: A report of a fault like it.
         control: Whether nothing is broken: the witness keeps its value, and the tests pass.
         since: The first torch that has what is broken.

@@ -97,9 +97,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def select(items: Sequence[pytest.Function], names: Sequence[str]) -> list[pytest.Function]:
-    """Take the tests of these names, of functions or of files, in their order; not those that fail as it is."""
+    """Take the tests of these names, of files, functions or cases, in their order; not those that fail as it is."""
     usable = [item for item in items if item.get_closest_marker("xfail") is None]
-    return [item for name in names for item in usable if name in (item.originalname, item.path.stem)]
+    return [item for name in names for item in usable if name in (item.path.stem, item.originalname, item.name)]
 
 
 def _judge(fault: Fault, items: Sequence[pytest.Function], session: _Session) -> Outcome:
@@ -223,7 +223,7 @@ def _side_by_side(
 
 def _files(faults: Sequence[Fault]) -> list[str]:
     """List the files that hold the tests that faults name: a few are collected sooner than all."""
-    names = {name for fault in faults for name in fault.killed_by}
+    names = {name.partition("[")[0] for fault in faults for name in fault.killed_by}
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
     return [
         str(path) for path, text in texts.items() if any(path.stem == name or f"def {name}(" in text for name in names)

@@ -60,7 +60,7 @@ def around(kind: str, change: Callable[..., Any]) -> None:
 
 @fault(
     path(tensors=40, **FOREACH),
-    "test_torchs_own_implementations_pass_but_for_known_defects",
+    "test_torchs_own_implementations_pass_but_for_known_defects[foreach]",
     link="https://github.com/NVIDIA/TransformerEngine/issues/3207",
 )
 def foreach_leaves_out_the_last_of_many() -> None:
@@ -127,7 +127,7 @@ def _late_gradient() -> object:
 
 @fault(
     _late_gradient,
-    "test_torchs_own_implementations_pass_but_for_known_defects",
+    "test_torchs_own_implementations_pass_but_for_known_defects[foreach]",
     link="https://github.com/InfiniTensor/InfiniTrain/issues/235",
 )
 def foreach_corrects_all_by_the_first_count() -> None:
@@ -594,7 +594,7 @@ def every_implementation_is_called_through_another_function() -> None:
         around(kind, lambda step, lists, options: step(*lists, **options))
 
 
-@fault(_loaded(torch.float32), "test_torchs_own_implementations_pass_but_for_known_defects", control=True)
+@fault(_loaded(torch.float32), "test_torchs_own_implementations_pass_but_for_known_defects[foreach]", control=True)
 def a_state_is_copied_before_it_is_loaded() -> None:
     """As it would be by a file."""
     wrap(Optimizer, "load_state_dict", lambda load, self, state: load(self, copy.deepcopy(state)))
