@@ -287,9 +287,9 @@ def test_a_first_step_is_exact_at_every_size(adam):
     types = [dtype for dtype in DTYPES if takes(dtype, adam.device)]
     place = torch.arange(2**16 + 5)
     numbers = (place % 5) - 2, EXACT_GRADIENTS[place % 6], EXACT_STEPS[place % 6]
-    # The long ones in each type, the others in one after another.
+    # The long ones in each type, the others in one after another; those without dimensions have a test of their own.
     given = [(shape, dtype) for shape in MANY[:2] for dtype in types]
-    given += [(shape, types[i % len(types)]) for i, shape in enumerate(MANY[2:])]
+    given += [(shape, types[i % len(types)] if shape else torch.float64) for i, shape in enumerate(MANY[2:])]
     starts, gradients, steps = (
         [values[: math.prod(shape)].reshape(shape).to(adam.device, dtype) for shape, dtype in given]
         for values in numbers

@@ -40,6 +40,7 @@ ARITHMETIC = {
 INTERFACE = {
     "options of the first group for all": "groups keep their own options",
     "group added later ignored": "a group may be added later",
+    "group added later has the betas of the first": "a group may be added later",
     "schedule ignored": "a schedule is followed",
     "closure ignored": "a closure is called once and its loss returned",
     "closure called twice": "a closure is called once and its loss returned",

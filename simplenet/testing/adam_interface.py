@@ -337,7 +337,7 @@ def a_group_may_be_added_later(study: Study) -> None:
     _needs_groups(study)
     _needs(study, "add_param_group")
     given = _gradients(study)
-    for wanted in _group_options(study)[:1] or [{}]:
+    for wanted in _group_options(study) or [{}]:
         driven = study.driven(_start())
         driven.step(given[0].clone())
         p = study.parameter(_start()).detach().requires_grad_(driven.parameters[0].requires_grad)

@@ -9,6 +9,7 @@ import torch
 FAULTS = (
     "options of the first group for all",
     "group added later ignored",
+    "group added later has the betas of the first",
     "schedule ignored",
     "closure ignored",
     "closure called twice",
@@ -91,6 +92,8 @@ class FaultyBookkeeping(torch.optim.Adam):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if self.fault != "group added later ignored" or not hasattr(self, "steps"):
             super().add_param_group(param_group)
+        if self.fault == "group added later has the betas of the first" and hasattr(self, "steps"):
+            self.param_groups[-1]["betas"] = self.param_groups[0]["betas"]
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - as torch has it
         if self.fault != "clearing leaves NaN" or set_to_none:
