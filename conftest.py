@@ -82,9 +82,16 @@ _SEEDED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTHONHASHSEED")
 _OF_CUDA = ("CUDA_MODULE_LOADING", "CUDA_DEVICE_ORDER")
 
 
+def _autocast() -> tuple[bool, ...]:
+    if TORCH < (2, 4):  # it has a function for each type
+        return torch.is_autocast_cpu_enabled(), torch.is_autocast_enabled()
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
 def _global_state() -> dict[str, Any]:
     cudnn = torch.backends.cudnn
     return {
+        "autocast on the CPU and on CUDA": _autocast(),
         "default dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(),
         "float32 matmul precision": torch.get_float32_matmul_precision(),

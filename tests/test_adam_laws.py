@@ -1,7 +1,9 @@
 """Laws of Adam that hold to the bit, whatever the numbers: scaling, symmetry, independence, bookkeeping."""
 
 import copy
+import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -14,9 +16,9 @@ from simplenet.testing.assertions import assert_identical, assert_in_balls, asse
 from simplenet.testing.bounds import gamma, unit_roundoff
 from simplenet.testing.implementations import FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 from simplenet.testing.layouts import LAYOUTS, place
-from simplenet.testing.strategies import floats, tensors
+from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
 from tests.fused_cuda import FusedCuda
-from tests.oracle import Hyper, State, one_step, read
+from tests.oracle import Hyper, State, one_step, read, write
 
 SHAPE = (2, 5)  # longer than vectors of four and eight, so that vector loops meet their tails
 STEPS = 3
@@ -246,12 +248,18 @@ def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
 
 @given(p=parameters, gradients=runs, data=st.data())
 def test_parameter_groups_go_their_own_ways_in_any_order(adam, p, gradients, data):
-    """Two groups with options of their own, one of them perhaps added on the way."""
-    options = [{"eps": 1e-3, "weight_decay": 0.1}, {"betas": (0.5, 0.9), "amsgrad": True}]
+    """Two groups that differ in every option, one of them perhaps added on the way."""
+    options = [
+        {"lr": 4 * LR, "betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": False, "maximize": True},
+        {"lr": LR / 4, "betas": (0.5, 0.9), "eps": 1e-5, "weight_decay": 0.0, "amsgrad": True, "maximize": False},
+    ]
     late = data.draw(st.booleans(), label="second group added after the first step")
     order = [0, 1] if late else data.draw(st.permutations([0, 1]), label="order")
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
-    groups = [{"params": [row], **own} for row, own in zip(rows, options, strict=True)]
+    rates = [
+        adam([row], **own).param_groups[0]["lr"] for row, own in zip(rows, options, strict=True)
+    ]  # some in tensors
+    groups = [{"params": [row], **own, "lr": lr} for row, own, lr in zip(rows, options, rates, strict=True)]
     optimizer = adam([groups[i] for i in order[: 1 if late else 2]])
     for i, g in enumerate(gradients):
         if late and i == 1:
@@ -298,6 +306,208 @@ def test_each_group_follows_its_own_schedule(adam, p, g, factors):
     for i, (row, factor) in enumerate(zip(rows, factors, strict=False)):
         expected = trajectory(adam, p[i], [g[i]], lr=factor * LR)[-1]
         assert_identical(row, expected, claim=f"parameter of group {i} at {factor} of the rate")
+
+
+# A first step of lr 1 with epsilon 1/4: whatever is rounded of these, in any type, rounds nothing. m is g/2 and v is
+# g^2/4, the corrections 1/2 and 1/4, the denominator |g| + 1/4, a power of two, and the step g / (|g| + 1/4).
+EXACT = {"lr": 1.0, "betas": (0.5, 0.75), "eps": 0.25}
+EXACT_GRADIENTS = torch.tensor([0.25, -0.75, 1.75, -0.25, 0.75, -1.75])
+EXACT_STEPS = torch.tensor([0.5, -0.75, 0.875, -0.5, 0.75, -0.875])
+
+# Past what kernels and lists of tensors are cut into: 65,536 numbers, 110 tensors; and ends that fill no vector.
+MANY = [(2**16 + 5,), (130, 33), *[(), (1,), (2, 5), (3,), (17,)] * 23]
+
+
+def test_a_first_step_is_exact_at_every_size(adam):
+    """Of long, of many and of small parameters, in every type, all in one group; and so are the moments."""
+    types = [dtype for dtype in DTYPES if takes(dtype, adam.device)]
+    place = torch.arange(2**16 + 5)
+    numbers = (place % 5) - 2, EXACT_GRADIENTS[place % 6], EXACT_STEPS[place % 6]
+    # The long ones in each type, the others in one after another; those without dimensions have a test of their own.
+    given = [(shape, dtype) for shape in MANY[:2] for dtype in types]
+    given += [(shape, types[i % len(types)] if shape else torch.float64) for i, shape in enumerate(MANY[2:])]
+    starts, gradients, steps = (
+        [values[: math.prod(shape)].reshape(shape).to(adam.device, dtype) for shape, dtype in given]
+        for values in numbers
+    )
+    parameters = [adam.parameter(start.clone()) for start in starts]
+    optimizer = adam(parameters, **EXACT)
+
+    apply_step(optimizer, parameters, gradients)
+
+    for dtype in types:
+        own = [i for i, p in enumerate(parameters) if p.dtype == dtype]
+        start, g, step = (torch.cat([values[i].flatten() for i in own]) for values in (starts, gradients, steps))
+        after = [read(optimizer, parameters[i]) for i in own]
+        p, m, v = (torch.cat([getattr(state, name).flatten() for state in after]) for name in ("p", "m", "v"))
+        assert_identical(p, start - step, claim=f"parameters in {dtype}")
+        assert_identical(m, g / 2, claim=f"first moments in {dtype}")
+        assert_identical(v, g * g / 4, claim=f"second moments in {dtype}")
+
+
+def takes(dtype, device):
+    """Whether a step of Adam has kernels for a type."""
+    try:
+        adam_arithmetic(torch.ones(1, 1, dtype=dtype, device=device))
+    except RuntimeError:
+        return False
+    return True
+
+
+DOCUMENTED = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+
+
+@pytest.mark.parametrize(
+    ("cls", "documented"),
+    [(torch.optim.Adam, DOCUMENTED), (torch.optim.AdamW, DOCUMENTED | {"weight_decay": 0.01})],
+    ids=["Adam", "AdamW"],
+)
+def test_the_defaults_are_those_of_the_documentation(cls, documented):
+    """When nothing is passed; and they are what is computed with."""
+    silent, told = (torch.ones(3, requires_grad=True) for _ in "ab")
+    optimizer, twin = cls([silent]), cls([told], **documented)
+
+    for _ in range(STEPS):
+        apply_step(optimizer, [silent], [torch.ones(3)])
+        apply_step(twin, [told], [torch.ones(3)])
+
+    assert {name: optimizer.param_groups[0][name] for name in documented} == documented
+    assert_identical(silent, told, claim="parameter")
+
+
+# Gradients that fall, so that AMSGrad's maximum is not the last.
+FALLING = [torch.full(SHAPE, 4.0), torch.full(SHAPE, -0.5), torch.full(SHAPE, 0.25), torch.full(SHAPE, 0.125)]
+OTHER = {"lr": 2.0**-4, "betas": (0.5, 0.75), "eps": 2.0**-6, "weight_decay": 0.125, "amsgrad": True, "maximize": True}
+
+
+def assert_same_state(actual, expected):
+    """Demand the same parameter, moments and count."""
+    assert actual.t == expected.t, f"step count is {actual.t}, but should be {expected.t}"
+    for claim in ("p", "m", "v", "v_max"):
+        assert_identical(getattr(actual, claim), getattr(expected, claim), claim=claim)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_state_that_went_through_a_file_steps_on_to_the_bit(adam, dtype):
+    """Into an optimizer that was made with other options; and past 256, where bfloat16 counts no further."""
+    skip_where_missing(adam_arithmetic, dtype, adam.device)
+    *earlier, later = (g.to(adam.device, dtype) for g in FALLING)
+    p = adam.parameter(torch.ones(SHAPE, dtype=dtype, device=adam.device))
+    optimizer = adam([p], **OTHER)
+    for g in earlier:
+        apply_step(optimizer, [p], [g])
+    write(optimizer, p, read(optimizer, p)._replace(t=300))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+
+    q = adam.parameter(p.detach().clone())
+    loaded = adam([q])
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    apply_step(optimizer, [p], [later])
+    apply_step(loaded, [q], [later])
+
+    assert {name: loaded.param_groups[0][name] for name in OTHER} == OTHER
+    assert read(optimizer, p).t == 301
+    assert_same_state(read(loaded, q), read(optimizer, p))
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["deep", "pickle"]
+)
+def test_a_copy_steps_on_to_the_bit(adam, copied):
+    """And apart from its original."""
+    *earlier, later = (g.to(adam.device) for g in FALLING)
+    p = adam.parameter(torch.ones(SHAPE, device=adam.device))
+    optimizer = adam([p], **OTHER)
+    for g in earlier:
+        apply_step(optimizer, [p], [g])
+    before = read(optimizer, p)
+
+    twin, q = copied((optimizer, p))
+    apply_step(twin, [q], [later])
+
+    assert_same_state(read(optimizer, p), before)
+    apply_step(optimizer, [p], [later])
+    assert_same_state(read(twin, q), read(optimizer, p))
+
+
+def test_a_new_optimizer_of_moved_parameters_starts_afresh(adam):
+    """What another remembers of them has no say."""
+    p = adam.parameter(torch.ones(SHAPE, device=adam.device))
+    first = adam([p], **OTHER)
+    for g in FALLING[:2]:
+        apply_step(first, [p], [g.to(adam.device)])
+    q = adam.parameter(p.detach().clone())
+
+    second, fresh = adam([p], **OTHER), adam([q], **OTHER)
+    for g in FALLING[2:]:
+        apply_step(second, [p], [g.to(adam.device)])
+        apply_step(fresh, [q], [g.to(adam.device)])
+
+    assert_same_state(read(second, p), read(fresh, q))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_reaches_its_own_entry_and_no_other(adam, value):
+    """Of the parameter and of both moments, in which it stays."""
+    spoilt = [g.clone() for g in FALLING]
+    spoilt[1][0, 2] = value
+    paths = []
+    for gradients in (FALLING, spoilt):
+        p = adam.parameter(torch.ones(SHAPE, device=adam.device))
+        optimizer = adam([p])
+        for g in gradients:
+            apply_step(optimizer, [p], [g.to(adam.device)])
+        paths.append(read(optimizer, p))
+    finite = torch.ones(SHAPE, dtype=torch.bool)
+    finite[0, 2] = False
+
+    for claim in ("p", "m", "v"):
+        expected, actual = (getattr(path, claim).cpu() for path in paths)
+        assert torch.equal(actual.isfinite(), finite), f"{claim} is {actual} after a gradient of {value}"
+        assert_identical(actual[finite], expected[finite], claim=f"{claim} of the other entries")
+
+
+@pytest.mark.parametrize("set_to_none", [False, True])
+def test_clearing_gradients_clears_what_is_not_finite(adam, set_to_none):
+    """In every group: to 0, or to none at all."""
+    parameters = [adam.parameter(torch.ones(3, device=adam.device)) for _ in "abc"]
+    optimizer = adam([{"params": parameters[:2]}, {"params": parameters[2:]}])
+    for p in parameters:
+        p.grad = torch.tensor([1.0, math.nan, math.inf], device=adam.device)
+
+    optimizer.zero_grad(set_to_none=set_to_none)
+
+    for p in parameters:
+        if set_to_none:
+            assert p.grad is None
+        else:
+            assert_identical(p.grad, torch.zeros(3), claim="cleared gradient")
+
+
+def test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each(adam):
+    """One hook before anything moves and one after; the closure's loss is returned, its gradient stepped along."""
+    p, q = (adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab")
+    optimizer, seen = adam([p]), []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(("before", p.detach().clone())))
+    optimizer.register_step_post_hook(lambda *_: seen.append(("after", p.detach().clone())))
+    g = torch.tensor([1.0, -2.0, 0.5], device=adam.device)
+
+    def closure():
+        assert torch.is_grad_enabled()
+        seen.append(("closure", p.detach().clone()))
+        p.grad = g.clone()
+        return 3.0
+
+    with torch.no_grad():
+        returned = optimizer.step(closure)
+
+    apply_step(adam([q]), [q], [g])
+    assert [name for name, _ in seen] == ["before", "closure", "after"]
+    assert returned == 3.0
+    assert_identical(seen[0][1], torch.ones(3), claim="parameter before the step")
+    assert_identical(seen[2][1], q, claim="parameter after the step")
 
 
 @pytest.mark.claim("4.2/memory")

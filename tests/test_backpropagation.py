@@ -20,7 +20,8 @@ from torch.func import functional_call, grad, jacfwd, vmap
 from simplenet import ARCHITECTURES, SimpleNet, mse_loss, reference
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.balls import in_balls
-from simplenet.testing.strategies import architectures, batches, few, networks
+from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.strategies import DTYPES, architectures, batches, few, networks, skip_where_missing
 
 # On its first use forward mode compiles rules by torch.jit, which torch itself deprecates, from 2.15 on more loudly.
 # Batched gradients are checked, in 2.4, by what torch has deprecated too.
@@ -204,6 +205,87 @@ def test_an_upstream_gradient_that_ignores_the_rows_would_be_caught(net, batch):
 
     expected = reference.backpropagate(*in_balls(net, x, upstream), net.hparams["architecture"])
     assert_gradients(actual, expected, "upstream gradient pulled back")
+
+
+@given(net=networks(), one=batches(), other=batches())
+def test_a_parameter_used_twice_gets_the_sum_of_its_gradients(device, net, one, other):
+    """Two batches in one loss, to the bit: adding two numbers rounds the same in either order."""
+    net, one, other = net.to(device), *([rows.to(device) for rows in batch] for batch in (one, other))
+    apart = backward(net, *one), backward(net, *other)
+    net.zero_grad()
+
+    (mse_loss(net(one[0]), one[1]) + mse_loss(net(other[0]), other[1])).backward()
+
+    for parameter, first, second in zip(net.parameters(), *apart, strict=True):
+        assert_identical(parameter.grad, first + second, claim="a loss of two uses")
+
+
+def exact_problem(architecture, rows, dtype, device):
+    """Make a network and rows that nothing rounds on: every sigmoid is at 0, where it is 1/2 and its slope 1/4.
+
+    A hidden unit is k (a - b) - k with k of 1 or 2, and every row has a - b = 1. The output's bias takes away what the
+    hidden layer adds. What is passed on are halves and quarters, and a sum of 2^17 of them fits into float32.
+
+    Returns:
+        The network, its inputs, which require gradients, and the gradient to pull back, a number for each row.
+    """
+    net = SimpleNet(architecture).to(device, dtype)
+    k = torch.tensor([1.0, -1.0, 2.0, -2.0])
+    b = torch.arange(rows) % 2
+    hidden = 0.5 if architecture != "listing" else 0.0
+    w_out = torch.tensor([1.0, 2.0, -1.0, 0.5])
+    values = [torch.stack([k, -k], dim=1), -k, w_out[None], -(w_out * hidden).sum()[None]]
+    for parameter, value in zip(net.parameters(), values, strict=True):
+        parameter.data.copy_(value)
+    x = torch.stack([b + 1, b], dim=1).to(device, dtype).requires_grad_()
+    return net, x, (1 - 2 * (torch.arange(rows) % 3 == 0).to(device, dtype))[:, None]
+
+
+def assert_exact(net, x, upstream):
+    """Demand of output and gradients the numbers of the formulas, which float64 has exactly here."""
+    net.zero_grad()
+    output = net(x)
+    output.backward(upstream)
+
+    numbers = [values.detach().cpu().double().numpy() for values in (*net.parameters(), x, upstream)]
+    parameters, rows = reference.Parameters(*numbers[:4]), numbers[4:]
+    architecture = net.hparams["architecture"]
+    expected = reference.forward(parameters, rows[0], architecture)[1]
+    assert_identical(output, torch.from_numpy(expected).to(output), claim="output")
+    by_hand = reference.backpropagate(parameters, *rows, architecture)
+    for (name, parameter), gradient in zip(net.named_parameters(), by_hand, strict=True):
+        assert_identical(parameter.grad, torch.from_numpy(gradient).to(parameter), claim=f"gradient by {name}")
+    # That of one row by itself: its bias' share, through the first layer.
+    w_in, _, w_out, _ = parameters
+    slopes = [
+        1 / 4 if "Sigmoid" in type(layer).__name__ else 1 for layer in (net.hidden_activation, net.output_activation)
+    ]
+    row = (w_out * slopes[0] * slopes[1]) @ w_in
+    assert_identical(x.grad, torch.from_numpy(rows[1] * row).to(x), claim="gradient by the inputs")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_network_is_exact_over_many_rows(device, architecture, dtype):
+    """Past every block that kernels cut them into, output and all gradients: on numbers that nothing rounds."""
+    assert_exact(*exact_problem(architecture, 2**16 + 11, dtype, device))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_that_are_views_compute_what_contiguous_ones_do(device, architecture, dtype, layout):
+    """Forward and backward, and nothing around them is written to: on numbers that nothing rounds, in any type."""
+    skip_where_missing(lambda one: torch.nn.functional.linear(one, one, one[0]).sigmoid(), dtype, device)
+    net, x, upstream = exact_problem(architecture, 5, dtype, device)
+    placed = []
+    for layer in (net.input_layer, net.output_layer):
+        placed.append(place(layer.weight.detach(), layout))
+        layer.weight = torch.nn.Parameter(placed[-1].tensor)
+
+    assert_exact(net, x, upstream)
+
+    assert all(one.guard_is_intact() for one in placed)
 
 
 @given(architecture=architectures, data=st.data())

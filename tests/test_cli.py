@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses, and how it ends."""
 
+import os
 import re
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+import torch
 from click.testing import CliRunner
 from packaging.version import Version
 
@@ -278,6 +280,19 @@ def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
     assert "pip install" in result.output
 
 
+@pytest.mark.parametrize(("score", "word"), [(0.5, "false"), (0.5000001, "true"), (0.4999999, "false"), (1.0, "true")])
+def test_a_score_of_one_half_reads_as_false(cli, tmp_path, monkeypatch, score, word):
+    """What is above reads as true."""
+    net = SimpleNet()
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    net.output_layer.bias.data.fill_(score)
+    monkeypatch.setattr("simplenet.model.load_checkpoint", lambda _: net)
+    (tmp_path / "c.ckpt").write_text("")
+
+    assert cli("predict", "c.ckpt", "0,1").output.split() == ["0,1", f"{score:.4f}", word]
+
+
 @pytest.mark.parametrize("row", ["0", "0,1,2", "a,b", "nan,0", "0,inf", "--rows"])
 def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
     (tmp_path / "text.ckpt").write_text("text")
@@ -286,6 +301,51 @@ def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
 
     assert result.exit_code == 2
     assert f"'{row}' is not two finite numbers" in result.output
+
+
+FLAGS = {
+    "deterministic": (lambda: torch.use_deterministic_algorithms(mode=True), "algorithms", "deterministic only"),
+    "matmul": (lambda: torch.set_float32_matmul_precision("medium"), "matmul", "float32 at medium precision"),
+    "dtype": (lambda: torch.set_default_dtype(torch.float64), "dtype", "float64"),
+    "threads": (lambda: torch.set_num_threads(3), "threads", "3"),
+    "cudnn deterministic": (
+        lambda: setattr(torch.backends.cudnn, "deterministic", True), "cudnn", "deterministic True, benchmark False",
+    ),
+    "cudnn benchmark": (
+        lambda: setattr(torch.backends.cudnn, "benchmark", True), "cudnn", "deterministic False, benchmark True",
+    ),
+    "cublas": (lambda: os.environ.update(CUBLAS_WORKSPACE_CONFIG=":16:8"), "cublas", ":16:8"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def flags_given_back(monkeypatch):
+    """Put back every flag that ``describe`` shows."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.get_num_threads()
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    monkeypatch.setattr(cudnn, "benchmark", False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+    torch.set_float32_matmul_precision(before[0])
+    torch.set_default_dtype(before[1])
+    torch.set_num_threads(before[2])
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.usefixtures("flags_given_back")
+def test_each_entry_of_a_description_follows_the_flag_that_it_names(flag):
+    """And no other entry does."""
+    turn, name, shown = FLAGS[flag]
+    before = describe(torch.device("cpu"))
+
+    turn()
+
+    after = describe(torch.device("cpu"))
+    assert after[name] == shown != before[name]
+    assert {entry for entry in before if before[entry] != after[entry]} == {name}
 
 
 def test_info_names_versions_device_threads_and_flags(cli):

@@ -29,10 +29,10 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from simplenet import ARCHITECTURES, Certificate, SimpleNet, clopper_pearson, ensemble, mse_loss, train_ensemble, xor
+from simplenet.certificate import CriticalPoint, critical_point
 from simplenet.certificate import certify as certify_one
-from simplenet.certificate import critical_point
 from simplenet.cli import main
-from simplenet.testing.assertions import assert_identical, refuted
+from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
 from simplenet.testing.strategies import floats, tensors
 
@@ -331,6 +331,184 @@ def test_bad_input_to_certify_ends_with_one_clear_line_and_status_2(certify, arg
 
     assert result.exit_code == 2, result.output
     assert message in result.output.splitlines()[-1]
+
+
+def made(solved_at, *, confidence=0.999):
+    """Make up a certificate of networks that were solved for good at these steps."""
+    n = len(solved_at)
+    result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), torch.zeros(n, 17), None)
+    return Certificate("overview", 4, 100, confidence, result)
+
+
+@given(n=st.integers(1, 60), data=st.data(), confidence=st.sampled_from([0.5, 0.9, 0.999]))
+def test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true(n, data, confidence):
+    """A lower one down and an upper one up, by less than a tenth of a percent."""
+    solved = data.draw(st.integers(0, n), label="solved")
+    certificate = made([1] * solved + [ensemble.NEVER] * (n - solved), confidence=confidence)
+
+    side, printed = re.search(r"; (at least|at most) (\d+\.\d) % with", str(certificate)).groups()
+
+    bound = Fraction(certificate.bounds[0] if solved else certificate.bounds[1]) * 100
+    assert side == ("at least" if solved else "at most")
+    beyond = bound - Fraction(printed) if solved else Fraction(printed) - bound
+    assert 0 <= beyond < Fraction(1, 10), f"{side} {printed} % for {float(bound)} %"
+
+
+@given(steps=st.lists(st.one_of(st.none(), st.integers(0, 99)), min_size=1, max_size=12), share=st.integers(0, 12))
+def test_the_steps_to_solve_are_those_of_the_share_asked_for(steps, share):
+    """By its definition: the least step by which that many seeds of all are solved for good, if there is one."""
+    n = len(steps)
+    share = min(share, n)
+    certificate = made([ensemble.NEVER if step is None else step for step in steps])
+
+    found = certificate.steps_to_solve(share / n)
+
+    within = [
+        t for t in range(100) if sum(step is not None and step <= t for step in steps) >= math.ceil(share / n * n)
+    ]
+    assert found == (min(within) if within else None)
+    assert certificate.failed == [i for i, step in enumerate(steps) if step is None]
+    assert certificate.solved == n - len(certificate.failed)
+
+
+def test_a_record_holds_the_whole_certificate():
+    """By the names that readers of a JSON file look for."""
+    certificate = made([3, 1, ensemble.NEVER, 7])
+    lower, upper = clopper_pearson(3, 4, 0.999)
+
+    assert certificate.as_dict() == {
+        "architecture": "overview",
+        "hidden": 4,
+        "batch_size": 4,
+        "steps": 100,
+        "seeds": 4,
+        "solved": 3,
+        "confidence": 0.999,
+        "at_least": lower,
+        "at_most": upper,
+        "steps_to_solve": {"0.5": 3, "0.9": None, "0.99": None},
+        "failed": [2],
+        "compiled": True,
+    }
+
+
+@pytest.fixture
+def certified(certify, monkeypatch):
+    """Run ``simplenet certify`` on a certificate that is made up."""
+
+    def run(solved, seeds, *arguments):
+        certificate = made([1] * solved + [ensemble.NEVER] * (seeds - solved))
+        monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: certificate)
+        return certify(*arguments), certificate
+
+    return run
+
+
+@pytest.mark.parametrize("solved", [0, 15, 20])
+def test_a_target_between_the_two_bounds_is_not_cleared(certified, solved):
+    """What the rate is at least decides, and is enough where it is the target itself."""
+    lower, upper = certified(solved, 20)[1].bounds
+
+    for target, status in [(0.0, 0), (lower, 0), (math.nextafter(lower, 1), 1), ((lower + upper) / 2, 1), (upper, 1)]:
+        result, _ = certified(solved, 20, "--target", repr(target))
+        assert result.exit_code == status, f"target {target} of bounds {lower} and {upper}"
+
+
+@pytest.mark.parametrize("architectures", [["overview", "listing"], ["listing", "overview"]])
+def test_one_target_that_is_missed_of_several_is_enough_for_status_1(certify, monkeypatch, architectures):
+    """In whichever place."""
+    monkeypatch.setattr(
+        "simplenet.certificate.certify",
+        lambda _, architecture, **__: made([1 if architecture == "overview" else ensemble.NEVER] * 20),
+    )
+
+    result = certify("--target", 0.5, *(word for name in architectures for word in ("--architecture", name)))
+
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("failed", [0, 1, 11, 12, 13])
+def test_a_list_that_is_exactly_full_has_no_ellipsis(certified, failed):
+    """Twelve seeds are named; only a thirteenth is left out. Of three it is said where they sit."""
+    result, _ = certified(20 - failed, 20)
+
+    lines = re.findall(r"^failed     (.*)$", result.stdout, re.MULTILINE)
+    named = ", ".join(map(str, range(20 - failed, 20)[:12])) + (", ..." if failed > 12 else "")
+    assert lines == ([named] if failed else [])
+    assert len(re.findall(r"^seed \d+ +predicts", result.stdout, re.MULTILINE)) == min(failed, 3)
+
+
+def test_what_is_no_result_goes_to_stderr(certify, monkeypatch):
+    """A pipe gets results alone."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simplenet.certificate.certify", interrupt)
+    result = certify("--seeds", 3)
+
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    assert result.stderr == "Interrupted: there is no certificate for a part of the seeds.\n"
+
+
+@pytest.mark.parametrize(("devices", "strategy"), [(2, "ddp"), (1, "auto")])
+def test_devices_and_strategy_reach_fabric(certify, monkeypatch, devices, strategy):
+    seen = []
+
+    def make(**options):
+        seen.append(options)
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr("lightning.fabric.Fabric", make)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    certify("--device", "cpu", "--devices", devices, "--strategy", strategy, "--num-nodes", 3)
+
+    assert seen == [{"accelerator": "cpu", "strategy": strategy, "devices": devices, "num_nodes": 3}]
+
+
+@pytest.mark.parametrize(
+    ("curvatures", "words"),
+    [
+        ([1.0, 2.0, 3.0], "curves up in 3, down in 0, neither in 0: shaped like a minimum"),
+        ([-1.0, 2.0, 3.0], "curves up in 2, down in 1, neither in 0: shaped like a saddle"),
+        ([-3.0, -2.0, 0.0], "curves up in 0, down in 2, neither in 1: shaped like a saddle"),
+        ([-(2.0**-52), 2.0**-52, 1.0], "curves up in 1, down in 0, neither in 2: shaped like a minimum"),
+        ([-(2.0**-50), 2.0**-50, 1.0], "curves up in 2, down in 1, neither in 0: shaped like a saddle"),
+        ([0.0, 0.0, 0.0], "curves up in 0, down in 0, neither in 3: shaped like a minimum"),
+    ],
+)
+def test_the_curvatures_of_a_critical_point_are_counted_by_their_signs(curvatures, words):
+    """What rounding leaves of 0, at most a unit of float64 for each of them, is none: here three of the largest."""
+    point = CriticalPoint([0.0] * 4, 0.0, 0.0, torch.tensor(curvatures, dtype=torch.float64))
+
+    assert str(point).partition("e+00; ")[2] == words
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_curvatures_are_those_of_the_loss(architecture):
+    """Those of torch's Hessian of the network itself, by another path: a difference of two gradients in float64.
+
+    As in the check of derivatives, an entry's truncation and rounding together stay below h, and by Weyl's theorem no
+    eigenvalue of 17 rows is off by more than 17 times that.
+    """
+    torch.manual_seed(1996)
+    net = SimpleNet(architecture).double()
+    weights = parameters_to_vector(net.parameters()).detach()
+    h = 2.0**-17
+
+    def gradient(point):
+        vector_to_parameters(point.clone(), net.parameters())
+        net.zero_grad()
+        computed_mse(net).backward()
+        return parameters_to_vector([p.grad for p in net.parameters()]).detach()
+
+    rows = [(gradient(weights + h * axis) - gradient(weights - h * axis)) / (2 * h) for axis in torch.eye(17).double()]
+    expected = torch.linalg.eigvalsh((torch.stack(rows) + torch.stack(rows).T) / 2)
+    found = critical_point(weights, architecture)
+
+    assert_within(found.curvatures, expected, atol=17 * h, claim="curvatures")
+    assert_within(torch.tensor(found.gradient), float(gradient(weights).norm()), atol=17 * h, claim="gradient")
 
 
 eighths = st.integers(-24, 24).map(lambda n: n / 8)  # exact, as are their sums and products

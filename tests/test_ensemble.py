@@ -177,6 +177,24 @@ def test_a_step_longer_by_a_ten_thousandth_would_be_caught(drawn):
         check_step(step_of_many(state, **{**step, "lr": step["lr"] * 1.0001}), state, **step)
 
 
+ACTIVATIONS = sys.modules[ensemble.Formulas.__module__]._ACTIVATIONS  # noqa: SLF001
+
+
+@pytest.mark.parametrize("module", ACTIVATIONS)
+def test_the_slope_of_an_activation_is_that_of_autograd(module):
+    """Of each that there is, those of the notebook's networks and others, and the kink of one at 0 included."""
+    value, slope = ACTIVATIONS[module]
+    z = torch.linspace(-6, 6, 97, dtype=torch.float64, requires_grad=True)
+    expected = module()(z)
+    expected.sum().backward()
+
+    a = value(z.detach())
+
+    assert_identical(a, expected, claim="value")
+    # At most the square and the difference from 1, or that and a product: of numbers up to 1.
+    assert_within(slope(a), z.grad, atol=2 * gamma(3, torch.float64), claim="slope")
+
+
 # --- many steps ---
 
 

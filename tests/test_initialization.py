@@ -135,6 +135,22 @@ def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed,
             assert values.abs().max() <= bound, f"{name} of fan-in {layer.in_features}, seed {seed}"
 
 
+@given(seed=seeds)
+def test_initial_weights_in_float64_are_no_float32s(device, seed):
+    """All 53 bits are drawn: that a number happens to end in 29 zeros has the probability 2^-29."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        set_seed(seed)
+        with device:
+            weights = flat(SimpleNet())
+    finally:
+        torch.set_default_dtype(default)
+
+    assert weights.dtype == torch.float64
+    assert (weights.float().double() != weights).all()
+
+
 @pytest.mark.parametrize("parameter", range(17))
 def test_each_initial_weight_is_uniform_up_to_its_bound(device, parameter):
     """Kolmogorov and Smirnov's test over all seeds, and both ends are come near."""

@@ -220,6 +220,37 @@ def test_loss_and_gradient_are_right_at_every_size(device, dtype):
         assert_identical(grad_b, -scale * difference, claim=f"the target's gradient over {n} rows")
 
 
+@pytest.mark.filterwarnings("ignore:Applying the CPU mse kernel on half-type tensors")  # torch 2.0, on speed
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@given(data=st.data())
+def test_the_gradient_is_twice_the_difference_over_the_count_in_sixteen_bits(device, dtype, data):
+    """In eighths, whose differences are exact; what rounds is 2/n, its product with them and with the upstream 1."""
+    skip_where_missing(lambda one: gradients(mse_loss, (one, one)), dtype, device)
+    a, b = (v.to(device) for v in data.draw(pairs(batch_sizes, dtype, dyadic=True), label="pair"))
+
+    grad_a, grad_b = gradients(mse_loss, (a, b))
+
+    expected = (a.double() - b.double()) * 2 / len(a)
+    assert_within(grad_a, expected, rtol=gamma(3, dtype), claim=f"gradient over {len(a)} rows")
+    assert_identical(grad_b, -grad_a, claim="the target's gradient")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2**17, 1), (2**11, 2**6), (2**3, 2, 2**2), (1, 2**16)], ids=str)
+def test_the_loss_is_exact_over_many_rows_and_columns(device, dtype, shape):
+    """Differences of 1/2 and 1, in turn, and 2^k of them: squares, their sum and their mean round nothing."""
+    place = torch.arange(math.prod(shape), device=device).reshape(shape)
+    difference = (1 + place % 2).to(dtype) / 2
+    targets = (place % 5).to(dtype)
+    pair = targets + difference, targets
+
+    loss, (grad_a, grad_b) = mse_loss(*pair), gradients(mse_loss, pair)
+
+    assert_identical(loss, torch.tensor(0.625, dtype=dtype), claim=f"mse of {shape}")
+    assert_identical(grad_a, difference * (2 / difference.numel()), claim=f"gradient over {shape}")
+    assert_identical(grad_b, -grad_a, claim=f"the target's gradient over {shape}")
+
+
 @refuted
 @given(pair=pairs(batch_sizes))
 def test_the_gradient_would_not_be_taken_for_half_of_itself(pair):

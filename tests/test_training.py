@@ -190,12 +190,47 @@ def test_a_run_keeps_its_newest_checkpoint_and_removes_no_other_file(tmp_path):
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {again.checkpoint.name, resumed.checkpoint.name}
+    for result in (first, again, resumed):
+        assert torch.load(result.checkpoint, weights_only=True)["global_step"] == result.steps
 
 
 def test_a_second_run_into_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
     names = [run(tmp_path, max_epochs=3).checkpoint.name for _ in range(3)]
 
     assert names == ["epoch=2-step=3.ckpt", "epoch=2-step=3-v1.ckpt", "epoch=2-step=3-v2.ckpt"]
+
+
+def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monkeypatch):
+    """Of a tenth, and not before: in batches of four, an epoch is a step."""
+    looked_at, look = [], training._Watch._look  # noqa: SLF001
+
+    def looking(watch, net):
+        with torch.no_grad():
+            looked_at.append((net(xor()[0]) - xor()[1]).abs().max().item())
+        look(watch, net)
+
+    monkeypatch.setattr(training._Watch, "_look", looking)  # noqa: SLF001
+    result = run(tmp_path)
+
+    assert result.stopped_by == "solved"
+    assert len(looked_at) == result.steps
+    assert [farthest < 0.1 for farthest in looked_at] == [False] * (result.steps - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "right"),
+    [(0.0, True), (0.1, True), (0.3, True), (0.4999, True), (0.5, False), (0.9, False), (math.nan, False)],
+)
+@pytest.mark.parametrize("row", range(4))
+def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
+    """What is nearer is, beyond the margin that stops a run too; one row that is wrong leaves XOR unsolved."""
+    predictions = xor()[1]
+    predictions[row] = (predictions[row] - error).abs()
+
+    result = training.TrainingRun(SimpleNet(), predictions, [], 0, 0.0, None, "budget", None)
+
+    assert result.right == [right if i == row else True for i in range(4)]
+    assert result.solved == right
 
 
 @pytest.fixture

@@ -102,6 +102,9 @@ _SHAPES = ((1,), (), (2, 2), (11,), (19,))
 
 _LARGE = (64, 128)
 
+# Past the 65,536 numbers of a kernel's chunk, in a length that fills no vector.
+_LONG = (2**16 + 5,)
+
 
 def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
     """List runs to judge, from the usual hyper-parameters to drawn ones.
@@ -122,6 +125,7 @@ def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
     yield Case(base)
     # 8-bit optimizers keep smaller ones in full, and kernels do not share them out among threads.
     yield Case(base, shape=_LARGE, steps=3, seed=2)
+    yield Case(base, shape=_LONG, steps=1, seed=4)
     for beta1, beta2 in betas:
         yield Case(base | {"beta1": beta1, "beta2": beta2})
     for one in eps:

@@ -20,7 +20,7 @@ from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.optimizers import SPELLINGS, Driven, SubjectError, attempt
 from simplenet.testing.oracle import Run, judge
 from simplenet.testing.runner import Check, NotApplicable
-from simplenet.testing.study import Study, units
+from simplenet.testing.study import Study, short, units
 
 _SHAPE = (2, 5)
 _STEPS = 3
@@ -231,7 +231,7 @@ def _demand_own_way(study: Study, driven: Driven, starts: Sequence[Tensor], give
 def each_parameter_goes_its_own_way(study: Study) -> None:
     """Many parameters of many shapes, in any order, move as each does alone; as does one that is split."""
     shapes = [(), (1,), (2, 5), (3,), (17,), (2, 1, 3)]
-    for count in (2, len(shapes), 40):
+    for count in (2, len(shapes), 120):  # past the 110 that a launch of torch's CUDA kernels takes
         if not study.in_time():
             break
         some = [shapes[i % len(shapes)] for i in range(count)]
@@ -247,6 +247,30 @@ def each_parameter_goes_its_own_way(study: Study) -> None:
     together = torch.stack(list(reversed(driven.values())))
     if not _same(together, whole):
         _demand_own_way(study, study.driven(*rows), rows, given)
+
+
+def parameters_of_several_types_go_their_own_ways(study: Study) -> None:
+    """In one group, in turn: each moves as it does alone, to the bit.
+
+    By one step, whose corrections no type rounds, so that it does not matter in which a learning rate is kept.
+    """
+    if study.subject.foreign:
+        raise NotApplicable("an adapter is given parameters of one type")
+    types = [dtype for dtype in study.dtypes if dtype not in study.refusals]
+    if len(types) == 1:
+        raise NotApplicable(f"takes {short(types[0])} alone")
+    (given,) = units(1, _SHAPE, 12) * (1 + 2.0**-30)  # which float64 alone can hold
+
+    def moved(*dtypes: torch.dtype) -> list[Tensor]:
+        wanted = study.gentle(torch.float16) | {"beta1": 0.5, "beta2": 0.75}
+        options = study.subject.options(study.hyper(**wanted))
+        driven = study.subject.build([study.parameter(_start(), dtype) for dtype in dtypes], **options)
+        driven.step(*(study.gradient(given, dtype) for dtype in dtypes))
+        return driven.values()
+
+    for dtype, p in zip([*types, *types], moved(*types, *types), strict=True):
+        others = ", ".join(map(short, types))
+        _demand_same(p, moved(dtype)[0], f"parameter in {short(dtype)} beside others in {others}")
 
 
 def an_empty_parameter_changes_nothing(study: Study) -> None:
@@ -313,7 +337,7 @@ def a_group_may_be_added_later(study: Study) -> None:
     _needs_groups(study)
     _needs(study, "add_param_group")
     given = _gradients(study)
-    for wanted in _group_options(study)[:1] or [{}]:
+    for wanted in _group_options(study) or [{}]:
         driven = study.driven(_start())
         driven.step(given[0].clone())
         p = study.parameter(_start()).detach().requires_grad_(driven.parameters[0].requires_grad)
@@ -513,6 +537,75 @@ def a_gradient_that_is_not_finite_stays_in_its_entry(study: Study) -> None:
         )
 
 
+def a_gradient_that_is_not_finite_is_seen_in_its_entry(study: Study) -> None:
+    """From its step on: what has gone wrong is not hidden."""
+    for value in (float("nan"), float("inf"), -float("inf")):
+        spoilt = [g.clone() for g in _gradients(study)]
+        spoilt[1][0, 2] = value
+        end = _along(study.driven(_start()), spoilt).values()[0]
+        if end[0, 2].isfinite():
+            raise AssertionError(
+                f"parameter is {end[0, 2].item():.9g} where the gradient of the second of {_STEPS} steps is {value}, "
+                "but should not be finite"
+            )
+
+
+def clearing_gradients_clears_them(study: Study) -> None:
+    """In every group, and what is not finite too: to 0, or to none at all where that is asked for."""
+    if study.subject.foreign:
+        raise NotApplicable("an adapter holds no gradients")
+    _needs_groups(study)
+    _needs(study, "zero_grad")
+    modes: list[dict[str, bool]] = [{}]
+    if "set_to_none" in inspect.signature(study.subject.sample.zero_grad).parameters:
+        modes += [{"set_to_none": False}, {"set_to_none": True}]
+    for mode in modes:
+        tensors = [study.parameter(torch.zeros(3)) for _ in range(2)]
+        driven = study.subject.build([{"params": [p]} for p in tensors])
+        for p in tensors:
+            p.grad = study.gradient([1.0, float("nan"), float("inf")])
+        attempt(partial(driven.optimizer.zero_grad, **mode), "in zero_grad")
+        for i, p in enumerate(tensors):
+            left = None if p.grad is None else p.grad.tolist()
+            wanted = [None, [0.0] * 3] if not mode else [None] if mode["set_to_none"] else [[0.0] * 3]
+            if left not in wanted:
+                called = f"zero_grad({', '.join(f'{name}={value}' for name, value in mode.items())})"
+                raise AssertionError(
+                    f"gradient of group {i + 1} of 2 is {left} after {called}, but should be {wanted[-1]}"
+                )
+
+
+def a_new_optimizer_starts_afresh(study: Study) -> None:
+    """What another has done to the same parameters has no say."""
+    given = _gradients(study, 4)
+    first = _along(study.driven(_start()), given[:2])
+    start = first.values()[0]
+    options = study.subject.options(study.hyper(**study.gentle()))
+    second = _along(study.subject.build(first.parameters, **options), given[2:])
+    expected = _along(study.driven(start), given[2:]).values()[0]
+    _demand_same(second.values()[0], expected, "parameter after 2 steps of its second optimizer")
+
+
+def a_loaded_state_brings_its_options(study: Study) -> None:
+    """Into an optimizer that was made with others, it goes on with those that it was saved with."""
+    _needs(study, "state_dict", "load_state_dict")
+    wanted: dict[str, Any] = {}
+    for options in _group_options(study):
+        wanted |= options
+    given = _gradients(study, 4)
+    first = _along(study.driven(_start(), **wanted), given[:2])
+    state = _through_file(first.state_dict())
+    if not isinstance(state, dict) or "param_groups" not in state:
+        raise NotApplicable("its state holds no options")
+    second = study.driven(first.values()[0])
+    second.load(state)
+    _demand_same(
+        _along(second, given[2:]).values()[0],
+        _along(first, given[2:]).values()[0],
+        f"parameter after a state with {wanted} is loaded and 2 more steps",
+    )
+
+
 def invalid_hyper_parameters_are_refused(study: Study) -> None:
     """By any exception, when it is made."""
     nan = float("nan")
@@ -571,18 +664,23 @@ CHECKS: tuple[Check[Study], ...] = tuple(
         the_callers_group_is_not_written_to,
         memory_layout_changes_nothing,
         each_parameter_goes_its_own_way,
+        parameters_of_several_types_go_their_own_ways,
         an_empty_parameter_changes_nothing,
         groups_keep_their_own_options,
         a_group_may_be_added_later,
         a_schedule_is_followed,
         a_tensor_learning_rate_is_not_shared_between_groups,
         a_closure_is_called_once_and_its_loss_returned,
+        clearing_gradients_clears_them,
+        a_new_optimizer_starts_afresh,
         a_saved_run_goes_on_as_if_never_interrupted,
+        a_loaded_state_brings_its_options,
         a_deep_copy_goes_on_alike,
         a_pickled_copy_goes_on_alike,
         a_saved_state_survives_later_steps,
         two_that_load_one_state_share_nothing,
         a_gradient_that_is_not_finite_stays_in_its_entry,
+        a_gradient_that_is_not_finite_is_seen_in_its_entry,
         invalid_hyper_parameters_are_refused,
         the_step_count_goes_on_past_two_to_the_24,
     )

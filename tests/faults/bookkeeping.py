@@ -9,6 +9,7 @@ import torch
 FAULTS = (
     "options of the first group for all",
     "group added later ignored",
+    "group added later has the betas of the first",
     "schedule ignored",
     "closure ignored",
     "closure called twice",
@@ -31,8 +32,20 @@ FAULTS = (
     "decay that stays on",
     "gradient in 8 bits where it is large",
     "noise",
+    "NaN taken for zero",
+    "clearing leaves NaN",
+    "state kept by parameter",
+    "options not loaded",
+    "past a hundred parameters the last is skipped",
+    "past 65,536 numbers nothing moves",
+    "one type for all",
     "KeyError at the second step",
 )
+
+# What a fault has to be checked in, if not in float32 alone.
+TYPES = {"one type for all": (torch.float32, torch.float64)}
+
+_KEPT: dict[int, tuple[torch.Tensor, Any]] = {}
 
 
 class FaultyBookkeeping(torch.optim.Adam):
@@ -67,7 +80,11 @@ class FaultyBookkeeping(torch.optim.Adam):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
         super().load_state_dict(state_dict)
+        if self.fault == "options not loaded":
+            for group, options in zip(self.param_groups, own, strict=True):
+                group.update(options)
         if self.fault == "first moment not loaded":
             for own in self.state.values():
                 own["exp_avg"] = torch.zeros_like(own["exp_avg"])
@@ -75,6 +92,16 @@ class FaultyBookkeeping(torch.optim.Adam):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if self.fault != "group added later ignored" or not hasattr(self, "steps"):
             super().add_param_group(param_group)
+        if self.fault == "group added later has the betas of the first" and hasattr(self, "steps"):
+            self.param_groups[-1]["betas"] = self.param_groups[0]["betas"]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - as torch has it
+        if self.fault != "clearing leaves NaN" or set_to_none:
+            super().zero_grad(set_to_none=set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad *= 0
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: C901 - a branch a fault
         self.steps += 1
@@ -107,10 +134,17 @@ class FaultyBookkeeping(torch.optim.Adam):
         return None if fault == "loss not returned" else loss
 
     def _moved(self) -> None:
+        together = [p for group in self.param_groups for p in group["params"]]
+        if self.fault == "state kept by parameter":
+            for p in together:
+                if not self.state[p] and id(p) in _KEPT and _KEPT[id(p)][0] is p:
+                    self.state[p] = _KEPT[id(p)][1]
+            super().step()
+            _KEPT.update({id(p): (p, self.state[p]) for p in together})
+            return
         if self.fault != "contiguity assumed":
             super().step()
             return
-        together = [p for group in self.param_groups for p in group["params"]]
         before = [p.detach().clone() for p in together]
         super().step()
         with torch.no_grad():
@@ -132,8 +166,16 @@ class FaultyBookkeeping(torch.optim.Adam):
             for p in together:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
-        if fault == "last parameter skipped" and len(given) > 1:
+        least = {"last parameter skipped": 1, "past a hundred parameters the last is skipped": 100}.get(fault or "")
+        if least is not None and len(given) > least:
             given[-1].grad = None
+        for p in given if fault == "NaN taken for zero" else []:
+            p.grad = p.grad.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+        for p in given if fault == "one type for all" else []:
+            p.grad = p.grad.to(given[0].dtype).to(p.dtype)
+        for p in given if fault == "past 65,536 numbers nothing moves" else []:
+            p.grad = p.grad.clone()
+            p.grad.view(-1)[2**16 :] = 0
         if fault in ("one count for all parameters", "count stops at 256"):
             for i, p in enumerate(given):
                 if self.state[p]:

@@ -41,6 +41,7 @@ ARITHMETIC = {
 INTERFACE = {
     "options of the first group for all": "groups keep their own options",
     "group added later ignored": "a group may be added later",
+    "group added later has the betas of the first": "a group may be added later",
     "schedule ignored": "a schedule is followed",
     "closure ignored": "a closure is called once and its loss returned",
     "closure called twice": "a closure is called once and its loss returned",
@@ -63,6 +64,13 @@ INTERFACE = {
     "decay that stays on": "a zero gradient moves nothing, float32",
     "gradient in 8 bits where it is large": BOUND,
     "noise": "the same run repeats itself",
+    "NaN taken for zero": "a gradient that is not finite is seen in its entry",
+    "clearing leaves NaN": "clearing gradients clears them",
+    "state kept by parameter": "a new optimizer starts afresh",
+    "options not loaded": "a loaded state brings its options",
+    "past a hundred parameters the last is skipped": "each parameter goes its own way",
+    "past 65,536 numbers nothing moves": BOUND,
+    "one type for all": "parameters of several types go their own ways",
     "KeyError at the second step": "it takes steps",
 }
 # Whose fault would be no fault of the other's.
@@ -74,8 +82,8 @@ def test_every_fault_has_a_check_that_kills_it():
     assert INTERFACE.keys() == set(bookkeeping.FAULTS)
 
 
-def killed_by(make, check, **options):
-    report = check_adam(make, dtypes=[torch.float32], only=["it takes steps", check], **options)
+def killed_by(make, check, dtypes=(torch.float32,), **options):
+    report = check_adam(make, dtypes=dtypes, only=["it takes steps", check], **options)
     return report[check]
 
 
@@ -92,7 +100,7 @@ def test_a_fault_in_the_arithmetic_is_named(fault):
 
 @pytest.mark.parametrize("fault", INTERFACE)
 def test_a_fault_in_the_bookkeeping_is_named(fault):
-    result = killed_by(broken(fault), INTERFACE[fault])
+    result = killed_by(broken(fault), INTERFACE[fault], bookkeeping.TYPES.get(fault, (torch.float32,)))
 
     assert result.status is Status.FAILS, result
     assert "\n" not in result.detail
@@ -136,6 +144,39 @@ def test_torchs_own_implementations_pass_but_for_known_defects(implementation):
     report = check_adam(as_made(implementation), variant="adam")
 
     assert report.passed, str(report)
+
+
+def test_a_failure_of_another_kind_than_torchs_is_no_known_defect():
+    """A zero gradient makes NaN of torch's float16; what moves by it, or in another way, is at fault itself."""
+
+    class Drifts(torch.optim.Adam):
+        def step(self, closure=None):
+            self.param_groups[0]["eps"] = max(self.param_groups[0]["eps"], 1e-3)  # which torch's defect goes without
+            super().step(closure)
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p.add_(1)
+
+    check = "a zero gradient moves nothing, float16"
+    skip_where_missing(adam_arithmetic, torch.float16, torch.device("cpu"))
+    own, drifts = (check_adam(make, only=["it takes steps", check])[check] for make in (torch.optim.Adam, Drifts))
+
+    assert own.status is Status.KNOWN
+    assert "parameter is nan" in own.detail
+    assert drifts.status is Status.FAILS, drifts
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("state"), ZeroDivisionError(), SystemExit(0), AssertionError("wrong")], ids=repr
+)
+def test_what_raises_in_a_check_fails(error):
+    """Whatever it is; only that a check is not applicable is said in another way."""
+
+    def fail(_):
+        raise error
+
+    assert run(Check("it", fail), None, Recorder()).status is Status.FAILS
+    assert run(Check("it", lambda _: None), None, Recorder()).status is Status.HOLDS
 
 
 @pytest.mark.parametrize("name", ["NAdam", "Adamax", "RMSprop", "Adagrad", "SGD"])

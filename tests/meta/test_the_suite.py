@@ -1,6 +1,7 @@
 """The suite itself: its assertions fail on what is false, its strategies stay in their domains."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -71,12 +72,12 @@ def test_assert_within_passes_at_its_bound_and_fails_beyond_it():
 
 
 def test_assert_in_balls_fails_outside_and_on_nan():
-    expected = balls([1.0], dtype=torch.float32) * balls([1.0], dtype=torch.float32)
+    expected = balls([1.0, 1.0], dtype=torch.float32) * balls([1.0, 1.0], dtype=torch.float32)
 
-    assert_in_balls(torch.tensor([1.0]), expected, claim="product")
+    assert_in_balls(torch.tensor([1.0, 1.0]), expected, claim="product")
     for wrong in (1 + 2**-22, math.nan, math.inf):
-        with pytest.raises(AssertionError, match="product: error is"):
-            assert_in_balls(torch.tensor([wrong]), expected, claim="product")
+        with pytest.raises(AssertionError, match=r"product: error is .* \[entry \(1,\)"):
+            assert_in_balls(torch.tensor([1.0, wrong]), expected, claim="product")
 
 
 @pytest.mark.parametrize(
@@ -87,12 +88,40 @@ def test_assert_in_balls_fails_outside_and_on_nan():
         (torch.tensor([1.0]), torch.tensor([math.nan])),
         (torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64)),
         (torch.tensor([1.0]), torch.tensor([[1.0]])),
+        (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.5, 3.0])),
+        (torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [3.0, -4.0]])),
     ],
 )
 def test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart(actual, expected):
     assert_identical(actual, actual.clone(), claim="itself")
     with pytest.raises(AssertionError, match="sabotage"):
         assert_identical(actual, expected, claim="sabotage")
+
+
+def test_one_entry_of_many_that_is_off_is_enough_to_fail():
+    """Wherever it is; and the message says where."""
+    for i in range(4):
+        actual = torch.ones(4)
+        actual[i] = 2
+        where = rf"\[entry \({i},\): actual=2.0"
+        with pytest.raises(AssertionError, match=where):
+            assert_within(actual, torch.ones(4), atol=0.5, claim="sabotage")
+        with pytest.raises(AssertionError, match=where):
+            assert_in_balls(actual, balls(torch.ones(4), dtype=torch.float32), claim="sabotage")
+
+
+@pytest.mark.parametrize(("actual", "expected"), [((2,), (1,)), ((1,), (2,)), ((), (1,)), ((2, 1), (2,)), ((0,), (1,))])
+def test_an_assertion_refuses_another_shape(actual, expected):
+    """It broadcasts nothing."""
+    one, other = torch.ones(actual), torch.ones(expected)
+
+    for call in (
+        lambda: assert_identical(one, other, claim="sabotage"),
+        lambda: assert_within(one, other, atol=1.0, claim="sabotage"),
+        lambda: assert_in_balls(one, balls(other, dtype=torch.float32), claim="sabotage"),
+    ):
+        with pytest.raises(AssertionError, match=rf"sabotage: shape is {re.escape(str(actual))}, but should be"):
+            call()
 
 
 def test_a_counter_claim_that_holds_is_a_failure():
@@ -141,6 +170,24 @@ def test_floats_reach_their_corners(dtype, corner):
     )
 
     find(floats(dtype), lambda value: corner(value, torch.finfo(dtype)), settings=search)
+
+
+@pytest.mark.parametrize(
+    ("layout", "strides", "offset"),
+    [("contiguous", (4, 1), 0), ("transposed", (1, 3), 0), ("strided", (7, 1), 0), ("offset", (4, 1), 4),
+     ("interleaved", (16, 2), 1)],
+)  # fmt: skip
+def test_a_layout_is_the_one_that_it_is_called(layout, strides, offset):
+    """Of a matrix of three rows and four columns."""
+    placed = place(torch.ones(3, 4), layout).tensor
+
+    assert (placed.stride(), placed.storage_offset()) == (strides, offset)
+
+
+def test_every_layout_has_its_strides_tested():
+    (mark,) = test_a_layout_is_the_one_that_it_is_called.pytestmark
+
+    assert [layout for layout, *_ in mark.args[1]] == list(LAYOUTS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

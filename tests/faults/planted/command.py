@@ -1,0 +1,326 @@
+"""Faults in the command line, in what it says of the environment, and in its pictures."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+
+from simplenet import SimpleNet, TrainingRun, XORDataModule, cli, environment, plot, train, xor
+from simplenet.cli import certify, main, predict
+from tests.faults.planted.ensemble import made
+from tests.faults.planting import catalogue, edit, wrap
+
+FAULTS, fault = catalogue("command")
+
+
+def certified(*arguments: str, solved: int = 15, seeds: int = 20) -> Callable[[], object]:
+    """Witness what ``certify`` says of networks that were made up, and how it ends."""
+
+    def run() -> object:
+        import simplenet.certificate
+
+        original = simplenet.certificate.certify
+        simplenet.certificate.certify = lambda *_, **__: made([3] * solved + [-1] * (seeds - solved))
+        try:
+            with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+                result = CliRunner().invoke(main, ["certify", *arguments])
+        finally:
+            simplenet.certificate.certify = original
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@fault(certified("--target", "0.75"), "test_a_target_between_the_two_bounds_is_not_cleared")
+def a_target_below_the_upper_bound_is_cleared() -> None:
+    """What may be true is taken for what is."""
+    edit(certify, ("certificate.bounds[0] < target", "certificate.bounds[1] < target"))
+
+
+@fault(
+    certified("--target", "0.9", "--architecture", "overview"),
+    "test_a_target_between_the_two_bounds_is_not_cleared",
+)
+def the_target_is_not_looked_at() -> None:
+    """The status is 0."""
+    edit(certify, ("certificate.bounds[0] < target", "False"))
+
+
+@fault(certified(solved=8), "test_a_list_that_is_exactly_full_has_no_ellipsis")
+def a_list_that_is_full_seems_to_go_on() -> None:
+    """Twelve failed seeds are followed by dots."""
+    edit(cli._verdict, ("len(failed) > _NAMED", "len(failed) >= _NAMED"))
+
+
+@fault(certified(solved=8), "test_a_list_that_is_exactly_full_has_no_ellipsis")
+def one_failed_seed_fewer_is_listed() -> None:
+    """Eleven of twelve."""
+    cli._NAMED = 11
+
+
+@fault(certified(solved=3), "test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_seeds_sit")
+def only_one_failed_seed_is_looked_into() -> None:
+    """The others are listed."""
+    cli._EXPLAINED = 1
+
+
+@fault(lambda: _interrupted(), "test_what_is_no_result_goes_to_stderr")
+def the_word_of_an_interrupted_certificate_goes_to_stdout() -> None:
+    """A pipe takes it for a result."""
+    edit(certify, (", err=True", ""))
+
+
+def _interrupted() -> object:
+    import simplenet.certificate
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    original, kill = simplenet.certificate.certify, cli.kill_children
+    simplenet.certificate.certify, cli.kill_children = interrupt, lambda: None  # type: ignore[assignment]
+    try:
+        result = CliRunner().invoke(main, ["certify", "--seeds", "1", "--steps", "1"])
+    finally:
+        simplenet.certificate.certify, cli.kill_children = original, kill
+    return result.exit_code, result.stdout, result.stderr
+
+
+@fault(lambda: _predicted(0.5), "test_a_score_of_one_half_reads_as_false")
+def a_score_of_one_half_reads_as_true() -> None:
+    """It is above nothing."""
+    edit(predict, ("prediction > 1 / 2", "prediction >= 1 / 2"))
+
+
+def _predicted(bias: float) -> object:
+    import simplenet.model
+
+    net = SimpleNet()
+    for p in net.parameters():
+        p.data.zero_()
+    net.output_layer.bias.data.fill_(bias)
+    original = simplenet.model.load_checkpoint
+    simplenet.model.load_checkpoint = lambda _: net
+    try:
+        return CliRunner().invoke(main, ["predict", __file__, "0,1"]).output
+    finally:
+        simplenet.model.load_checkpoint = original
+
+
+def _ended(error: Exception) -> Callable[[], object]:
+    def run() -> object:
+        def fail(*_: Any, **__: Any) -> None:
+            raise error
+
+        original = environment.describe
+        environment.describe = fail  # type: ignore[assignment]
+        try:
+            return CliRunner().invoke(main, ["info"]).exit_code
+        finally:
+            environment.describe = original
+
+    return run
+
+
+@fault(_ended(RuntimeError("no kernel")), "test_no_error_ends_in_a_status_that_is_a_verdict")
+def an_error_of_its_own_is_a_verdict() -> None:
+    """Status 1."""
+    cli._DEFECT = 1
+
+
+@fault(lambda: _skipped(), "test_a_directory_is_resumed_from_its_newest_intact_checkpoint")
+def a_skipped_checkpoint_is_named_on_stdout() -> None:
+    """A pipe takes it for a result."""
+    edit(cli._start, (", err=True", ""))
+
+
+def _skipped() -> object:
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        train(SimpleNet(), XORDataModule(4), max_epochs=1, device="cpu", checkpoint_dir="kept")
+        Path("kept/later.ckpt").write_text("text")
+        result = CliRunner().invoke(main, ["train", "--resume", "kept", "--max-epochs", "2"])
+    return "skipped" in result.stdout, "skipped" in result.stderr
+
+
+@fault(
+    lambda: environment.describe(torch.device("cpu"))["cudnn"],
+    "test_each_entry_of_a_description_follows_the_flag_that_it_names",
+)
+def cudnns_flags_are_shown_by_each_others_names() -> None:
+    """Deterministic is benchmark."""
+
+    def change(describe: Callable[..., dict[str, str]], device: torch.device) -> dict[str, str]:
+        cudnn = torch.backends.cudnn
+        return describe(device) | {"cudnn": f"deterministic {not cudnn.benchmark}, benchmark {cudnn.deterministic}"}
+
+    wrap_described(change)
+
+
+@fault(lambda: _deterministic_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
+def any_algorithm_is_said_to_be_used() -> None:
+    """In deterministic mode, too."""
+    edit(
+        environment.describe,
+        ("'deterministic only' if torch.are_deterministic_algorithms_enabled() else 'any'", "'any'"),
+    )
+
+
+@fault(lambda: _matmul_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
+def the_precision_of_products_is_said_to_be_highest() -> None:
+    """Also where TF32 is allowed."""
+    edit(environment.describe, ("{torch.get_float32_matmul_precision()}", "highest"))
+
+
+@fault(
+    lambda: environment.describe(torch.device("cpu"))["dtype"] == "float32" and _default_described(),
+    "test_each_entry_of_a_description_follows_the_flag_that_it_names",
+)
+def the_default_type_is_said_to_be_float32() -> None:
+    """Whatever it is."""
+    edit(environment.describe, ("str(torch.get_default_dtype()).removeprefix('torch.')", "'float32'"))
+
+
+def wrap_described(change: Callable[..., dict[str, str]]) -> None:
+    """Change a description, wherever the function is held."""
+    from tests.faults.planting import replace
+
+    original = environment.describe
+    replace(original, lambda device: change(original, device))
+
+
+def _deterministic_described() -> object:
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        return environment.describe(torch.device("cpu"))["algorithms"]
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
+def _matmul_described() -> object:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return environment.describe(torch.device("cpu"))["matmul"]
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _default_described() -> object:
+    torch.set_default_dtype(torch.float64)
+    try:
+        return environment.describe(torch.device("cpu"))["dtype"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def drawn(figure_of: Callable[[Path], None]) -> Callable[[], object]:
+    """Witness the lines and the limits of a picture."""
+
+    def draw() -> object:
+        seen: list[Any] = []
+        original = plot._save
+        plot._save = lambda figure, _: seen.append(figure)  # type: ignore[assignment]
+        try:
+            figure_of(Path("picture.png"))
+        finally:
+            plot._save = original
+        (figure,) = seen
+        assert isinstance(figure, Figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=30)
+        return hash(buffer.getvalue())
+
+    return draw
+
+
+def _certificates(path: Path) -> None:
+    plot.plot_certificates([made([3, 50, 90, -1])], path)
+
+
+def _run(path: Path) -> None:
+    torch.manual_seed(1)
+    net = SimpleNet()
+    with torch.no_grad():  # so that 1/2 is passed in the middle
+        net.output_layer.bias += 0.5 - net(torch.full((1, 2), 0.5))[0]
+    losses = [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03]
+    plot.plot_run(TrainingRun(net, xor()[1], losses, 10, 1.0, None, "budget", None), path)
+
+
+@fault(drawn(_certificates), "test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
+def the_band_has_the_confidence_of_one_bound() -> None:
+    """Both ends together hold with less."""
+    edit(plot.plot_certificates, ("(1 + certificate.confidence) / 2", "certificate.confidence"))
+
+
+@fault(drawn(_certificates), "test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
+def the_fraction_is_of_the_solved() -> None:
+    """It always ends at 1."""
+    edit(plot.plot_certificates, ("counts / certificate.seeds", "counts / certificate.solved"))
+
+
+@fault(drawn(_certificates), "test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
+def the_picture_ends_before_the_last_step() -> None:
+    """At half of them."""
+    edit(plot.plot_certificates, ("xlim=(0, first.steps)", "xlim=(0, first.steps // 2)"))
+
+
+@fault(drawn(_run), "test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface")
+def the_curve_begins_at_step_1_after_a_resume() -> None:
+    """Whatever came before."""
+    edit(plot.plot_run, ("np.arange(run.steps - len(losses) + 1, run.steps + 1)", "np.arange(1, len(losses) + 1)"))
+
+
+@fault(drawn(_run), "test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface")
+def the_surface_has_its_axes_exchanged() -> None:
+    """The first input is drawn upwards."""
+    edit(plot.plot_run, (".squeeze(-1).numpy()", ".squeeze(-1).numpy().T"))
+
+
+@fault(drawn(_run), "test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface")
+def the_line_is_drawn_at_another_score() -> None:
+    """At 0.6, where nothing is decided."""
+    edit(plot.plot_run, ("levels=[0.5]", "levels=[0.6]"))
+
+
+@fault(lambda: _fabric(), "test_devices_and_strategy_reach_fabric")
+def two_devices_are_asked_for_and_one_is_used() -> None:
+    """The option is checked and forgotten."""
+    edit(certify, ("devices=one if devices == 1 else devices", "devices=one"))
+
+
+def _fabric() -> object:
+    import lightning.fabric
+
+    seen: list[Any] = []
+    original = lightning.fabric.Fabric
+
+    def make(**options: Any) -> Any:
+        seen.append(options)
+        raise ValueError("seen")
+
+    lightning.fabric.Fabric = make  # type: ignore[assignment,misc]
+    try:
+        CliRunner().invoke(main, ["certify", "--devices", "2", "--strategy", "ddp"])
+    finally:
+        lightning.fabric.Fabric = original  # type: ignore[misc]
+    return seen
+
+
+@fault(
+    certified(),
+    "test_no_error_ends_in_a_status_that_is_a_verdict",
+    "test_a_list_that_is_exactly_full_has_no_ellipsis",
+    control=True,
+)
+def lines_are_echoed_one_by_one() -> None:
+    """Which prints the same."""
+
+    def change(echo: Callable[..., None], message: Any = None, **options: Any) -> None:
+        echo(message, **options)
+
+    wrap(cli.click, "echo", change)

@@ -1,0 +1,88 @@
+"""Optimizers and networks that are at fault themselves, under the checks of ``simplenet.testing``."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from simplenet import SimpleNet
+from simplenet.testing.checks import check_adam
+from simplenet.testing.network import check_network
+from simplenet.testing.report import Report
+from tests.faults import adam, bookkeeping, networks
+from tests.faults.planting import Fault
+
+# One is enough to be killed in.
+DTYPES = (torch.float32,)
+
+FAULTS: list[Fault] = []
+
+
+def _add(name: str, text: str, check: Callable[[], Report], *, control: bool) -> None:
+    def nothing() -> None:
+        """Do nothing: the fault is in what is checked."""
+
+    name = re.sub(r"[^\w.]+", "-", name)
+    FAULTS.append(Fault(name, "implementations", text, nothing, None, control=control, judge=check))
+
+
+def _adam(make: Callable[..., Any], variant: str, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Callable[[], Report]:
+    return partial(check_adam, make, dtypes=dtypes, variant=variant)
+
+
+for _fault in adam.FAULTS:
+    _variant = "adamw" if _fault == "L2 for decoupled" else "adam"
+    _make = partial(adam.FaultyAdam, fault=_fault, decoupled=_variant == "adamw")
+    _add(f"adam: {_fault}", f"An Adam of its own: {_fault}.", _adam(_make, _variant), control=False)
+for _fault in bookkeeping.FAULTS:
+    _text = f"Torch's Adam with another bookkeeping: {_fault}."
+    _add(
+        f"bookkeeping: {_fault}",
+        _text,
+        _adam(bookkeeping.broken(_fault), "adam", bookkeeping.TYPES.get(_fault, DTYPES)),
+        control=False,
+    )
+for _fault in networks.FAULTS:
+    _check = partial(check_network, partial(networks.FaultyNetwork, _fault))
+    _add(f"network: {_fault}", f"A network of its own: {_fault}.", _check, control=False)
+
+
+class ForgetsWhenPickled(torch.optim.Adam):
+    """An Adam of which a copy has no moments."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Leave the moments out."""
+        super().__setstate__(state)
+        self.state.clear()
+
+
+class ForgetsWhenResumed(SimpleNet):
+    """A network that takes no weights from a checkpoint."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put zeros in their place."""
+        checkpoint["state_dict"] = {name: torch.zeros_like(t) for name, t in checkpoint["state_dict"].items()}
+
+
+_add(
+    "bookkeeping: copied without its state",
+    "It does not survive a copy.",
+    _adam(ForgetsWhenPickled, "adam"),
+    control=False,
+)
+_add(
+    "network: weights not resumed",
+    "A checkpoint does not hold it.",
+    partial(check_network, ForgetsWhenResumed),
+    control=False,
+)
+_add(
+    "network: another width", "It takes rows of three.", partial(check_network, partial(nn.Linear, 3, 1)), control=False
+)
+_add("adam: none", "An Adam of its own.", _adam(partial(adam.FaultyAdam, fault=None), "adam"), control=True)
+_add("adamw: none", "An AdamW of its own.", _adam(partial(adam.FaultyAdam, decoupled=True), "adamw"), control=True)
+_add("bookkeeping: none", "Torch's Adam.", _adam(bookkeeping.broken(None), "adam"), control=True)
+_add("network: none", "A network of its own.", partial(check_network, networks.FaultyNetwork), control=True)

@@ -1,0 +1,265 @@
+"""Plant each fault in a process of its own, forked after import, and see which test fails of it.
+
+pytest collects the tests once; a child runs those that a fault names, as pytest would, up to the first that fails.
+"""
+
+import contextlib
+import gc
+import io
+import json
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+
+from simplenet.testing.report import Status
+from tests.faults.planting import Fault, StaleFault
+
+TESTS = Path(__file__).parents[1]
+
+# Seconds after which a child is killed; the slowest takes a tenth of it.
+TIME_LIMIT = 120.0
+
+KILLED, SURVIVED, WRONG, PASSED, ABSENT = "killed", "SURVIVED", "WRONG", "passed", "not here"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a fault.
+
+    Attributes:
+        fault: Which.
+        status: One of the above: ``WRONG`` is a kill by something other than an assertion, a fault that changes
+            nothing, or a control that fails.
+        check: What killed it.
+        message: The first line of what that said.
+        checks: All checks that failed: of an implementation of its own, each is run.
+        seconds: How long it took.
+    """
+
+    fault: str
+    status: str
+    check: str = ""
+    message: str = ""
+    checks: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether it is as it should be."""
+        return self.status not in {SURVIVED, WRONG}
+
+
+class _Session:
+    """A pytest plugin that forks in the place of running the tests."""
+
+    def __init__(self, work: Callable[[list[pytest.Function]], None]) -> None:
+        self.work = work
+        self.raised: list[tuple[pytest.Item, BaseException]] = []
+
+    def pytest_collection(self) -> None:
+        # The first failing example will do.
+        phases = [Phase.explicit, Phase.generate]
+        settings.register_profile("unshrunk", settings.default, phases=phases, report_multiple_bugs=False)
+        settings.load_profile("unshrunk")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if not session.testsfailed:
+            self.work(session.items)
+        return True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+        report = yield
+        if report.failed:
+            self.raised.append((item, call.excinfo.value if call.excinfo else AssertionError(str(report.longrepr))))
+        return report
+
+
+def _is_assertion(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_assertion, error.exceptions))
+    return isinstance(error, AssertionError | pytest.fail.Exception)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def select(items: Sequence[pytest.Function], names: Sequence[str]) -> list[pytest.Function]:
+    """Take the tests of these names, of files, functions or cases, in their order; not those that fail as it is."""
+    usable = [item for item in items if item.get_closest_marker("xfail") is None]
+    return [item for name in names for item in usable if name in (item.path.stem, item.originalname, item.name)]
+
+
+def _judge(fault: Fault, items: Sequence[pytest.Function], session: _Session) -> Outcome:
+    """Plant a fault here, and run what it names."""
+    if fault.judge is not None:
+        report = fault.judge()
+        check, message = next(iter(report.failures.items()), ("", ""))
+        failing = [result.check for result in report.results if result.status in (Status.FAILS, Status.KNOWN)]
+        return Outcome(fault.name, _verdict(fault, killed=bool(report.failures)), check, message, tuple(failing))
+    chosen = select(items, fault.killed_by)
+    if missing := [name for name in fault.killed_by if not select(items, [name])]:
+        return Outcome(fault.name, WRONG, message=f"there is no test {', '.join(missing)}")
+    assert fault.witness is not None
+    before = repr(fault.witness())
+    try:
+        fault.plant()
+    except StaleFault as stale:
+        return Outcome(fault.name, WRONG, message=f"cannot be planted: {stale}")
+    if (repr(fault.witness()) == before) != fault.control:
+        change = "changes what its witness sees" if fault.control else "changes nothing that its witness sees"
+        return Outcome(fault.name, WRONG, message=f"{change}: {before[:100]}")
+    for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.raised:
+            failed, error = session.raised[0]
+            name = failed.originalname if isinstance(failed, pytest.Function) else failed.name
+            status, message = _verdict(fault, killed=True), _first_line(error)
+            if not _is_assertion(error):
+                status, message = WRONG, f"{type(error).__name__}: {message}"
+            return Outcome(fault.name, status, name, message, (name,))
+    return Outcome(fault.name, _verdict(fault, killed=False))
+
+
+def _verdict(fault: Fault, *, killed: bool) -> str:
+    if fault.control:
+        return WRONG if killed else PASSED
+    return KILLED if killed else SURVIVED
+
+
+@dataclass
+class _Child:
+    fault: Fault
+    process: int
+    pipe: int
+    started: float
+    answer: bytes = b""
+
+    def kill(self) -> None:
+        """End it, and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process, signal.SIGKILL)
+
+    def outcome(self) -> Outcome:
+        """Wait for it, and read what it has written."""
+        os.close(self.pipe)
+        _, status = os.waitpid(self.process, 0)
+        self.kill()  # whatever it has left behind
+        seconds = round(time.monotonic() - self.started, 2)
+        try:
+            return Outcome(**json.loads(self.answer) | {"seconds": seconds})
+        except json.JSONDecodeError:
+            code = os.waitstatus_to_exitcode(status)
+            late = seconds > TIME_LIMIT
+            message = f"took more than {TIME_LIMIT:g} s" if late else f"its process ended with {code}"
+            return Outcome(self.fault.name, WRONG, message=message, seconds=seconds)
+
+
+def _fork(fault: Fault, items: Sequence[pytest.Function], session: _Session) -> _Child:
+    """Judge a fault in a child, which writes what it finds into a pipe."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(writing)
+        with contextlib.suppress(OSError):  # the child may have been quicker
+            os.setpgid(process, process)
+        return _Child(fault, process, reading, time.monotonic())
+    os.setpgid(0, 0)  # Ctrl-C is the parent's
+    os.close(reading)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # what Lightning and the tests print
+        os.dup2(nowhere, stream)
+    try:
+        outcome = _judge(fault, items, session)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent reports it
+        outcome = Outcome(fault.name, WRONG, message=f"raises {type(error).__name__}: {_first_line(error)}")
+    with os.fdopen(writing, "w") as pipe:
+        json.dump(vars(outcome), pipe)
+    os._exit(0)
+
+
+def _side_by_side(
+    faults: Sequence[Fault],
+    processes: int,
+    fork: Callable[[Fault], _Child],
+    done: Callable[[Outcome], None],
+) -> None:
+    waiting, running = list(faults), {}
+    with selectors.DefaultSelector() as selector:
+        try:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    child = fork(waiting.pop(0))
+                    running[child.pipe] = child
+                    selector.register(child.pipe, selectors.EVENT_READ)
+                for key, _ in selector.select(timeout=1.0):
+                    child = running[key.fd]
+                    part = os.read(child.pipe, 2**16)
+                    child.answer += part
+                    if not part:
+                        selector.unregister(child.pipe)
+                        del running[child.pipe]
+                        done(child.outcome())
+                for child in running.values():
+                    if time.monotonic() - child.started > TIME_LIMIT:
+                        child.kill()
+        finally:
+            for child in running.values():
+                child.kill()
+                child.outcome()
+
+
+def _files(faults: Sequence[Fault]) -> list[str]:
+    """List the files that hold the tests that faults name: a few are collected sooner than all."""
+    names = {name.partition("[")[0] for fault in faults for name in fault.killed_by}
+    texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
+    return [
+        str(path) for path, text in texts.items() if any(path.stem == name or f"def {name}(" in text for name in names)
+    ]
+
+
+def run(faults: Sequence[Fault], *, processes: int, done: Callable[[Outcome], None]) -> None:
+    """Plant each of these faults that is one here.
+
+    Args:
+        faults: Which.
+        processes: How many at a time.
+        done: Called with what became of each.
+
+    Raises:
+        RuntimeError: If the tests cannot be collected.
+    """
+    here = [fault for fault in faults if fault.is_here]
+    for fault in faults:
+        if fault not in here:
+            done(Outcome(fault.name, ABSENT))
+    torch.set_num_threads(1)  # each process has one core, and OpenMP's threads do not survive a fork
+
+    def work(items: Sequence[pytest.Function]) -> None:
+        gc.collect()
+        gc.freeze()
+        _side_by_side(here, processes, lambda fault: _fork(fault, items, session), done)
+
+    session = _Session(work)
+    arguments = [f"--rootdir={TESTS.parent}", "-c", str(TESTS.parent / "pyproject.toml"), "-p", "no:cacheprovider"]
+    # Collected only, the tests start no processes beside them.
+    arguments += ["--collect-only", "-q", "--device=cpu", *_files(here)]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = pytest.main(arguments, plugins=[session])
+    if status == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"the tests cannot be collected:\n{output.getvalue()}")

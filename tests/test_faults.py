@@ -1,0 +1,177 @@
+"""Planted faults: a dozen of ``python -m tests.faults``, which plants them all, and what it says of others."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.children.background import Background
+from tests.faults.planted import FAULTS
+from tests.faults.planting import Fault, StaleFault, edit, replace, wrap
+from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome
+
+ROOT = Path(sys.modules[Fault.__module__].__file__).parents[2]
+
+# Quick ones, of each subject.
+DOZEN = [
+    "foreach-leaves-out-the-last-of-a-hundred-and-ten",
+    "adamw-decays-nothing-unless-told",
+    "the-loss-divides-by-the-rows-alone",
+    "a-weight-used-twice-gets-the-gradient-of-its-first-use",
+    "numpy-is-not-seeded",
+    "deterministic-mode-forgets-that-it-only-warned",
+    "a-half-is-right",
+    "the-digest-is-not-compared",
+    "a-lower-bound-is-rounded-up",
+    "a-target-below-the-upper-bound-is-cleared",
+    "a-test-leaves-autocast-on",
+    "bookkeeping-KeyError-at-the-second-step",
+]
+
+# What is to be said of each of these, most of which change the unit roundoff.
+OWN = {
+    "noticed": (KILLED, "test_the_unit_roundoff_is_half_the_spacing_at_one"),
+    "not noticed": (SURVIVED, ""),
+    "raised": (WRONG, "test_the_unit_roundoff_is_half_the_spacing_at_one"),
+    "no change": (WRONG, ""),
+    "stale": (WRONG, ""),
+    "no test": (WRONG, ""),
+    "dies": (WRONG, ""),
+    "control": (PASSED, ""),
+    "control that fails": (WRONG, "test_the_unit_roundoff_is_half_the_spacing_at_one"),
+    "later": (ABSENT, ""),
+}
+
+PROGRAM = """
+import json, math, os, pathlib, sys
+import torch
+from simplenet.testing import bounds
+from tests.faults.planted import FAULTS
+from tests.faults.planting import Fault, edit, replace
+from tests.faults.runner import run
+
+TEST = "test_the_unit_roundoff_is_half_the_spacing_at_one"
+
+def planted(change):
+    return lambda: replace(bounds.unit_roundoff, change)
+
+def raises(_):
+    raise KeyError("eps")
+
+def witness():
+    try:
+        return bounds.unit_roundoff(torch.float32)
+    except KeyError as error:
+        return error
+
+kept = [bounds.unit_roundoff]  # a name would be replaced, too
+def widened(dtype):
+    return kept[0](dtype) * (1 + (dtype == torch.float64))
+
+own = [
+    Fault("noticed", "own", "", planted(lambda dtype: 2 * kept[0](dtype)), witness, (TEST,)),
+    Fault("not noticed", "own", "", planted(lambda dtype: 2 * kept[0](dtype)), witness,
+          ("test_every_layout_has_its_strides_tested",)),
+    Fault("raised", "own", "", planted(raises), witness, (TEST,)),
+    Fault("no change", "own", "", planted(lambda dtype: kept[0](dtype)), witness, (TEST,)),
+    Fault("stale", "own", "", lambda: edit(bounds.gamma, ("n * 3", "n")), witness, (TEST,)),
+    Fault("no test", "own", "", planted(raises), witness, ("test_that_there_is_none",)),
+    Fault("dies", "own", "", lambda: os._exit(0), witness, (TEST,)),
+    Fault("control", "own", "", planted(lambda dtype: kept[0](dtype)), witness, (TEST,), control=True),
+    Fault("control that fails", "own", "", planted(widened), witness, (TEST,), control=True),
+    Fault("later", "own", "", planted(raises), witness, (TEST,), since=(99, 0)),
+]
+dozen = [fault for fault in FAULTS if fault.name in sys.argv[1:]]
+outcomes = []
+run([*own, *dozen], processes=1, done=outcomes.append)
+pathlib.Path("matrix.json").write_text(json.dumps([vars(outcome) for outcome in outcomes]))
+"""
+
+
+def start(directory):
+    """Plant them beside the other tests: in this process, forked after it has computed in threads, nothing would."""
+    command = [sys.executable, "-c", PROGRAM, *DOZEN]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    return [
+        subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    ]
+
+
+matrix = Background(start)
+
+
+@cache
+def outcomes(finished):
+    """Return what became of each fault, by name."""
+    read = json.loads((finished(matrix) / "matrix.json").read_text("utf-8"))
+    return {outcome["fault"]: Outcome(**outcome | {"checks": tuple(outcome["checks"])}) for outcome in read}
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+
+
+@forks
+@pytest.mark.parametrize("name", DOZEN)
+def test_a_planted_fault_is_killed_by_an_assertion(finished, name):
+    outcome = outcomes(finished)[name]
+
+    assert outcome.status in (KILLED, ABSENT), outcome
+
+
+@forks
+@pytest.mark.parametrize("name", OWN)
+def test_what_becomes_of_a_fault_is_said(finished, name):
+    """A survivor, a kill by anything but an assertion, a fault that is none: none of them passes for a kill."""
+    outcome = outcomes(finished)[name]
+
+    assert (outcome.status, outcome.check) == OWN[name], outcome
+    assert outcome.good == (outcome.status in (KILLED, PASSED, ABSENT))
+
+
+def test_the_catalogue_is_complete():
+    """Sixty and more over all subjects, by names of their own, each with a sentence and something that shows it."""
+    names = [fault.name for fault in FAULTS]
+    planted = [fault for fault in FAULTS if not fault.control]
+
+    assert len(set(names)) == len(names)
+    assert len(planted) >= 60
+    assert {fault.subject for fault in FAULTS} == {
+        "optimizers", "network", "randomness", "training", "ensemble", "command", "harness", "implementations",
+    }  # fmt: skip
+    assert {fault.subject for fault in FAULTS if fault.control} == {fault.subject for fault in FAULTS}
+    for fault in FAULTS:
+        assert fault.text.endswith("."), fault.name
+        assert (fault.judge is None) == (fault.witness is not None) == bool(fault.killed_by), fault.name
+    assert set(DOZEN) <= set(names)
+
+
+def double(x):
+    """Return it twice over."""
+    return 2 * x
+
+
+def test_a_function_is_edited_wherever_it_is_held_and_only_where_the_code_is_there():
+    held, code = double, double.__code__
+    try:
+        edit(double, ("2 * x", "3 * x"))
+        assert held(1) == 3
+        for stale, count in (("2 * x", 0), ("x", 2)):
+            message = f"double has {stale!r} {count} times, but should have it once"
+            with pytest.raises(StaleFault, match=re.escape(message)):
+                edit(double, (stale, "0"))
+        edit(held, ("3", "4"))
+        assert double(1) == 4
+    finally:
+        double.__code__ = code
+
+
+def test_an_object_that_is_nowhere_is_not_replaced():
+    with pytest.raises(StaleFault, match="no module holds"):
+        replace(object(), None)
+    with pytest.raises(StaleFault, match="has no such_a_thing"):
+        wrap(Fault, "such_a_thing", print)
