@@ -70,12 +70,17 @@ class TrainingRun:
     @property
     def mse(self) -> float:
         """The MSE over the truth table."""
-        return mse_loss(self.predictions, xor()[1]).item()
+        return mse_loss(self.predictions, self._targets).item()
 
     @property
     def right(self) -> list[bool]:
         """Whether each prediction is on its target's side of 1/2."""
-        return [abs(error) < 1 / 2 for error in (self.predictions - xor()[1]).flatten().tolist()]
+        return [abs(error) < 1 / 2 for error in (self.predictions - self._targets).flatten().tolist()]
+
+    @property
+    def _targets(self) -> Float[Tensor, "4 1"]:
+        """In the type that the run was in, which need not be today's default."""
+        return xor()[1].to(self.predictions)
 
     @property
     def solved(self) -> bool:

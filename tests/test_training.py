@@ -233,6 +233,19 @@ def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
     assert result.solved == right
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_result_is_read_in_the_type_of_its_run(dtype):
+    """Whatever the default is by then."""
+    result = training.TrainingRun(SimpleNet(), xor()[1].to(dtype), [], 0, 0.0, None, "budget", None)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if dtype is torch.float64 else torch.float64)
+    try:
+        assert result.mse == 0
+        assert result.solved
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.fixture
 def signal_in_the_third_epoch(monkeypatch):
     """Raise signals in the second step of the third epoch of a run in batches of one."""
