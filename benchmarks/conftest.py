@@ -87,9 +87,8 @@ def place(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def peer(request: pytest.FixtureRequest) -> str:
     """Import a peer, or skip what needs it; for a session, so that it is before a test notes the environment."""
-    os.environ.setdefault(
-        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-    )  # JAX would take most of a GPU's memory, torch's too
+    # JAX would take most of a GPU's memory, torch's too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for module in NEEDS[request.param]:
         pytest.importorskip(module)
     return request.param

@@ -3,7 +3,8 @@
 ``pytest_plugins = ["simplenet.testing.plugin"]`` in a ``conftest.py`` brings them to a suite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -74,19 +75,24 @@ def user_checks(config: pytest.Config, option: str) -> list[BoundCheck]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    here = selected_devices(metafunc.config)
-    values: dict[str, Sequence[object]] = {"device": here, "adam": adams(here), "network": networks(here)}
-    values |= {fixture: user_checks(metafunc.config, option) for option, fixture in USER_TESTS.items()}
+    config = metafunc.config
+    values: dict[str, Callable[[], Sequence[object]]] = {
+        "device": lambda: selected_devices(config),
+        "adam": lambda: adams(selected_devices(config)),
+        "network": lambda: networks(selected_devices(config)),
+        **{fixture: partial(user_checks, config, option) for option, fixture in USER_TESTS.items()},
+    }
     for fixture, under_test in values.items():
         if fixture in metafunc.fixturenames and not _has(metafunc, fixture):
             # They outlive an example of Hypothesis; tests keep their order, which a wider scope would change.
-            metafunc.parametrize(fixture, under_test, ids=str, indirect=True, scope="function")
+            metafunc.parametrize(fixture, under_test(), ids=str, indirect=True, scope="function")
 
 
 def _has(metafunc: pytest.Metafunc, argument: str) -> bool:
     """Whether a test brings its own values of an argument, as by ``parametrize_with_checks``."""
     named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    return any(argument in (names.split(",") if isinstance(names, str) else names) for names in named)
+    lists = [names.split(",") if isinstance(names, str) else names for names in named]
+    return argument in {name.strip() for names in lists for name in names}
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ def page(records: dict[str, Record]) -> str:
 
 
 def stamp(text: str) -> str:
-    """Return what ties a picture to the page beside it."""
+    """Return what a picture holds of the page that it was drawn for."""
     return f"simplenet drift {zlib.crc32(text.encode()):08x}"
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from argparse import Namespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from simplenet import xor
+from simplenet.testing import plugin
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.balls import balls
 from simplenet.testing.bounds import gamma, smallest_subnormal, unit_roundoff
@@ -246,3 +248,32 @@ def test_no_test_asks_for_what_warns_under_junitxml():
     asking = [f.name for _, f in functions() for argument in f.args.args if argument.arg.startswith("record_")]
 
     assert not asking
+
+
+@pytest.mark.parametrize("kind, device", [("cpu", torch.device("cpu"))])  # noqa: PT006 - a user may write it so
+def test_a_test_may_bring_its_own_values_of_a_fixture(kind, device):
+    assert device.type == kind
+
+
+class Metafunc:
+    """A test that asks for a fixture, as pytest shows it while it collects."""
+
+    def __init__(self, config, fixture):
+        self.config, self.fixturenames, self.values = config, [fixture], {}
+        self.definition = Namespace(iter_markers=lambda _: [])
+
+    def parametrize(self, fixture, values, **_):
+        self.values[fixture] = values
+
+
+def test_a_users_checks_are_made_for_the_test_of_them_alone(monkeypatch):
+    """Not for each test of the suite, thousands of times."""
+    made = []
+    monkeypatch.setattr(plugin, "user_checks", lambda _, option: made.append(option) or [option])
+    tests = [Metafunc(Options(), fixture) for fixture in ("device", "adam", "adam_check")]
+
+    for test in tests:
+        plugin.pytest_generate_tests(test)
+
+    assert made == ["--adam"]
+    assert tests[-1].values == {"adam_check": ["--adam"]}
