@@ -9,6 +9,7 @@ References:
     Reddi, Kale and Kumar 2018, Algorithm 2 (AMSGrad; torch corrects its maximum for bias too).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 
 from simplenet import SimpleNet, reference
 from simplenet.reference import AdamState, adam
+from simplenet.testing.assertions import assert_in_balls
 from simplenet.testing.balls import Balls, TritonBalls, balls, in_balls
 from simplenet.testing.bounds import TRITON_ROUNDINGS, unit_roundoff
 from simplenet.testing.implementations import Implementation
@@ -143,15 +145,16 @@ NOTEBOOK = Hyper(
 
 
 def training_step(
-    net: SimpleNet, state: State, x: Tensor, y: Tensor, *, triton: bool = False
+    net: SimpleNet, state: State, x: Tensor, y: Tensor, *, tensor_scalars: bool = False, triton: bool = False
 ) -> tuple[Balls, Expected]:
-    """Compute where a whole training step may end: forward, backward and Adam with Python's scalars.
+    """Compute where a whole training step may end: forward, backward and Adam.
 
     Args:
         net: The network, of the weights of ``state``.
         state: The state before the step, all parameters as one vector.
         x: The batch's inputs, of shape ``(n, 2)``.
         y: Its targets, of shape ``(n, 1)``.
+        tensor_scalars: As for ``one_step``.
         triton: Whether the step is compiled for CUDA, in float32.
 
     Returns:
@@ -163,7 +166,15 @@ def training_step(
     loss = ((targets - y_hat) ** 2).sum() / targets.size
     g = np.concatenate([part.flatten() for part in reference.gradients(p, inputs, targets, architecture)])
     roundings = max(ROUNDINGS, TRITON_ROUNDINGS * triton)
-    return loss, one_step(state, g, NOTEBOOK._replace(lr=net.hparams["lr"]), tensor_scalars=False, roundings=roundings)
+    hyper = NOTEBOOK._replace(lr=net.hparams["lr"])
+    return loss, one_step(state, g, hyper, tensor_scalars=tensor_scalars, roundings=roundings)
+
+
+def assert_training_step(actual: Iterable[Tensor], expected: Expected, *, claim: str) -> None:
+    """Demand that weights, first and second moments, or the first of these, are where a step may lead."""
+    __tracebackhide__ = True
+    for name, one, ball in zip(("weights", "first moments", "second moments"), actual, expected, strict=False):
+        assert_in_balls(one, ball, claim=f"{name} {claim}")
 
 
 # What torch's documentation and its users set, and the ends of the domain [0, 1).

@@ -11,7 +11,6 @@ from itertools import product
 from types import SimpleNamespace
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -23,12 +22,11 @@ from torch.utils._pytree import tree_flatten
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, ensemble, reference, set_seed, steps, train, xor
 from simplenet.steps import STRATEGIES, Training, stepper, unavailable
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
-from simplenet.testing.balls import Balls, TritonBalls, balls, in_balls
-from simplenet.testing.bounds import TRITON_ROUNDINGS
+from simplenet.testing.balls import Balls, TritonBalls, balls
 from simplenet.testing.oracle import fused_rounds_scalars
 from simplenet.testing.strategies import architectures, batches, few, networks, seeds
 from tests.fused_cuda import FusedCuda
-from tests.oracle import ROUNDINGS, STEPS, Hyper, State, one_step
+from tests.oracle import STEPS, State, assert_training_step, training_step
 
 CPU = torch.device("cpu")
 FORCED = 5  # steps in a row, each from the state that the one before has led to
@@ -76,20 +74,13 @@ def compiled_for_cuda(x, take):
 def check_step(net, x, y, before, after, *, tensor_scalars=False, triton=False):
     """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
-    twin = SimpleNet(net.hparams["architecture"], net.hparams["hidden"]).to(x)
+    twin = SimpleNet(**net.hparams).to(x)
     vector_to_parameters(before.weights.clone(), twin.parameters())
-    rows = in_balls(twin, x, y, kind=TritonBalls if triton else Balls)
-    flat = np.concatenate([g.flatten() for g in reference.gradients(*rows, net.hparams["architecture"])])
-    roundings = max(ROUNDINGS, TRITON_ROUNDINGS * triton)
-    g = Balls(flat.centre, flat.radius, dtype=x.dtype, roundings=roundings)
-    hyper = Hyper(net.hparams["lr"], 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
     state = State(*before[:3], None, before.t)
-    expected = one_step(state, g, hyper, tensor_scalars=tensor_scalars, roundings=roundings)
+    _, expected = training_step(twin, state, x, y, tensor_scalars=tensor_scalars, triton=triton)
     assume(expected.bounded)
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
-    assert_in_balls(after.m, expected.m, claim=f"first moments after step {after.t}")
-    assert_in_balls(after.v, expected.v, claim=f"second moments after step {after.t}")
-    assert_in_balls(after.weights, expected.p, claim=f"weights after step {after.t}")
+    assert_training_step(after, expected, claim=f"after step {after.t}")
 
 
 @st.composite
