@@ -412,6 +412,8 @@ def test_a_state_that_went_through_a_file_steps_on_to_the_bit(adam, dtype):
     assert_same_state(read(loaded, q), read(optimizer, p))
 
 
+# torch notes in the constructor that ``capturable`` was asked for, and forgets it in a copy.
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["deep", "pickle"]
 )

@@ -110,10 +110,10 @@ killed = Background(partial(kill_and_resume, 4, 1996))
 
 
 def assert_same_bits(directory):
-    """Most kills come after the first save, so that there is something to resume from."""
+    """Three of four kills come after the first save, so that there is something to resume from."""
     answer = json.loads((directory / "answer.json").read_text())
     assert answer["other"] == 0
-    assert sum(epochs > 0 for epochs in answer["from"]) > len(answer["from"]) / 2
+    assert sum(epochs > 0 for epochs in answer["from"]) >= len(answer["from"]) * 3 / 4
 
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")

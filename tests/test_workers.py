@@ -46,14 +46,18 @@ def ask(device, directory):
         return [subprocess.Popen(command, env=environment, cwd=root, stdout=answers, stderr=subprocess.PIPE)]
 
 
-on_the_cpu = Background(partial(ask, "cpu"))
+@cache
+def asked(device):
+    return Background(partial(ask, device))
+
+
+on_the_cpu = asked("cpu")  # a global, so that it is started before the first test
 
 
 @cache
 def read(finished, device):
-    """Return what another process computes there; the CPU's is asked before the first test."""
-    asked = on_the_cpu if device == "cpu" else Background(partial(ask, device))
-    return json.loads((finished(asked) / "answers.json").read_text().splitlines()[-1])
+    """Return what another process computes on a device."""
+    return json.loads((finished(asked(device)) / "answers.json").read_text().splitlines()[-1])
 
 
 @pytest.fixture

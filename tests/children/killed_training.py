@@ -58,30 +58,45 @@ def fork(directory: Path) -> int:
     return process
 
 
-def finish(directory: Path) -> dict[str, int | str]:
-    """Run to the end."""
-    _, status = os.waitpid(fork(directory), 0)
+def finish(process: int, directory: Path) -> dict[str, int | str]:
+    """Wait for the end of a run."""
+    _, status = os.waitpid(process, 0)
     assert status == 0, f"a run in {directory} failed"
     result: dict[str, int | str] = json.loads((directory / "result.json").read_text())
     return result
 
 
+def wait_for_a_checkpoint(process: int, directory: Path) -> None:
+    """Wait until a run has saved for the first time: how long it takes to start depends on the load."""
+    while not any(directory.glob("*.ckpt")):
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended is None, f"a run in {directory} ended without a checkpoint"
+        time.sleep(0.001)
+
+
 def main(directory: str, kills: str, seed: str) -> None:
-    """Kill and resume."""
+    """Kill and resume: every fourth run before or after its first checkpoint, the others after it."""
     root, generator = Path(directory), random.Random(int(seed))
     (root / "whole").mkdir()
     start = time.perf_counter()
-    whole = finish(root / "whole")
-    seconds = time.perf_counter() - start
+    process = fork(root / "whole")
+    wait_for_a_checkpoint(process, root / "whole")
+    saved = time.perf_counter()
+    whole = finish(process, root / "whole")
+    end = time.perf_counter()
     resumed = []
     for i in range(int(kills)):
         own = root / str(i)
         own.mkdir()
         process = fork(own)
-        time.sleep(generator.uniform(0, seconds))
+        if i % 4 == 3:
+            time.sleep(generator.uniform(0, end - start))
+        else:
+            wait_for_a_checkpoint(process, own)
+            time.sleep(generator.uniform(0, end - saved))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        resumed.append(finish(own))
+        resumed.append(finish(fork(own), own))
     other = sum(result["digest"] != whole["digest"] for result in resumed)
     sys.stdout.write(json.dumps({"from": [result["epochs"] for result in resumed], "other": other}))
 
