@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
 from simplenet.data import MAX_BATCH_SIZE, xor
-from simplenet.environment import resolve_device
+from simplenet.environment import TORCH, resolve_device
 from simplenet.model import ARCHITECTURES, Architecture, SimpleNet
 from simplenet.seeding import check_seeds
 from simplenet.steps import CORRECTED, MAX_STEPS, Formulas, compile_whole, corrections, loop
@@ -241,12 +241,17 @@ def _loop(step: _Advance) -> _Run:
 
 
 @cache
-def _compiled(architecture: Architecture, hidden: int, device: torch.device, _dtype: torch.dtype) -> _Run:
-    """Compile the step and, on a CPU, the loop around it.
+def _compiled(architecture: Architecture, hidden: int, device: torch.device, dtype: torch.dtype) -> _Run:
+    """Compile the step and the loop around it, but on CUDA the step alone where a network does not fit in a thread.
 
     The CPU's loop uses one thread and lets go of the interpreter, so that chunks run side by side
     and no step waits for another thread.
     """
+    if device.type == "cuda" and dtype == torch.float32 and TORCH >= (2, 4):  # the first whose Triton divides exactly
+        from simplenet import triton_ensemble
+
+        if hidden <= triton_ensemble.MAX_HIDDEN:
+            return partial(triton_ensemble.run, architecture, hidden)
     step = Step(architecture, hidden, device)
 
     def advance(t: Tensor, state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, State]:

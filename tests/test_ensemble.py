@@ -1,5 +1,6 @@
 """The ensemble: each of its networks is the single network of the same seed."""
 
+import importlib.util
 import math
 import os
 import re
@@ -20,9 +21,10 @@ from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
 from simplenet.steps import CORRECTED, corrections
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
-from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
+from simplenet.testing.bounds import EXP_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
 from simplenet.testing.strategies import architectures, floats, hidden_widths, seeds, tensors
 from tests import oracle
+from tests.children import triton_kernel
 from tests.children.background import Background
 
 CPU = torch.device("cpu")
@@ -325,26 +327,79 @@ def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device):
-    """From the states that 250 eager steps have led to; the CPU's is compiled beside the tests."""
+@pytest.mark.parametrize("hidden", [4, 9])
+def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device, hidden):
+    """From the states that 250 eager steps have led to; 9 units are too many for the kernel that takes all steps."""
     if device.type != "cuda":
         pytest.skip(f"{device} is no GPU")
     with patch.dict(os.environ):  # torch's compiler leaves its own there
-        run = ensemble._compiled("overview", 4, device, torch.float32)  # noqa: SLF001
+        run = ensemble._compiled("overview", hidden, device, torch.float32)  # noqa: SLF001
         rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740)).to(device)
-        weights = initial_weights(range(1024)).to(device)
+        weights = initial_weights(range(1024), hidden=hidden).to(device)
         never = torch.full((1024,), NEVER, device=device)
         start, t, end = (torch.tensor(limit, device=device) for limit in (0, 250, 251))
         with torch.no_grad():
             blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
-            before = ensemble._loop(Step("overview", 4, device))(start, t, blank, rows)  # noqa: SLF001
+            before = ensemble._loop(Step("overview", hidden, device))(start, t, blank, rows)  # noqa: SLF001
             after = run(t, end, before, rows)
-        fallback = train_ensemble(range(3), steps=2, device=str(device)).fallback
+        fallback = train_ensemble(range(3), hidden=hidden, steps=2, device=str(device)).fallback
 
     for i in (0, 1, 511, 1022, 1023):
         state, actual = ([part[:, i].cpu() for part in whole[:3]] for whole in (before, after))
         check_step(actual, state, t=251, architecture="overview", batch_size=3, lr=0.01, triton=True)
     assert fallback is None
+
+
+def start_interpreted(directory):
+    """Interpret the kernel beside the other tests, where there is Triton."""
+    if importlib.util.find_spec("triton") is None or TORCH < (2, 4):
+        return []
+    command = [sys.executable, "-W", "ignore", "-m", "tests.children.triton_kernel", "interpreted.pt"]
+    settings = {**environment(), "TRITON_INTERPRET": "1"}
+    return [subprocess.Popen(command, cwd=directory, env=settings, stderr=subprocess.PIPE)]
+
+
+interpreted = Background(start_interpreted)
+
+
+@pytest.fixture
+def kernel_states(case, device, finished):
+    """Return the states that the kernel leads to: on the CPU those that Triton's interpreter does."""
+    pytest.importorskip("triton", reason="there is no Triton here: torch's CUDA wheels bring it")
+    if TORCH < (2, 4):
+        pytest.skip(f"the kernel needs the Triton of torch 2.4, and this is torch {torch.__version__}")
+    if device.type == "cuda":
+        return triton_kernel.states(*case, device)
+    found = torch.load(finished(interpreted) / "interpreted.pt", weights_only=True)[triton_kernel.CASES.index(case)]
+    return {name: State(*state) for name, state in found.items()}
+
+
+@pytest.mark.parametrize("case", triton_kernel.CASES, ids=str)
+def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_states, case):
+    """From states that it has led to itself; it does nothing in no step, and the same in three at once or singly."""
+    architecture, hidden = case
+    before, after = kernel_states["before"], kernel_states["after"]
+
+    for i in (0, 1, 127, 128, 129):
+        state, actual = ([part[:, i] for part in whole[:3]] for whole in (before, after))
+        step = {"t": triton_kernel.STEPS + 1, "batch_size": triton_kernel.BATCH_SIZE, "lr": triton_kernel.LR}
+        check_step(actual, state, architecture=architecture, triton=True, **step)
+    for part, unchanged in zip(kernel_states["none"], before, strict=True):
+        assert_identical(part, unchanged, claim="state after no step")
+    for part, expected in zip(kernel_states["three"], kernel_states["singly"], strict=True):
+        assert_identical(part, expected, claim="state after three steps at once")
+
+    with default_dtype(torch.float64):
+        y_hat = Step(architecture, hidden, CPU).forward(before.weights.double())[1]
+    expected = Step(architecture, hidden, CPU).solved_since(torch.tensor(triton_kernel.STEPS), before.since, y_hat)
+    # No sum of absolute values on the way to a prediction exceeds this, and no slope is above 1.
+    inner, outer = before.weights.abs().split([3 * hidden, hidden + 1])
+    magnitude = (1 + 3 * inner.amax(0)) * outer.sum(0)
+    roundings = TRITON_ROUNDINGS * (4 + hidden + 2 * SIGMOID_ROUNDINGS) + 2 * TRITON_EXP_ROUNDINGS * magnitude.max()
+    slack = gamma(math.ceil(roundings), torch.float32) * magnitude
+    clear = ((y_hat - xor()[1]).abs() - 1 / 2).abs().amin(0) > slack
+    assert clear.sum() > len(clear) / 2
+    assert_identical(after.since[clear], expected[clear], claim="step since which a network is solved")
 
 
 SHARDED = """

@@ -1,0 +1,47 @@
+"""States that the ensemble's Triton kernel leads to: ``python -m tests.children.triton_kernel FILE`` saves the CPU's.
+
+There Triton interprets the kernel, if ``TRITON_INTERPRET`` is 1 before anything imports Triton; this needs no GPU.
+"""
+
+import sys
+
+import torch
+
+from simplenet.ensemble import NEVER, State, initial_weights, schedule
+from simplenet.model import ARCHITECTURES
+
+# A width of each kind: a single unit, one that is filled up to a power of two, and the widest.
+CASES = [*((name, 4) for name in ARCHITECTURES), ("overview", 1), ("derivation", 3), ("listing", 5), ("overview", 8)]
+
+NETWORKS = 130  # the second program has two
+LR, BATCH_SIZE, STEPS = 0.1, 3, 60  # of which some networks solve XOR, and some have lost it again
+
+
+def states(architecture: str, hidden: int, device: torch.device) -> dict[str, State]:
+    """Return the state after ``STEPS`` steps, after no more, one more, and three more at once and singly."""
+    from simplenet import triton_ensemble
+
+    block = torch.nn.functional.pad(schedule(BATCH_SIZE, STEPS + 3, LR), (0, 0, 0, 937)).to(device)
+
+    def run(begin: int, end: int, state: State) -> State:
+        limits = (torch.tensor(limit, device=device) for limit in (begin, end))
+        return triton_ensemble.run(architecture, hidden, *limits, state, block)
+
+    weights = initial_weights(range(NETWORKS), architecture, hidden).to(device)
+    zero, never = torch.zeros_like(weights), torch.full((NETWORKS,), NEVER, device=device)
+    before = run(0, STEPS, State(weights, zero, zero.clone(), never))
+    found = {"before": before, "none": run(STEPS, STEPS, before), "three": run(STEPS, STEPS + 3, before)}
+    found["after"] = found["singly"] = run(STEPS, STEPS + 1, before)
+    for t in (STEPS + 1, STEPS + 2):
+        found["singly"] = run(t, t + 1, found["singly"])
+    return {name: State(*(part.cpu() for part in state)) for name, state in found.items()}
+
+
+def main(file: str) -> None:
+    """Save the states of each case as tuples."""
+    cpu = torch.device("cpu")
+    torch.save([{name: tuple(state) for name, state in states(*case, cpu).items()} for case in CASES], file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
