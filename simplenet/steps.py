@@ -12,7 +12,8 @@ References:
     PyTorch documentation, "CUDA semantics", whole-network capture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ CORRECTED = 37_500
 
 # Steps that may be asked for at once; torch's own Adam counts them in float32, which counts no further.
 MAX_STEPS = 2**24
+
+# Compiled steps in the longer of two graphs.
+_RECORDED = 16
 
 
 class _Activation(NamedTuple):
@@ -251,23 +255,36 @@ class _Autograd(Stepper):
             own["step"].fill_(training.t)
 
 
+@contextmanager
+def _side_stream(device: torch.device, warm: Callable[[], None]) -> Iterator[torch.cuda.Stream]:
+    """Give a stream to record graphs on, after libraries have set themselves up in a few steps outside a recording."""
+    with torch.cuda.device(device):
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            warm()
+        current.wait_stream(side)
+        yield side
+
+
+def _record(work: Callable[[], None], stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    """Record what ``work`` launches; none of it is done."""
+    graph = torch.cuda.CUDAGraph()
+    # Without a stream, torch records on one of the device that the process's first recording was on.
+    with torch.cuda.graph(graph, stream=stream):
+        work()
+    return graph
+
+
 class _CudaGraph(_Autograd):
     """The same operations, recorded once and launched together."""
 
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         super().__init__(net, x, y, capturable=True, fused=True)
         before = self.read()
-        with torch.cuda.device(x.device):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(current)
-            with torch.cuda.stream(side):  # libraries set themselves up in a few steps outside the recording
-                super().__call__(3)
-            current.wait_stream(side)
+        with _side_stream(x.device, lambda: super(_CudaGraph, self).__call__(3)) as side:
             self.optimizer.zero_grad()  # so that the recording makes gradients in memory of its own
-            self.graph = torch.cuda.CUDAGraph()
-            # Without a stream, torch records on one of the device that the process's first recording was on.
-            with torch.cuda.graph(self.graph, stream=side):
-                self.step()
+            self.graph = _record(self.step, side)
         self.write(before)
 
     def __call__(self, steps: int = 1) -> None:
@@ -282,7 +299,7 @@ class _Compiled(Stepper):
     comes or goes is seen in the time.
     """
 
-    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, *, chunk: bool) -> None:
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, *, chunk: bool = False) -> None:
         weights = parameters_to_vector(net.parameters()).detach()
         self.state = torch.stack([weights, torch.zeros_like(weights), torch.zeros_like(weights)])
         self.t = torch.zeros((), dtype=torch.int64, device=x.device)
@@ -295,7 +312,7 @@ class _Compiled(Stepper):
         formulas = Formulas(net.hparams["architecture"], net.hparams["hidden"])
         self.run = _compile(_one_call(formulas, chunk=chunk), x.device)
         before = self.read()
-        self(1)  # compiles
+        _Compiled.__call__(self, 1)  # compiles
         self.write(before)
 
     @torch.no_grad()
@@ -315,6 +332,30 @@ class _Compiled(Stepper):
         _check_training(training, self.state.shape[1])
         self.state.copy_(torch.stack(training[:3]))
         self.t.fill_(training.t)
+
+
+class _CompiledGraphs(_Compiled):
+    """The compiled step, recorded once alone and once as often as a chunk's launches are worth."""
+
+    def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
+        super().__init__(net, x, y)
+        before = self.read()
+        take = super().__call__
+        with _side_stream(x.device, lambda: take(3)) as side:
+            self.graphs = {length: _record(partial(take, length), side) for length in (_RECORDED, 1)}
+        self.write(before)
+
+    def __call__(self, steps: int = 1) -> None:
+        check_int("steps", steps, 0, MAX_STEPS)
+        for length, graph in self.graphs.items():
+            for _ in range(steps // length):
+                graph.replay()
+            steps %= length
+
+
+def _compiled_chunk(net: SimpleNet, x: Tensor, y: Tensor) -> Stepper:
+    """Choose by device: a compiled loop would wait, on CUDA, for each condition to come back to the CPU."""
+    return _CompiledGraphs(net, x, y) if x.device.type == "cuda" else _Compiled(net, x, y, chunk=True)
 
 
 @cache
@@ -395,14 +436,14 @@ class _Strategy(NamedTuple):
 # foreach    Adam's operations over all parameters at once
 # fused      Adam in one kernel
 # compiled   the whole step in one call of compiled code
-# compiled-chunk  many steps in one call.  On CUDA each would wait for the loop's condition to come back.
+# compiled-chunk  many steps in one call of compiled code; on CUDA the compiled step, recorded and replayed
 # cuda-graph the eager step with fused Adam, recorded and replayed
 _STRATEGIES = {
     "eager": _Strategy(_Autograd, {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)}),
     "foreach": _Strategy(partial(_Autograd, foreach=True), {"cpu": (2, 0), "cuda": (2, 0)}),
     "fused": _Strategy(partial(_Autograd, fused=True), {"cpu": (2, 4), "cuda": (2, 0)}),
-    "compiled": _Strategy(partial(_Compiled, chunk=False), {"cpu": (2, 4), "cuda": (2, 4)}),
-    "compiled-chunk": _Strategy(partial(_Compiled, chunk=True), {"cpu": (2, 6)}),
+    "compiled": _Strategy(_Compiled, {"cpu": (2, 4), "cuda": (2, 4)}),
+    "compiled-chunk": _Strategy(_compiled_chunk, {"cpu": (2, 6), "cuda": (2, 4)}),
     "cuda-graph": _Strategy(_CudaGraph, {"cuda": (2, 0)}),
 }
 STRATEGIES = tuple(_STRATEGIES)

@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -120,7 +120,7 @@ def test_a_chunk_is_as_many_steps_as_it_is_told(strategy, architecture, dtype, d
     """Bit for bit what they are one by one."""
     *_, take = made(strategy, architecture, dtype, device)
     start = data.draw(trainings(data.draw(networks(st.just(architecture), st.just(4), dtype, device))))
-    count = data.draw(st.integers(0, 7), label="steps")
+    count = data.draw(st.integers(0, 7) | st.sampled_from([16, 35]), label="steps")  # 16 are a graph on CUDA
 
     take.write(start)
     take(count)
@@ -308,13 +308,13 @@ class RecordedCuda:
     """A stand-in for what records a graph: it writes down the order in which its parts are called."""
 
     def __init__(self, monkeypatch):
-        self.log = []
+        self.log, self.graphs = [], 0
         stand_ins = {
             "device": lambda device: self.within(f"device {device}"),
             "current_stream": lambda: self.stream("current"),
             "Stream": lambda: self.stream("side"),
             "stream": lambda stream: self.within(f"stream {stream.name}"),
-            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.log.append("replay")),
+            "CUDAGraph": self.graph,
             "graph": lambda _, *, stream: self.within(f"recording on {stream.name}"),
         }
         for name, stand_in in stand_ins.items():
@@ -327,6 +327,10 @@ class RecordedCuda:
             step(take)
 
         monkeypatch.setattr(steps._Autograd, "step", logged)  # noqa: SLF001
+
+    def graph(self):
+        self.graphs += 1
+        return SimpleNamespace(replay=partial(self.log.append, f"replay of graph {self.graphs}"))
 
     def stream(self, name):
         return SimpleNamespace(name=name, wait_stream=lambda other: self.log.append(f"{name} waits for {other.name}"))
@@ -361,7 +365,22 @@ def test_a_graph_is_recorded_on_a_stream_of_its_batchs_device_and_has_taken_no_s
     assert (m.count_nonzero(), v.count_nonzero(), t) == (0, 0, 0)
     recorded.log.clear()
     take(2)
-    assert recorded.log == ["replay", "replay"]
+    assert recorded.log == ["replay of graph 1"] * 2
+
+
+def test_a_chunk_on_a_gpu_is_replayed_by_the_longer_graph_as_far_as_it_goes(monkeypatch):
+    """By stand-ins; recording has taken no step."""
+    monkeypatch.setattr(steps, "_compile", lambda function, _device: function)
+    recorded = RecordedCuda(monkeypatch)
+
+    take = steps._CompiledGraphs(SimpleNet(), *xor())  # noqa: SLF001 - which no CPU has
+
+    assert recorded.log.count("recording on side") == 2
+    assert take.read().t == 0
+    assert not take.state[1:].any()
+    recorded.log.clear()
+    take(35)
+    assert recorded.log == ["replay of graph 1"] * 2 + ["replay of graph 2"] * 3
 
 
 def sigmoid_on_cuda(z):
