@@ -135,7 +135,7 @@ class Tally:
     def missing(self) -> dict[str, int]:
         """Return by how many checks a whole run falls short of the floor; a partial run cannot.
 
-        What a GPU checks has not been counted: each axis of the CPU's floor should have a check there, too.
+        A GPU's floor is that of CUDA; where that has none, each axis of the CPU's floor should have a check there, too.
         """
         options = self.config.option
         users = any(map(self.config.getoption, USERS))
@@ -145,8 +145,10 @@ class Tally:
             return {}
         rows = [row for row in ledger.floors() if ledger.applies_here(row)]
         floor = {axis: count for row in rows for axis, count in row["checks"].items()}
-        on_gpus = [str(device) for device in selected_devices(self.config) if device.type == "cuda"]
-        on_gpus = {axis.removesuffix("cpu") + gpu: 1 for axis in floor if axis.endswith("cpu") for gpu in on_gpus}
+        on_cuda = {axis.removesuffix("cpu"): 1 for axis in floor if axis.endswith("cpu")}
+        on_cuda |= {axis.removesuffix("cuda"): floor.pop(axis) for axis in list(floor) if axis.endswith("cuda")}
+        gpus = [str(device) for device in selected_devices(self.config) if device.type == "cuda"]
+        on_gpus = {axis + gpu: count for axis, count in on_cuda.items() for gpu in gpus}
         floor = floor | on_gpus if options.device == "all" else on_gpus
         return {axis: count - self.checks[axis] for axis, count in floor.items() if self.checks[axis] < count}
 

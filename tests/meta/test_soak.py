@@ -63,15 +63,19 @@ def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
     ("chosen", "gpus", "checked", "missing"),
     [
         ("all", 1, [], "cuda fused-cuda"),
-        ("cuda", 1, ["cuda"], "fused-cuda"),
-        ("cuda", 1, ["cuda", "fused-cuda"], ""),
-        ("cuda:1", 2, ["cuda", "fused-cuda"], "cuda:1 fused-cuda:1"),  # another GPU's
+        ("cuda", 1, ["cuda", "cuda"], "fused-cuda"),
+        ("cuda", 1, ["cuda", "fused-cuda"], "cuda"),
+        ("cuda", 1, ["cuda", "cuda", "fused-cuda"], ""),
+        ("cuda:1", 2, ["cuda", "cuda", "fused-cuda"], "cuda:1 fused-cuda:1"),  # another GPU's
         ("all", 0, [], ""),
         ("cpu", 1, [], ""),
     ],
 )
-def test_a_gpu_run_that_runs_no_check_of_it_fails(monkeypatch, chosen, gpus, checked, missing):
-    """By device and implementation; how many there are at least has not been counted."""
+def test_a_gpu_run_that_runs_too_few_checks_of_it_fails(monkeypatch, chosen, gpus, checked, missing):
+    """By device and implementation: as many as a floor of CUDA says, or one."""
+    rows = [{"cpu": 0, "fused-cpu": 0}, {"cuda": 2}]
+    floors = [{"versions": {"torch": ">=2"}, "checks": row} for row in rows]
+    monkeypatch.setattr("tests.ledger.floors", lambda: floors)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     tally = Tally(Config("", chosen))
