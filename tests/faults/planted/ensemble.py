@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import simplenet.ensemble as subject
-from simplenet import certificate, train_ensemble
+from simplenet import certificate, mt19937, train_ensemble
 from simplenet.certificate import Certificate, clopper_pearson
 from simplenet.ensemble import Ensemble, Formulas, Step
 from tests.faults.planting import catalogue, edit, replace
@@ -113,13 +113,34 @@ def what_was_solved_once_stays_solved() -> None:
     )
 
 
-@fault(lambda: subject.initial_weights([5, 6])[:, 1].tolist(), "test_each_network_starts_from_the_bits_of_its_seed")
+def drawn(numbers: int = 17) -> Callable[[], object]:
+    """Witness what is drawn from two seeds at once."""
+    return lambda: mt19937.draw([5, 7], [mt19937.Uniform(numbers, -1.0, 1.0)], torch.float64).tolist()
+
+
+@fault(drawn(), "test_each_seed_draws_what_torch_draws_of_it")
 def each_network_starts_from_its_number_and_not_its_seed() -> None:
     """0, 1, 2, ... whichever were asked for."""
+    edit(mt19937.draw, ("seeds[start:start + block]", "range(len(seeds))[start:start + block]"))
+
+
+@fault(
+    drawn(400),
+    "test_the_words_are_those_of_torchs_state",
+    "test_each_seed_draws_what_torch_draws_of_it",
+)
+def a_twist_does_not_reach_beyond_the_state() -> None:
+    """From the 682nd output on, a word lacks the one that is 397 ahead."""
     edit(
-        subject.initial_weights,
-        ("torch.default_generator.manual_seed(seed)", "torch.default_generator.manual_seed(seeds.index(seed))"),
+        mt19937.state_words,
+        ("words[_M + start:_M + stop] ^ joined >> 1", "words[_M + start:_M + stop] * (start < _N) ^ joined >> 1"),
     )
+
+
+@fault(drawn(), "test_each_seed_draws_what_torch_draws_of_it")
+def float64_has_its_words_the_other_way_round() -> None:
+    """Low before high."""
+    edit(mt19937.draw, (".swapaxes(1, 2)", "[:, ::-1].swapaxes(1, 2)"))
 
 
 def _drawn_after() -> object:

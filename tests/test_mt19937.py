@@ -1,0 +1,103 @@
+"""Many generators at once: what each draws is what torch draws after ``manual_seed``."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simplenet import mt19937
+from simplenet.mt19937 import Uniform, UniformCalls, draw, state_words
+from simplenet.testing.assertions import assert_identical
+from simplenet.testing.strategies import seeds
+
+CORNERS = [0, 1, 2**31 - 1, 2**31, 2**32 - 1]
+dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+bounds = st.floats(0, 100)
+
+
+@pytest.mark.parametrize("twists", [1, 2, 5])
+def test_the_words_are_those_of_torchs_state(twists):
+    """All 624 of it, after one twist and after more."""
+    words = state_words(np.array(CORNERS, np.uint32), 624 * twists)
+
+    for seed, column in zip(CORNERS, words.T, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        torch.empty(624 * twists, dtype=torch.float32).uniform_(generator=generator)
+        state = generator.get_state().numpy().view(np.uint64)[3 : 3 + 624]
+        assert column[-624:].tolist() == state.tolist()
+
+
+# Where the words that a twist reads, or the twist itself, are of another state or another stride.
+edges = [n + i for n in (227, 397, 624, 2 * 227, 2 * 397, 2 * 624) for i in (-1, 0, 1)]
+
+
+@pytest.mark.parametrize("count", [1, *edges])
+def test_any_number_of_words_is_the_beginning_of_more(count):
+    """Fewer of the first state are computed for few."""
+    seeds = np.array(CORNERS, np.uint32)
+
+    assert state_words(seeds, count).tolist() == state_words(seeds, 3 * 624)[:count].tolist()
+
+
+@given(
+    drawn=st.lists(seeds | st.sampled_from(CORNERS), min_size=1, max_size=4),
+    calls=st.lists(st.builds(Uniform, st.integers(1, 1500), bounds.map(float.__neg__), bounds), min_size=1, max_size=4),
+    dtype=dtypes,
+)
+def test_each_seed_draws_what_torch_draws_of_it(drawn, calls, dtype):
+    """To the bit, in every type, whatever the calls and their bounds."""
+    many = draw(drawn, calls, dtype)
+
+    for seed, column in zip(drawn, many.T, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        alone = [torch.empty(n, dtype=dtype).uniform_(low, high, generator=generator) for n, low, high in calls]
+        assert_identical(column, torch.cat(alone), claim=f"draws of seed {seed}")
+
+
+@given(dtype=dtypes, most_seeds=st.integers(1, 5), most_words=st.integers(1, 5000))
+def test_the_block_that_a_seed_is_in_changes_no_bit(dtype, most_seeds, most_words):
+    calls = [Uniform(8, -1.0, 1.0), Uniform(300, 0.0, 1.0)]
+    expected = torch.cat([draw([seed], calls, dtype) for seed in range(7)], dim=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mt19937, "_MOST_SEEDS", most_seeds)
+        patch.setattr(mt19937, "_MOST_WORDS", most_words)
+        actual = draw(range(7), calls, dtype)
+
+    assert_identical(actual, expected, claim="draws")
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "numbers", "many"), [("_MOST_SEEDS", 8, 17, 1600), ("_MOST_WORDS", 8 * 6000, 5000, 160)]
+)
+def test_blocks_need_less_memory_than_their_result_beside_it(monkeypatch, limit, most, numbers, many):
+    """All seeds in one block need more than that: 624 words each, and one for each number."""
+    monkeypatch.setattr(mt19937, limit, most)
+    calls = [Uniform(numbers, -1.0, 1.0)]
+    draw(range(2), calls, torch.float32)
+    tracemalloc.start()
+    try:
+        result = draw(range(many), calls, torch.float32)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    size = result.numel() * result.element_size()
+    assert size < peak < 2 * size
+
+
+def test_calls_are_noted_with_the_bounds_that_torch_leaves_out():
+    """A default is not handed on, and a weight that one unit feeds has a bound of 1."""
+    tensor = torch.empty(2, 3)
+
+    with UniformCalls() as noted:
+        tensor.uniform_()
+        tensor.uniform_(-1.0)
+        tensor[0].uniform_(-1.0, 1.0)
+        tensor.uniform_(-2.0, 3.0).normal_()
+    tensor.uniform_()
+
+    assert noted.calls == [Uniform(6, 0.0, 1.0), Uniform(6, -1.0, 1.0), Uniform(3, -1.0, 1.0), Uniform(6, -2.0, 3.0)]
