@@ -3,7 +3,7 @@
 Seeding computes 624 words of state, of which a small network draws from a few, and a call of Python for each seed
 costs more than both. Here all seeds share the instructions that compute the words, and only those that are drawn
 from are computed. They become the state of one generator, from which torch draws: tempering and the arithmetic that
-turns an output into a float stay torch's own, for its builds differ in whether that rounds once or twice.
+turns an output into a float stay torch's own, which rounds once where the CPU has a fused multiply-add, and else twice.
 
 References:
     M. Matsumoto and T. Nishimura, Mersenne Twister: a 623-dimensionally equidistributed uniform

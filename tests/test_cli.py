@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses, and how it ends."""
 
+import json
 import os
 import re
 import signal
@@ -269,6 +270,16 @@ def test_hidden_sets_the_width_of_the_network(cli, tmp_path):
 
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
     assert load_checkpoint(checkpoint).input_layer.out_features == 2
+
+
+def test_hidden_sets_the_width_of_the_networks_of_a_certificate(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("simplenet.certificate.train_ensemble", eager)
+
+    result = cli("certify", "--hidden", 2, "--seeds", 3, "--steps", 2, "--json", "c.json")
+
+    assert "overview 2-2-1, batch 4, 2 steps: " in result.output
+    (certificate,) = json.loads((tmp_path / "c.json").read_text())["certificates"]
+    assert certificate["hidden"] == 2
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
