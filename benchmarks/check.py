@@ -14,8 +14,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 
 from simplenet import reference
-from simplenet.steps import Training
 from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
+from simplenet.testing.one_step import TrainingState
 from simplenet.testing.oracle import ROUNDINGS
 
 _TINY = torch.finfo(torch.float32).tiny  # what is smaller may be flushed to zero
@@ -133,8 +133,8 @@ def split(vector: np.ndarray | Balls, hidden: int) -> reference.Parameters:
 def check_step(
     x: Tensor,
     y: Tensor,
-    before: Training,
-    after: Training,
+    before: TrainingState,
+    after: TrainingState,
     *,
     lr: float = 0.01,
     float32_scalars: bool = False,
@@ -161,7 +161,7 @@ def check_step(
         AssertionError: If it did not.
     """
     kind = TritonBalls if triton else Balls
-    hidden = (len(before.weights) - 1) // 4
+    hidden = (len(before.p) - 1) // 4
     weights, m, v = (part.detach().cpu().double().numpy() for part in before[:3])
     rows, targets = (kind(part.detach().cpu().double().numpy()) for part in (x, y))
     gradients = reference.gradients(split(kind(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
@@ -177,7 +177,7 @@ def check_step(
     state = reference.AdamState(kind(m), kind(v), before.t)
     expected, remembered = reference.adam(kind(weights), g, state, lr, *betas, epsilon(before.t + 1))
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
-    named = {"weights": (after.weights, expected)}
+    named = {"weights": (after.p, expected)}
     if moments:
         named |= {"m": (after.m, remembered.m), "v": (after.v, remembered.v)}
     for name, (actual, balls) in named.items():

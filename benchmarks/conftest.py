@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from benchmarks.peers import NEEDS
+from benchmarks.steps import STRATEGIES
 from simplenet.environment import processor, resolve_device
-from simplenet.steps import STRATEGIES
 
 # Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
 SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}

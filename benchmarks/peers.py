@@ -1,4 +1,4 @@
-"""What else one could train SimpleNet with, behind the interface of ``simplenet.steps``.
+"""What else one could train SimpleNet with, behind the interface of ``benchmarks.steps``.
 
 Each takes the same step of Adam on the mean squared error of the same batch, and is held to the
 same oracle as torch's strategies before it is timed.
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from benchmarks.check import split
+from benchmarks.steps import Stepper
 from simplenet import SimpleNet, reference
-from simplenet.steps import Stepper, Training
+from simplenet.testing.one_step import TrainingState
 
 
 def _flat(parts: Any) -> Tensor:
@@ -28,7 +29,7 @@ class NumPy(Stepper):
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         self.lr, self.hidden, self.x, self.y = net.hparams["lr"], net.hparams["hidden"], x.numpy(), y.numpy()
         weights = parameters_to_vector(net.parameters()).detach()
-        self.write(Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0))
+        self.write(TrainingState(weights, torch.zeros_like(weights), torch.zeros_like(weights), None, 0))
 
     def __call__(self, steps: int = 1) -> None:
         for _ in range(steps):
@@ -40,14 +41,14 @@ class NumPy(Stepper):
             self.p = reference.Parameters(*(theta for theta, _ in stepped))
             self.states = [state for _, state in stepped]
 
-    def read(self) -> Training:
+    def read(self) -> TrainingState:
         m, v = (_flat(getattr(state, name) for state in self.states) for name in "mv")
-        return Training(_flat(self.p), m, v, self.states[0].t)
+        return TrainingState(_flat(self.p), m, v, None, self.states[0].t)
 
-    def write(self, training: Training) -> None:
-        weights, m, v = (split(part.clone().numpy(), self.hidden) for part in training[:3])
+    def write(self, state: TrainingState) -> None:
+        weights, m, v = (split(part.clone().numpy(), self.hidden) for part in state[:3])
         self.p = weights
-        self.states = [reference.AdamState(*moments, training.t) for moments in zip(m, v, strict=True)]
+        self.states = [reference.AdamState(*moments, state.t) for moments in zip(m, v, strict=True)]
 
 
 def jax_device(device: torch.device) -> Any:
@@ -104,13 +105,13 @@ class Jax(Stepper):
                 self.p, self.state = self.one(self.p, self.state)
         self.jax.block_until_ready(self.p)
 
-    def read(self) -> Training:
+    def read(self) -> TrainingState:
         adam = self.state[0]
-        return Training(_flat(self.p), _flat(adam.mu), _flat(adam.nu), int(adam.count))
+        return TrainingState(_flat(self.p), _flat(adam.mu), _flat(adam.nu), None, int(adam.count))
 
-    def write(self, training: Training) -> None:
-        self.p, mu, nu = map(self._split, training[:3])
-        count = self.put(np.asarray(training.t, self.state[0].count.dtype))
+    def write(self, state: TrainingState) -> None:
+        self.p, mu, nu = map(self._split, state[:3])
+        count = self.put(np.asarray(state.t, self.state[0].count.dtype))
         self.state = (self.state[0]._replace(count=count, mu=mu, nu=nu), *self.state[1:])
 
 
@@ -165,7 +166,7 @@ class ScikitLearn(Stepper):
         )
         self.model.partial_fit(self.x, self.y)  # makes weights and moments
         weights = parameters_to_vector(net.parameters()).detach()
-        self.write(Training(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0))
+        self.write(TrainingState(weights, torch.zeros_like(weights), torch.zeros_like(weights), None, 0))
 
     def __call__(self, steps: int = 1) -> None:
         for _ in range(steps):
@@ -175,16 +176,16 @@ class ScikitLearn(Stepper):
         optimizer = self.model._optimizer  # noqa: SLF001
         return [self.model.coefs_ + self.model.intercepts_, optimizer.ms, optimizer.vs]
 
-    def read(self) -> Training:
+    def read(self) -> TrainingState:
         parts = [_flat((w_in.T, b_in, w_out.T, b_out)) for w_in, w_out, b_in, b_out in self._lists()]
-        return Training(*parts, self.model._optimizer.t)  # noqa: SLF001
+        return TrainingState(*parts, None, self.model._optimizer.t)  # noqa: SLF001
 
-    def write(self, training: Training) -> None:
-        for own, part in zip(self._lists(), training[:3], strict=True):
+    def write(self, state: TrainingState) -> None:
+        for own, part in zip(self._lists(), state[:3], strict=True):
             p = split(part.numpy(), self.model.hidden_layer_sizes[0])
             for array, values in zip(own, (p.w_in.T, p.w_out.T, p.b_in, p.b_out), strict=True):
                 array[...] = values
-        self.model._optimizer.t = training.t  # noqa: SLF001
+        self.model._optimizer.t = state.t  # noqa: SLF001
 
 
 # What each is made of: imported before a test notes the environment, which imports change.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# The strategies of simplenet.steps; what else is timed beside them is a peer.
+# The strategies of benchmarks.steps; what else is timed beside them is a peer.
 STRATEGIES = ("eager", "foreach", "fused", "compiled", "compiled-chunk", "cuda-graph")
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -280,7 +280,7 @@ def _size(scale: Scale) -> tuple[int, Scale]:
 
 
 def _place(record: Record) -> tuple[int, str, str, str]:
-    """Order by strategy and device, for a file is sorted by time: ours as simplenet.steps lists them, then the rest."""
+    """Order by strategy, as benchmarks.steps lists them and then the peers, and by device; a file is sorted by time."""
     ours = STRATEGIES.index(record.strategy) if record.strategy in STRATEGIES else len(STRATEGIES)
     return ours, record.strategy, record.device, record.name
 

@@ -8,7 +8,7 @@ from benchmarks.peers import JaxVmap, unavailable
 from benchmarks.test_training_step import batch
 from simplenet import ensemble
 from simplenet.ensemble import initial_weights, train_ensemble
-from simplenet.steps import Training
+from simplenet.testing.one_step import TrainingState
 
 pytestmark = [
     pytest.mark.benchmark(group="ensemble"),
@@ -33,7 +33,7 @@ def check_first_step(weights, start, **terms):
     x, y = batch(4, torch.device("cpu"))
     zero = torch.zeros_like(start[0])
     for i in (0, len(start) - 1):
-        before, after = Training(start[i], zero, zero, 0), Training(weights[i], zero, zero, 1)
+        before, after = TrainingState(start[i], zero, zero, None, 0), TrainingState(weights[i], zero, zero, None, 1)
         check_step(x, y, before, after, moments=False, float32_scalars=True, **terms)
 
 

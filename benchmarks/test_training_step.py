@@ -6,8 +6,8 @@ import torch
 from benchmarks import peers
 from benchmarks.check import check_step
 from benchmarks.peers import PEERS, TERMS
+from benchmarks.steps import STRATEGIES, Stepper, stepper, unavailable
 from simplenet import SimpleNet, set_seed, xor
-from simplenet.steps import STRATEGIES, Stepper, stepper, unavailable
 from simplenet.testing.oracle import fused_rounds_scalars
 
 pytestmark = [
@@ -54,7 +54,7 @@ def test_training_step(clock, strategy, place, rows, hidden, timed):
     if reason := unavailable(strategy, place):
         pytest.skip(reason)
     if "compiled" in strategy and not timed:
-        pytest.skip("compiling takes seconds: tests/test_steps.py does it once, and --benchmark-only")
+        pytest.skip("compiling takes seconds: benchmarks/tests/test_steps.py does it once, and --benchmark-only")
     terms = {
         "float32_scalars": strategy in {"fused", "cuda-graph"} and fused_rounds_scalars(place),
         "triton": place.type == "cuda" and "compiled" in strategy,

@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from simplenet.data import MAX_BATCH_SIZE, xor
 from simplenet.environment import TORCH, resolve_device
+from simplenet.formulas import CORRECTED, MAX_STEPS, Formulas, compile_whole, corrections, loop
 from simplenet.model import ARCHITECTURES, Architecture, SimpleNet
 from simplenet.mt19937 import UniformCalls, draw
 from simplenet.seeding import check_seeds
-from simplenet.steps import CORRECTED, MAX_STEPS, Formulas, compile_whole, corrections, loop
 from simplenet.validation import MAX_HIDDEN, MAX_LR, check_choice, check_float, check_int, check_type
 
 NEVER = -1  # where a step is asked for: none

@@ -6,7 +6,7 @@ read and written for some 500 operations. Here they are read once, stepped as of
 Imported only where there is Triton, which comes with torch's CUDA wheels.
 
 References:
-    The notebook, §4 to §4.3; ``simplenet.steps.Formulas`` has the same formulas for torch.
+    The notebook, §4 to §4.3; ``simplenet.formulas.Formulas`` has the same formulas for torch.
     P. Tillet, H. T. Kung and D. Cox, Triton: An Intermediate Language and Compiler for Tiled Neural Network
     Computations, MAPL 2019, doi 10.1145/3315508.3329973.
 """
@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from simplenet.ensemble import NEVER, State
+from simplenet.formulas import BETA1, BETA2, EPSILON
 from simplenet.model import ARCHITECTURES, Architecture
-from simplenet.steps import BETA1, BETA2, EPSILON
 
 # Units of the hidden layer at most: the state of a wider network does not fit in the 255 registers of a thread.
 MAX_HIDDEN = 8

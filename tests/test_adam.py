@@ -12,6 +12,7 @@ from torch.optim import Adam
 
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import TRITON_ROUNDINGS, gamma, smallest_subnormal
+from simplenet.testing.fused_cuda import FusedCuda
 from simplenet.testing.implementations import (
     COMPILED,
     FOR_LOOP,
@@ -21,11 +22,12 @@ from simplenet.testing.implementations import (
     Implementation,
     apply_step,
 )
+from simplenet.testing.one_step import TorchHyper, one_step
+from simplenet.testing.oracle import ROUNDINGS
 from simplenet.testing.plugin import selected_devices
 from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
 from tests.faults.adam import FAULTS, FaultyAdam
-from tests.fused_cuda import FusedCuda
-from tests.oracle import ROUNDINGS, Hyper, hypers, one_step, read, states, write
+from tests.states import hypers, read, states, write
 
 CPU = torch.device("cpu")
 
@@ -284,13 +286,13 @@ def test_the_step_count_goes_on_past_two_to_the_24(adam):
     assert read(optimizer, p).t == 2**24 + 1
 
 
-DEFAULTS = Hyper(LR, 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
+DEFAULTS = TorchHyper(lr=LR)
 COMPILED_HYPERS = {
     "defaults": DEFAULTS,
-    "amsgrad": DEFAULTS._replace(amsgrad=True, eps=1e-3),
-    "L2": DEFAULTS._replace(weight_decay=0.1, maximize=True),
-    "decoupled": DEFAULTS._replace(weight_decay=0.1, decoupled=True, beta1=0.5),
-    "no moments": DEFAULTS._replace(beta1=0.0, beta2=0.0, eps=0.0),
+    "amsgrad": replace(DEFAULTS, amsgrad=True, eps=1e-3),
+    "L2": replace(DEFAULTS, weight_decay=0.1, maximize=True),
+    "decoupled": replace(DEFAULTS, weight_decay=0.1, decoupled=True, beta1=0.5),
+    "no moments": replace(DEFAULTS, beta1=0.0, beta2=0.0, eps=0.0),
 }
 
 
@@ -313,7 +315,7 @@ def compiled(request, dtype):
         pytest.skip("torch.compile takes an optimizer's step from torch 2.3 on")
     adam, hyper = AdamUnderTest(COMPILED, device), COMPILED_HYPERS[name]
     if dtype is torch.float16:  # as for ``hypers``
-        hyper = hyper._replace(eps=max(hyper.eps, 1e-3))
+        hyper = replace(hyper, eps=max(hyper.eps, 1e-3))
     p = adam.parameter(torch.zeros(3, dtype=dtype, device=device))
     optimizer = adam([p], **hyper.options())
     # All optimizers share one code, which torch compiles a few times; past that it would run as it is.

@@ -14,11 +14,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma, unit_roundoff
+from simplenet.testing.fused_cuda import FusedCuda
 from simplenet.testing.implementations import FOR_LOOP, LR, AdamUnderTest, Implementation, apply_step
 from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.one_step import TorchHyper, TrainingState, one_step
 from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
-from tests.fused_cuda import FusedCuda
-from tests.oracle import Hyper, State, one_step, read, write
+from tests.states import read, write
 
 SHAPE = (2, 5)  # longer than vectors of four and eight, so that vector loops meet their tails
 STEPS = 3
@@ -81,8 +82,8 @@ def assert_same_way(adam, rows, p, gradients):
     if adam.implementation.position_independent:
         assert_identical(rows, whole, claim="parameter")
         return
-    fresh = State(p, torch.zeros(SHAPE), torch.zeros(SHAPE), None, 0)
-    hyper = Hyper(LR, 0.9, 0.999, 1e-8, 0.0, decoupled=False, amsgrad=False, maximize=False)
+    fresh = TrainingState(p, torch.zeros(SHAPE), torch.zeros(SHAPE), None, 0)
+    hyper = TorchHyper(lr=LR)
     expected = one_step(fresh, gradients[0], hyper, tensor_scalars=False)
     for claim, moved in (("rows", rows), ("matrix", whole)):
         assert_in_balls(moved.flatten(), expected.p, claim=f"parameter as {claim}")

@@ -9,7 +9,6 @@ import enum
 import gc
 import inspect
 import math
-import os
 import re
 import signal
 import time
@@ -21,7 +20,6 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,10 +30,9 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 import simplenet
-from simplenet import Certificate, SimpleNet, TrainingRun, plot, steps, train_ensemble, xor
+from simplenet import Certificate, SimpleNet, TrainingRun, formulas, plot, train_ensemble, xor
 from simplenet.ensemble import initial_weights, schedule
 from simplenet.environment import describe, processor, resolve_device
-from simplenet.steps import Training, stepper
 from simplenet.validation import shown
 
 # A call that is refused computes nothing: this is a hundred times what it takes.
@@ -169,17 +166,6 @@ BATCH = Domain(
 )
 CERTIFICATES = Domain(of(Sequence), lambda _: False, [[], (), [None], "", {}, None], holds=True)
 PATH = instance(Path, "picture.png", b"picture.png")
-START = Training(*torch.zeros(3, 17), 0)
-TRAINING = Domain(
-    of(Training),
-    lambda _: False,
-    [
-        START[:3],
-        *(START._replace(t=t) for t in (-1, 2**24 + 1, 1.0, True, None)),
-        *(START._replace(**{name: part}) for name in ("weights", "m", "v") for part in (None, Y, X, torch.zeros(1))),
-    ],
-    holds=True,
-)
 
 
 # --- what is called ---
@@ -198,12 +184,6 @@ def fabric():
 @cache
 def certificate():
     return Certificate("overview", 4, 1, 0.9, train_ensemble([1], steps=1, compiled=False))
-
-
-@cache
-def take():
-    with patch.dict(os.environ):  # Adam imports torch's compiler, which leaves its own there
-        return stepper("eager", SimpleNet(), X, Y)
 
 
 def run():
@@ -293,31 +273,10 @@ CALLS = {
         lambda: {"seeds": [1]},
     ),
     "xor_dataloader": Call(simplenet.xor_dataloader, {"batch_size": BATCH_SIZE}),
-    "steps.Formulas": Call(
-        steps.Formulas,
+    "formulas.Formulas": Call(
+        formulas.Formulas,
         {"architecture": ARCHITECTURE, "hidden": integer(1, 2**20)},
         lambda: {"architecture": "overview", "hidden": 4},
-    ),
-    "steps.Stepper.__call__": Call(
-        steps._Autograd.__call__,  # noqa: SLF001
-        {"steps": integer(0, 2**24)},
-        lambda: {"self": take()},
-    ),
-    "steps.Stepper.write": Call(
-        steps._Autograd.write,  # noqa: SLF001
-        {"training": TRAINING},
-        lambda: {"self": take()},
-    ),
-    "steps.stepper": Call(
-        stepper,
-        {"strategy": choice(*steps.STRATEGIES), "net": instance(SimpleNet), "x": FOUR_ROWS, "y": COLUMN},
-        lambda: {"strategy": "eager", "net": net(), "x": X, "y": Y},
-        {"x": "inputs|targets|strategy", "y": "targets"},
-    ),
-    "steps.unavailable": Call(
-        steps.unavailable,
-        {"strategy": choice(*steps.STRATEGIES), "device": instance(torch.device, "cpu")},
-        lambda: {"strategy": "eager", "device": torch.device("cpu")},
     ),
     "ensemble.initial_weights": Call(
         initial_weights,
@@ -361,15 +320,15 @@ WITHOUT = {
         ),
         "a hook, which Lightning's Trainer calls",
     ),
-    **dict.fromkeys(("Certificate", "Ensemble", "TrainingRun", "steps.Training"), "a result, which the package makes"),
+    **dict.fromkeys(("Certificate", "Ensemble", "TrainingRun"), "a result, which the package makes"),
     **dict.fromkeys(
         (
-            "steps.Formulas.forward",
-            "steps.Formulas.gradient",
-            "steps.Formulas.adam",
-            "steps.loop",
-            "steps.compile_whole",
-            "steps.corrections",
+            "formulas.Formulas.forward",
+            "formulas.Formulas.gradient",
+            "formulas.Formulas.adam",
+            "formulas.loop",
+            "formulas.compile_whole",
+            "formulas.corrections",
         ),
         "a part of a step that is compiled, or of the loop over thousands of them",
     ),
@@ -394,14 +353,14 @@ def named(name, thing):
 
 
 def interface():
-    """Collect what a user may call: the names of the package, and those of its training steps."""
+    """Collect what a user may call: the names of the package, and those of its formulas."""
     public = [(name, getattr(simplenet, name)) for name in simplenet.__all__]
-    of_steps = [
-        (f"steps.{name}", thing)
-        for name, thing in vars(steps).items()
-        if getattr(thing, "__module__", None) == steps.__name__ and not name.startswith("_")
+    of_formulas = [
+        (f"formulas.{name}", thing)
+        for name, thing in vars(formulas).items()
+        if getattr(thing, "__module__", None) == formulas.__name__ and not name.startswith("_")
     ]
-    return {one for name, thing in (*public, *of_steps) for one in named(name, thing)}
+    return {one for name, thing in (*public, *of_formulas) for one in named(name, thing)}
 
 
 def test_every_public_callable_has_domains_or_a_reason():
@@ -536,7 +495,6 @@ ENDS = {
     "the most trials": lambda: simplenet.clopper_pearson(2**53, 2**53, 1 - 2**-53),
     "the last seed": lambda: train_ensemble((2**32 - 1,), steps=1, compiled=False),
     "a range backwards": lambda: train_ensemble(range(3, -1, -1), steps=1, compiled=False),
-    "no step": lambda: take()(0),
 }
 
 

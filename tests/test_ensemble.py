@@ -19,13 +19,13 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
+from simplenet.formulas import CORRECTED, corrections
 from simplenet.model import ARCHITECTURES
 from simplenet.mt19937 import draw
-from simplenet.steps import CORRECTED, corrections
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import EXP_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
+from simplenet.testing.one_step import TrainingState, assert_training_step, training_step
 from simplenet.testing.strategies import architectures, floats, seeds, tensors
-from tests import oracle
 from tests.children import triton_kernel
 from tests.children.background import Background
 
@@ -198,9 +198,9 @@ def check_step(actual, state, *, t, architecture, batch_size, lr, triton=False):
     __tracebackhide__ = True
     net = SimpleNet(architecture, (len(state[0]) - 1) // 4, lr)
     vector_to_parameters(state[0].clone(), net.parameters())
-    before = oracle.State(*state, None, t - 1)
-    _, expected = oracle.training_step(net, before, *batch_at(t, batch_size), triton=triton)
-    oracle.assert_training_step(actual, expected, claim=f"after step {t} of {architecture}, batch {batch_size}")
+    before = TrainingState(*state, None, t - 1)
+    _, expected = training_step(net, before, *batch_at(t, batch_size), triton=triton)
+    assert_training_step(actual, expected, claim=f"after step {t} of {architecture}, batch {batch_size}")
 
 
 @given(drawn=steps_to_take())
@@ -419,7 +419,7 @@ def kernel_states(case, device, finished):
     if device.type == "cuda":
         return triton_kernel.states(*case, device)
     found = torch.load(finished(interpreted) / "interpreted.pt", weights_only=True)[triton_kernel.CASES.index(case)]
-    return {name: State(*state) for name, state in found.items()}
+    return {name: TrainingState(*state) for name, state in found.items()}
 
 
 @pytest.mark.parametrize("case", triton_kernel.CASES, ids=str)

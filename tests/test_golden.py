@@ -10,6 +10,7 @@ from simplenet import ARCHITECTURES
 from simplenet.environment import describe
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import gamma
+from simplenet.testing.one_step import TrainingState, assert_training_step
 from simplenet.testing.strategies import floats, seeds
 from tests.environments.drift import line, table
 from tests.environments.golden import (
@@ -30,7 +31,6 @@ from tests.environments.golden import (
     same_release,
     ulps,
 )
-from tests.oracle import State, assert_training_step
 from tests.training import Training, step_from, train, where_a_step_leads
 
 # --- what torch promises ---
@@ -58,7 +58,7 @@ def check_initial_weights(trajectory, actual, recorded, *, bitwise):
 
 
 def state_before(t, mark):
-    return State(mark.p, mark.m, mark.v, None, t - 1)
+    return TrainingState(mark.p, mark.m, mark.v, None, t - 1)
 
 
 def check_step(trajectory, before, *steps):

@@ -14,8 +14,9 @@ from torch.optim import Adam
 from simplenet import SimpleNet, mse_loss, set_seed, xor
 from simplenet.testing.balls import Balls
 from simplenet.testing.implementations import apply_step
+from simplenet.testing.one_step import Expected, TrainingState, training_step
 from tests.environments.golden import ADAMS, MARKS, STEPS, TRAINING, Mark, Run, Trajectory, bits
-from tests.oracle import Expected, State, training_step, write
+from tests.states import write
 
 
 class Training:
@@ -47,21 +48,21 @@ class Training:
         """Copy all parameters into one vector."""
         return parameters_to_vector(self.parameters).detach()
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """Copy the weights, and what the optimizer remembers of them, each as one vector."""
         m, v = (
             torch.cat([self.optimizer.state[p].get(name, torch.zeros_like(p)).flatten() for p in self.parameters])
             for name in ("exp_avg", "exp_avg_sq")
         )
-        return State(self.weights(), m.detach(), v.detach(), None, self.t)
+        return TrainingState(self.weights(), m.detach(), v.detach(), None, self.t)
 
-    def go_to(self, state: State) -> None:
+    def go_to(self, state: TrainingState) -> None:
         """Put network and optimizer into a state."""
         apply_step(self.optimizer, self.parameters, [torch.zeros_like(p) for p in self.parameters])  # makes tensors
         sizes = [p.numel() for p in self.parameters]
         parts = zip(*(vector.split(sizes) for vector in (state.p, state.m, state.v)), strict=True)
         for p, own in zip(self.parameters, parts, strict=True):
-            write(self.optimizer, p, State(*(part.view_as(p) for part in own), None, state.t))
+            write(self.optimizer, p, TrainingState(*(part.view_as(p) for part in own), None, state.t))
         self.t = int(state.t)
 
     def mark(self) -> Mark:
@@ -83,14 +84,14 @@ def train(trajectory: Trajectory, steps: int = STEPS) -> Run:
     return Run(marks, [zlib.crc32(bits(row)) for row in torch.stack(weights)])
 
 
-def step_from(trajectory: Trajectory, state: State) -> tuple[Tensor, State]:
+def step_from(trajectory: Trajectory, state: TrainingState) -> tuple[Tensor, TrainingState]:
     """Take one step from a given state; return the loss before it and the state after it."""
     training = Training(trajectory)
     training.go_to(state)
     return training.step(), training.state()
 
 
-def where_a_step_leads(architecture: str, before: State) -> tuple[Balls, Expected]:
+def where_a_step_leads(architecture: str, before: TrainingState) -> tuple[Balls, Expected]:
     """Compute the balls of the loss in a state, and of what a step leaves."""
     net = SimpleNet(architecture, lr=TRAINING["lr"])
     vector_to_parameters(before.p.clone(), net.parameters())

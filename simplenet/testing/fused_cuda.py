@@ -57,9 +57,9 @@ class FusedCuda(Optimizer):
                 if len({tensor.stride() for tensor in tensors}) > 1:
                     raise RuntimeError("parameter, gradient and moments should have one layout in memory")
                 state["step"] += 1
-                self._step(p, state, group)
+                self._step(p, p.grad, state, group)
 
-    def _step(self, p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    def _step(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         dtype = np.float64 if p.dtype == torch.float64 else np.float32
 
         def read(tensor: Tensor) -> ndarray:
@@ -68,8 +68,7 @@ class FusedCuda(Optimizer):
         lr, decay, eps, beta1, beta2 = (
             dtype(x) for x in (group["lr"], group["weight_decay"], group["eps"], *group["betas"])
         )
-        assert p.grad is not None
-        w, g, m, v = (read(part) for part in (p, p.grad, state["exp_avg"], state["exp_avg_sq"]))
+        w, g, m, v = (read(part) for part in (p, gradient, state["exp_avg"], state["exp_avg_sq"]))
         g = -g if group["maximize"] else g
         if decay and self.decoupled:
             w = _fma(-(lr * decay), w, w, dtype)

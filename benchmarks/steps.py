@@ -4,211 +4,43 @@ A step of 17 parameters is all overhead, so how it is launched decides what it c
 here takes the same Adam step on the MSE of one fixed batch; tests hold each to the one-step oracle,
 and the benchmarks time what the tests have checked.
 
-``Formulas`` writes the step out by hand, forward, backward and Adam, so that torch can compile the
-whole of it.  ``simplenet.ensemble`` compiles the same formulas for thousands of networks at once.
-
 References:
-    The notebook, §4 to §4.3; ``simplenet.reference`` has the same formulas without torch.
     PyTorch documentation, "CUDA semantics", whole-network capture.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from simplenet.environment import TORCH
-from simplenet.model import ARCHITECTURES, Architecture, SimpleNet, mse_loss
-from simplenet.validation import MAX_HIDDEN, check_choice, check_int, check_type
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
-
-# From this step on both bias corrections are 1: BETA2 to its power is below half of float64's spacing there.
-CORRECTED = 37_500
-
-# Steps that may be asked for at once; torch's own Adam counts them in float32, which counts no further.
-MAX_STEPS = 2**24
+from simplenet.formulas import CORRECTED, Formulas, compile_whole, corrections, loop
+from simplenet.model import SimpleNet, mse_loss
+from simplenet.testing.one_step import TrainingState
 
 # Compiled steps in the longer of two graphs.
 _RECORDED = 16
-
-
-class _Activation(NamedTuple):
-    """An activation function, and its derivative in terms of its value."""
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-
-
-_ACTIVATIONS = {
-    nn.Identity: _Activation(lambda z: z, torch.ones_like),
-    nn.Sigmoid: _Activation(torch.sigmoid, lambda a: a * (1 - a)),
-    nn.Tanh: _Activation(torch.tanh, lambda a: 1 - a * a),
-    nn.ReLU: _Activation(torch.relu, lambda a: (a > 0).to(a.dtype)),
-}
-
-
-class Formulas:
-    """The step by hand: of one network, or of many with the network as the last axis of every tensor.
-
-    Args:
-        architecture: As for ``SimpleNet``.
-        hidden: As for ``SimpleNet``.
-
-    Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If it is out of range.
-    """
-
-    def __init__(self, architecture: Architecture, hidden: int) -> None:
-        architecture = check_choice("architecture", architecture, ARCHITECTURES)
-        hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
-        self.hidden, self.output = (_ACTIVATIONS[activation] for activation in ARCHITECTURES[architecture])
-        self.sizes = [2 * hidden, hidden, hidden, 1]
-
-    def forward(
-        self,
-        weights: Float[Tensor, "parameters *nets"],
-        x1: Float[Tensor, "rows 1 *#nets"],
-        x2: Float[Tensor, "rows 1 *#nets"],
-    ) -> tuple[Float[Tensor, "rows hidden *nets"], Float[Tensor, "rows *nets"]]:
-        """Return what the hidden layer puts out for each row, and the predictions.
-
-        Args:
-            weights: In the order of ``SimpleNet.parameters()``.
-            x1: The first input of each row.
-            x2: The second.
-        """
-        w_in, b_in, w_out, b_out = weights.split_with_sizes(self.sizes)
-        h = self.hidden.value(w_in[::2] * x1 + w_in[1::2] * x2 + b_in)
-        return h, self.output.value((w_out * h).sum(1) + b_out)
-
-    def gradient(  # noqa: PLR0913, PLR0917 - the symbols of the formulas
-        self,
-        weights: Float[Tensor, "parameters *nets"],
-        x1: Float[Tensor, "rows 1 *#nets"],
-        x2: Float[Tensor, "rows 1 *#nets"],
-        h: Float[Tensor, "rows hidden *nets"],
-        y_hat: Float[Tensor, "rows *nets"],
-        d_mse: Float[Tensor, "rows *nets"],
-    ) -> Float[Tensor, "parameters *nets"]:
-        """Differentiate the loss by the chain rule, from ``d_mse``, its derivative by the predictions."""
-        w_out = weights.split_with_sizes(self.sizes)[2]
-        d_out = d_mse * self.output.slope(y_hat)  # dE / d(pre-activation of the output)
-        d_in = d_out[:, None] * w_out * self.hidden.slope(h)  # dE / d(pre-activation of the hidden layer)
-        g_in = torch.stack([(d_in * x1).sum(0), (d_in * x2).sum(0)], dim=1).flatten(0, 1)
-        g_out = (d_out[:, None] * h).sum(0)
-        return torch.cat([g_in, d_in.sum(0), g_out, d_out.sum(0, keepdim=True)])
-
-    @staticmethod
-    def adam(  # noqa: PLR0913, PLR0917 - the symbols of the formulas
-        weights: Float[Tensor, "parameters *nets"],
-        m: Float[Tensor, "parameters *nets"],
-        v: Float[Tensor, "parameters *nets"],
-        g: Float[Tensor, "parameters *nets"],
-        step_size: Float[Tensor, ""],
-        correction: Float[Tensor, ""],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weights and moments after a step along ``g``; the last two as ``corrections`` has them."""
-        m = torch.lerp(m, g, 1 - BETA1)
-        v = torch.addcmul(v * BETA2, g, g, value=1 - BETA2)
-        return weights + step_size * m / (v.sqrt() / correction + EPSILON), m, v
-
-
-def corrections(t: int, lr: float) -> tuple[float, float]:
-    """Return what step ``t`` of Adam needs of ``t``, as torch computes it.
-
-    Returns:
-        The signed step size ``-lr / (1 - β1ᵗ)``, and the square root of the second bias correction.
-    """
-    return -lr / (1 - BETA1**t), (1 - BETA2**t) ** 0.5
-
-
-def loop(
-    step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Turn a step into a loop that torch compiles whole, without a way back to the interpreter.
-
-    Args:
-        step: Maps ``t``, a state and further tensors to ``t + 1`` and the state then.
-
-    Returns:
-        What maps ``t``, ``end``, a state and further tensors to the state after step ``end - 1``.
-    """
-    from torch._higher_order_ops.while_loop import while_loop
-
-    def run(t: Tensor, end: Tensor, state: tuple[Tensor, ...], *constants: Tensor) -> tuple[Tensor, ...]:
-        def ahead(t: Tensor, *_: Tensor) -> Tensor:
-            return t < end
-
-        # Quoted, for torch's compiler before 2.7 cannot build a tuple's type.
-        def advance(t: Tensor, *state: Tensor) -> "tuple[Tensor, ...]":
-            t, after = step(t, state, *constants)
-            return t, *after
-
-        results: tuple[Tensor, ...] = while_loop(ahead, advance, (t, *state))  # type: ignore[no-untyped-call]
-        return results[1:]
-
-    return run
-
-
-class Training(NamedTuple):
-    """Where a training is.
-
-    Attributes:
-        weights: All parameters, in the order of ``SimpleNet.parameters()``.
-        m: Adam's first moments.
-        v: Adam's second moments.
-        t: Steps taken.
-    """
-
-    weights: Float[Tensor, " parameters"]
-    m: Float[Tensor, " parameters"]
-    v: Float[Tensor, " parameters"]
-    t: int
 
 
 class Stepper:
     """Takes training steps of a network, in place, on one batch."""
 
     def __call__(self, steps: int = 1) -> None:
-        """Take so many steps; on CUDA, do not wait for them.
-
-        Args:
-            steps: From 0 to ``MAX_STEPS``.
-
-        Raises:
-            TypeError: If ``steps`` is not an ``int``.
-            ValueError: If it is out of range.
-        """
+        """Take so many steps; on CUDA, do not wait for them."""
         raise NotImplementedError
 
-    def read(self) -> Training:
+    def read(self) -> TrainingState:
         """Copy where the training is."""
         raise NotImplementedError
 
-    def write(self, training: Training) -> None:
-        """Go on from there.
-
-        Raises:
-            TypeError: If it is not a ``Training`` of tensors and an ``int``.
-            ValueError: If it is not one of this network.
-        """
+    def write(self, state: TrainingState) -> None:
+        """Go on from there."""
         raise NotImplementedError
-
-
-def _check_training(training: Training, parameters: int) -> None:
-    check_type("training", training, Training)
-    for name, part in zip(Training._fields[:3], training[:3], strict=True):
-        if check_type(f"training.{name}", part, Tensor).shape != (parameters,):
-            raise ValueError(f"training.{name} has shape {tuple(part.shape)}, but should have shape ({parameters},)")
-    check_int("training.t", training.t, 0, MAX_STEPS)
 
 
 class _Autograd(Stepper):
@@ -231,28 +63,27 @@ class _Autograd(Stepper):
         self.optimizer.step()
 
     def __call__(self, steps: int = 1) -> None:
-        for _ in range(check_int("steps", steps, 0, MAX_STEPS)):
+        for _ in range(steps):
             self.step()
 
     def _states(self) -> list[dict[str, Tensor]]:
         return [self.optimizer.state[p] for p in self.net.parameters()]
 
-    def read(self) -> Training:
+    def read(self) -> TrainingState:
         m, v = (torch.cat([own[name].flatten() for own in self._states()]) for name in ("exp_avg", "exp_avg_sq"))
         weights = parameters_to_vector(self.net.parameters()).detach()
-        return Training(weights, m, v, int(self._states()[0]["step"]))
+        return TrainingState(weights, m, v, None, int(self._states()[0]["step"]))
 
     @torch.no_grad()
-    def write(self, training: Training) -> None:
+    def write(self, state: TrainingState) -> None:
         parameters = list(self.net.parameters())
         sizes = [p.numel() for p in parameters]
-        _check_training(training, sum(sizes))
-        parts = (torch.split(part, sizes) for part in training[:3])
+        parts = (torch.split(part, sizes) for part in state[:3])
         for p, own, weights, m, v in zip(parameters, self._states(), *parts, strict=True):
             p.copy_(weights.view_as(p))
             own["exp_avg"].copy_(m.view_as(p))
             own["exp_avg_sq"].copy_(v.view_as(p))
-            own["step"].fill_(training.t)
+            own["step"].fill_(state.t)
 
 
 @contextmanager
@@ -288,7 +119,7 @@ class _CudaGraph(_Autograd):
         self.write(before)
 
     def __call__(self, steps: int = 1) -> None:
-        for _ in range(check_int("steps", steps, 0, MAX_STEPS)):
+        for _ in range(steps):
             self.graph.replay()
 
 
@@ -317,21 +148,19 @@ class _Compiled(Stepper):
 
     @torch.no_grad()
     def __call__(self, steps: int = 1) -> None:
-        check_int("steps", steps, 0, MAX_STEPS)
         if self.chunk:
             self.run(self.t, self.state, self.table, self.batch, torch.tensor(steps, device=self.t.device))
         else:
             for _ in range(steps):
                 self.run(self.t, self.state, self.table, self.batch)
 
-    def read(self) -> Training:
+    def read(self) -> TrainingState:
         weights, m, v = self.state.clone()
-        return Training(weights, m, v, int(self.t))
+        return TrainingState(weights, m, v, None, int(self.t))
 
-    def write(self, training: Training) -> None:
-        _check_training(training, self.state.shape[1])
-        self.state.copy_(torch.stack(training[:3]))
-        self.t.fill_(training.t)
+    def write(self, state: TrainingState) -> None:
+        self.state.copy_(torch.stack(state[:3]))
+        self.t.fill_(state.t)
 
 
 class _CompiledGraphs(_Compiled):
@@ -346,7 +175,6 @@ class _CompiledGraphs(_Compiled):
         self.write(before)
 
     def __call__(self, steps: int = 1) -> None:
-        check_int("steps", steps, 0, MAX_STEPS)
         for length, graph in self.graphs.items():
             for _ in range(steps // length):
                 graph.replay()
@@ -400,23 +228,6 @@ def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
     return several
 
 
-def compile_whole(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """Compile a function without a way back to the interpreter, for one size of its arguments.
-
-    torch compiles the same code only so many times (8) in a process, and closures of one function share
-    their code: each is given a copy of its own.
-
-    Args:
-        function: What to compile; it may be a closure.
-        options: Of torch's compiler; those that this torch does not know are left out.
-    """
-    code = function.__code__.replace()
-    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
-    known = torch._inductor.list_options()  # noqa: SLF001
-    options = {name: value for name, value in options.items() if name in known}
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
-
-
 def _compile(function: Callable[..., None], device: torch.device) -> Callable[..., None]:
     options = {
         "force_pointwise_cat": True,  # concatenate in the kernel that reads the result, not in one for each part
@@ -450,14 +261,7 @@ STRATEGIES = tuple(_STRATEGIES)
 
 
 def unavailable(strategy: str, device: torch.device) -> str | None:
-    """Say why this torch does not have a strategy on a device, or ``None`` where it has.
-
-    Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If there is no such strategy.
-    """
-    strategy = check_choice("strategy", strategy, STRATEGIES)
-    check_type("device", device, torch.device)
+    """Say why this torch does not have a strategy on a device, or ``None`` where it has."""
     since = _STRATEGIES[strategy].since
     if device.type not in since:
         return f"strategy is {strategy!r} on {device}, but it needs a device of type {' or '.join(since)}"
@@ -477,14 +281,8 @@ def stepper(strategy: str, net: SimpleNet, x: Float[Tensor, "rows 2"], y: Float[
         y: Its targets.
 
     Raises:
-        TypeError: If an argument is of the wrong type, or the batch not of the network's dtype.
-        ValueError: If the batch does not fit, there is no such strategy, or torch does not have it here.
+        ValueError: If torch does not have the strategy here.
     """
-    check_choice("strategy", strategy, STRATEGIES)
-    check_type("net", net, SimpleNet)
-    check_type("x", x, Tensor)
     if (reason := unavailable(strategy, x.device)) is not None:
         raise ValueError(reason)
-    with torch.no_grad():
-        mse_loss(net(x), y)
     return _STRATEGIES[strategy].make(net, x, y)
