@@ -11,7 +11,10 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmarks import report
+from benchmarks.report import __main__ as command
+from benchmarks.report.comparison import crossovers, verdicts
+from benchmarks.report.plots import common_scale, plot_sizes, plot_strategies
+from benchmarks.report.records import read_all
 
 MICROSECOND = 1e-6
 
@@ -80,7 +83,7 @@ def reported(tmp_path, monkeypatch):
         names = [f"{letter}.json" for letter, _ in zip("ABC", documents, strict=False)]
         for name, content in zip(names, documents, strict=True):
             Path(name).write_text(content if isinstance(content, str) else json.dumps(content))
-        return CliRunner().invoke(report.main, [*names, *options])
+        return CliRunner().invoke(command.main, [*names, *options])
 
     return run
 
@@ -88,7 +91,7 @@ def reported(tmp_path, monkeypatch):
 @pytest.fixture
 def tables(reported, monkeypatch):
     """Report without plots, and return the groups' rows as mappings from column to cell."""
-    monkeypatch.setattr(report, "_write", lambda *_: [])
+    monkeypatch.setattr(command, "_write", lambda *_: [])
 
     def run(*documents):
         result = reported(*documents)
@@ -107,7 +110,7 @@ def tables(reported, monkeypatch):
 
 @pytest.fixture
 def cautions(reported, monkeypatch):
-    monkeypatch.setattr(report, "_write", lambda *_: [])
+    monkeypatch.setattr(command, "_write", lambda *_: [])
 
     def run(*documents):
         result = reported(*documents)
@@ -289,7 +292,7 @@ def test_files_of_one_name_are_called_by_their_paths(tmp_path):
         path.parent.mkdir()
         path.write_text(json.dumps(document(benchmark(1.0))))
 
-    assert [run.label for run in report.read_all(paths)] == [str(path) for path in paths]
+    assert [run.label for run in read_all(paths)] == [str(path) for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -428,12 +431,12 @@ def runs(tmp_path, *documents):
     paths = [tmp_path / f"{letter}.json" for letter, _ in zip("ABC", documents, strict=False)]
     for path, content in zip(paths, documents, strict=True):
         path.write_text(json.dumps(content))
-    return report.read_all(paths)
+    return read_all(paths)
 
 
 def test_the_crossover_is_marked_where_the_curves_cross(tmp_path):
     """At 16 rows, 1,024 operations and 4 µs, to the digits that a reader is given."""
-    figure = report.plot_sizes(runs(tmp_path, crossing()))
+    figure = plot_sizes(runs(tmp_path, crossing()))
 
     ((size, time),) = marks(figure)
     assert (f"{size:.3g}", f"{time:.3g}") == ("1.02e+03", "4e-06")
@@ -447,14 +450,14 @@ def test_without_a_crossover_the_winner_is_named_and_nothing_marked(tmp_path, cu
         document(*(step("eager", d, n, {"cpu": 1e-6, "cuda": cuda}[d]) for d in ("cpu", "cuda") for n in (4, 64, 256))),
     )
 
-    assert report.verdicts(run) == [f"A, eager: {winner} is faster at 3 of 3 sizes timed on both."]
-    assert marks(report.plot_sizes([run])) == []
+    assert verdicts(run) == [f"A, eager: {winner} is faster at 3 of 3 sizes timed on both."]
+    assert marks(plot_sizes([run])) == []
 
 
 def test_a_win_within_the_quartiles_is_said_to_be_one(tmp_path):
     (run,) = runs(tmp_path, document(step("eager", "cpu", 4, 1.0), step("eager", "cuda", 4, 1.01)))
 
-    assert report.verdicts(run) == [
+    assert verdicts(run) == [
         "A, eager: CPU is faster at 1 of 1 sizes timed on both.",
         "A, eager: the quartiles overlap at 1 of 1 sizes timed on both.",
     ]
@@ -463,8 +466,8 @@ def test_a_win_within_the_quartiles_is_said_to_be_one(tmp_path):
 def test_devices_timed_at_different_sizes_are_not_compared(tmp_path):
     (run,) = runs(tmp_path, document(step("eager", "cpu", 4, 1.0), step("eager", "cuda", 64, 1e-3)))
 
-    assert report.verdicts(run) == ["A, eager: no size was timed on both CPU and CUDA."]
-    assert marks(report.plot_sizes([run])) == []
+    assert verdicts(run) == ["A, eager: no size was timed on both CPU and CUDA."]
+    assert marks(plot_sizes([run])) == []
 
 
 def test_a_file_of_peers_alone_is_plotted(reported):
@@ -478,9 +481,9 @@ def test_a_file_without_cuda_is_plotted_and_says_so(tmp_path):
     cpu = document(*(step("eager", "cpu", rows, rows * MICROSECOND) for rows in (4, 64)))
     found = runs(tmp_path, crossing(), cpu)
 
-    figure = report.plot_sizes(found)
+    figure = plot_sizes(found)
 
-    assert report.verdicts(found[1]) == ["B: there is no step of SimpleNet on CUDA in this file, so nothing crosses."]
+    assert verdicts(found[1]) == ["B: there is no step of SimpleNet on CUDA in this file, so nothing crosses."]
     assert [axes.get_title() for axes in figure.axes] == ["A", "B; no step on CUDA in this file"]
     assert len(marks(figure)) == 1
 
@@ -502,7 +505,7 @@ def test_the_fastest_curve_leaves_peers_out_and_crosses_on_its_own(tmp_path):
         ),
     )
 
-    assert report.verdicts(run) == [
+    assert verdicts(run) == [
         "A, eager: CPU is faster at 2 of 2 sizes timed on both.",
         "A, fastest strategy: CUDA is faster from 1.02 kFLOP a step, between 4x4 and 64x4.",
     ]
@@ -519,7 +522,7 @@ def test_strategies_are_plotted_at_the_scale_where_most_were_timed(tmp_path):
         ),
     )
 
-    (axes,) = report.plot_strategies(found, report.common_scale(found)).axes
+    (axes,) = plot_strategies(found, common_scale(found)).axes
 
     assert axes.get_title() == "one step at 64x4 (rows x hidden)"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["eager, CPU", "fused, CPU", "numpy, CPU"]
@@ -553,7 +556,7 @@ def test_a_file_without_steps_has_its_table_and_says_that_there_is_nothing_to_pl
 
 
 def test_without_matplotlib_the_report_says_what_to_install(reported, monkeypatch):
-    monkeypatch.setattr(report, "find_spec", lambda _name: None)
+    monkeypatch.setattr(command, "find_spec", lambda _name: None)
 
     result = reported(crossing())
 
@@ -570,7 +573,7 @@ def test_straight_curves_cross_where_they_do_and_nowhere_beyond_what_was_measure
     cpu = [2.0 ** (slope * (n - crossover)) for n in exponents]
     cuda = [1.0] * 3
 
-    found = report.crossovers(sizes, cpu, cuda)
+    found = crossovers(sizes, cpu, cuda)
 
     inside = exponents[0] < crossover < exponents[-1]
     assert found == ([(2.0**crossover, 1.0, int(crossover > exponents[1]))] if inside else [])
@@ -580,7 +583,7 @@ def test_straight_curves_cross_where_they_do_and_nowhere_beyond_what_was_measure
 def test_there_is_a_crossover_for_each_change_of_the_lead_and_none_for_a_touch(signs):
     sizes = [4.0**i for i in range(len(signs))]
 
-    found = report.crossovers(sizes, [2.0**sign for sign in signs], [1.0] * len(signs))
+    found = crossovers(sizes, [2.0**sign for sign in signs], [1.0] * len(signs))
 
     leads = [sign for sign in signs if sign]
     assert len(found) == sum(a != b for a, b in pairwise(leads))
@@ -588,12 +591,12 @@ def test_there_is_a_crossover_for_each_change_of_the_lead_and_none_for_a_touch(s
 
 
 def test_the_readme_shows_rows_of_the_records(monkeypatch):
-    monkeypatch.setattr(report, "_write", lambda *_: [])
+    monkeypatch.setattr(command, "_write", lambda *_: [])
     root = Path(__file__).parent.parent.parent
     section = (root / "README.md").read_text("utf-8").partition("\n## Time\n")[2].partition("\n## ")[0]
 
     records = sorted((root / "benchmarks" / "results").glob("*.json"))
-    printed = [line for path in records for line in CliRunner().invoke(report.main, [str(path)]).output.splitlines()]
+    printed = [line for path in records for line in CliRunner().invoke(command.main, [str(path)]).output.splitlines()]
 
     shown = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(shown) > 10
