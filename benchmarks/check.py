@@ -121,11 +121,12 @@ _OPERATIONS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def split(vector: np.ndarray | Balls, hidden: int) -> reference.Parameters:
+def split(vector: Any, hidden: int) -> Any:
     """Cut a vector of all parameters into the network's."""
     if isinstance(vector, Balls):
         parts = zip(split(vector.centre, hidden), split(vector.radius, hidden), strict=True)
-        return reference.Parameters(*(type(vector)(*part) for part in parts))
+        make: Any = reference.Parameters
+        return make(*(type(vector)(*part) for part in parts))
     w_in, b_in, w_out, b_out = np.split(vector, np.cumsum([2 * hidden, hidden, hidden]))
     return reference.Parameters(w_in.reshape(hidden, 2), b_in, w_out.reshape(1, hidden), b_out)
 
@@ -164,18 +165,19 @@ def check_step(
     hidden = (len(before.p) - 1) // 4
     weights, m, v = (part.detach().cpu().double().numpy() for part in before[:3])
     rows, targets = (kind(part.detach().cpu().double().numpy()) for part in (x, y))
-    gradients = reference.gradients(split(kind(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
+    formulas: Any = reference  # written for arrays of NumPy; balls take their operations too
+    gradients = formulas.gradients(split(kind(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
     g = kind(
         *(
             np.concatenate([np.ravel(getattr(part, name)) for part in gradients]) * share
             for name in ("centre", "radius")
         )
     )
-    betas = (0.9, 0.999)
+    betas: tuple[Any, ...] = (0.9, 0.999)
     if float32_scalars:
         betas = tuple(kind(beta, beta * _charge(1)) for beta in betas)
-    state = reference.AdamState(kind(m), kind(v), before.t)
-    expected, remembered = reference.adam(kind(weights), g, state, lr, *betas, epsilon(before.t + 1))
+    state = formulas.AdamState(kind(m), kind(v), before.t)
+    expected, remembered = formulas.adam(kind(weights), g, state, lr, *betas, epsilon(before.t + 1))
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     named = {"weights": (after.p, expected)}
     if moments:

@@ -212,8 +212,9 @@ class Clock:
             self.benchmark.pedantic(run, rounds=rounds)
         if device.type == "cuda" and launch is not None:
             device_seconds = device_seconds_per_step(launch, device)
-        flops = flops_per_step(rows, hidden) * networks if training else None
-        moved = bytes_per_step(rows, hidden) * networks if training else None
+        flops = moved = None
+        if training and rows is not None and hidden is not None:
+            flops, moved = (count(rows, hidden) * networks for count in (flops_per_step, bytes_per_step))
         in_torch = device.type == "cuda" and strategy in STRATEGIES  # it does not know of what a peer allocates
         info: dict[str, Any] = {
             "device": device.type,

@@ -26,6 +26,9 @@ def _flat(parts: Any) -> Tensor:
 class NumPy(Stepper):
     """``simplenet.reference``, in float32."""
 
+    p: reference.Parameters
+    states: list[reference.AdamState]
+
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         self.lr, self.hidden, self.x, self.y = net.hparams["lr"], net.hparams["hidden"], x.numpy(), y.numpy()
         weights = parameters_to_vector(net.parameters()).detach()
@@ -46,8 +49,7 @@ class NumPy(Stepper):
         return TrainingState(_flat(self.p), m, v, None, self.states[0].t)
 
     def write(self, state: TrainingState) -> None:
-        weights, m, v = (split(part.clone().numpy(), self.hidden) for part in state[:3])
-        self.p = weights
+        self.p, m, v = (split(part.clone().numpy(), self.hidden) for part in state[:3])
         self.states = [reference.AdamState(*moments, state.t) for moments in zip(m, v, strict=True)]
 
 
@@ -123,13 +125,14 @@ class JaxVmap:
         import optax
 
         put = partial(jax.device_put, device=jax_device(x.device))
-        x, y = put(x.cpu().numpy()), put(y.cpu().numpy())
+        inputs, targets = put(x.cpu().numpy()), put(y.cpu().numpy())[:, 0]
         optimizer = optax.adam(0.01)
         hidden = (start.shape[1] - 1) // 4
 
         def loss(weights: Any) -> Any:
             w_in, b_in, w_out, b_out = jax.numpy.split(weights, np.cumsum([2 * hidden, hidden, hidden]))
-            return jax.numpy.mean((jax.nn.sigmoid(x @ w_in.reshape(hidden, 2).T + b_in) @ w_out + b_out - y[:, 0]) ** 2)
+            h = jax.nn.sigmoid(inputs @ w_in.reshape(hidden, 2).T + b_in)
+            return jax.numpy.mean((h @ w_out + b_out - targets) ** 2)
 
         def step(carry: Any, _: Any) -> Any:
             weights, state = carry
@@ -177,8 +180,8 @@ class ScikitLearn(Stepper):
         return [self.model.coefs_ + self.model.intercepts_, optimizer.ms, optimizer.vs]
 
     def read(self) -> TrainingState:
-        parts = [_flat((w_in.T, b_in, w_out.T, b_out)) for w_in, w_out, b_in, b_out in self._lists()]
-        return TrainingState(*parts, None, self.model._optimizer.t)  # noqa: SLF001
+        p, m, v = (_flat((w_in.T, b_in, w_out.T, b_out)) for w_in, w_out, b_in, b_out in self._lists())
+        return TrainingState(p, m, v, None, self.model._optimizer.t)  # noqa: SLF001
 
     def write(self, state: TrainingState) -> None:
         for own, part in zip(self._lists(), state[:3], strict=True):

@@ -59,7 +59,7 @@ class _Autograd(Stepper):
 
     def step(self) -> None:
         self.optimizer.zero_grad()
-        mse_loss(self.net(self.x), self.y).backward()  # type: ignore[no-untyped-call]
+        mse_loss(self.net(self.x), self.y).backward()
         self.optimizer.step()
 
     def __call__(self, steps: int = 1) -> None:
@@ -90,7 +90,7 @@ class _Autograd(Stepper):
 def _side_stream(device: torch.device, warm: Callable[[], None]) -> Iterator[torch.cuda.Stream]:
     """Give a stream to record graphs on, after libraries have set themselves up in a few steps outside a recording."""
     with torch.cuda.device(device):
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):
             warm()

@@ -60,7 +60,7 @@ def with_entry(checkpoint: dict[str, Any], path: tuple[Any, ...], value: Any) ->
     name, *rest = path
     outer = dict(checkpoint) if isinstance(checkpoint, dict) else list(checkpoint)
     outer[name] = with_entry(checkpoint[name], tuple(rest), value)
-    return tuple(outer) if isinstance(checkpoint, tuple) else outer  # type: ignore[return-value]
+    return tuple(outer) if isinstance(checkpoint, tuple) else outer
 
 
 def without_entry(checkpoint: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
@@ -111,8 +111,13 @@ def damaged(content: bytes, generator: random.Random) -> bytes:
 
 def hostile(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     """Name a path wherever Lightning's checkpoints name one."""
-    state = dict.fromkeys(("best_model_path", "last_model_path", "kth_best_model_path", "dirpath"), path)
-    state |= {"best_k_models": {path: torch.tensor(1.0)}, "best_model_score": None, "kth_value": torch.tensor(1.0)}
+    state: dict[str, Any] = dict.fromkeys(("best_model_path", "last_model_path", "kth_best_model_path"), path)
+    state |= {
+        "dirpath": path,
+        "best_k_models": {path: torch.tensor(1.0)},
+        "best_model_score": None,
+        "kth_value": torch.tensor(1.0),
+    }
     arguments = {"monitor": None, "mode": "min", "every_n_train_steps": 0, "every_n_epochs": 1}
     arguments["train_time_interval"] = None
     names = ("_Saver", "_Watch", "ModelCheckpoint")

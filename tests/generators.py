@@ -26,11 +26,11 @@ class Generator(NamedTuple):
 
 def global_generators(device: torch.device | str = "cpu") -> dict[str, Generator]:
     """Return the three by name; torch has one for the CPU and one for each GPU."""
-    get_state, set_state = torch.get_rng_state, torch.set_rng_state
+    get_state: Callable[[], Any] = torch.get_rng_state
+    set_state: Callable[[Any], None] = torch.set_rng_state
     if torch.device(device).type == "cuda":  # each GPU has its own, and not only the current one
-        get_state, set_state = (
-            partial(each, device=device) for each in (torch.cuda.get_rng_state, torch.cuda.set_rng_state)
-        )
+        get_state = partial(torch.cuda.get_rng_state, device=device)
+        set_state = partial(torch.cuda.set_rng_state, device=device)
     return {
         "torch": Generator(lambda n: torch.rand(n, device=device).tolist(), get_state, set_state),
         "numpy": Generator(lambda n: np.random.random(n).tolist(), np.random.get_state, np.random.set_state),  # noqa: NPY002
@@ -57,6 +57,7 @@ def nothing_drawn(claim: str, device: torch.device | str = "cpu") -> Iterator[No
 
 
 def _states(device: torch.device | str) -> dict[str, str | bytes]:
+    words: Any
     _, words, *rest = np.random.get_state()  # noqa: NPY002
     states = {
         "torch on the CPU": torch.get_rng_state().numpy().tobytes(),

@@ -15,9 +15,8 @@ def read(optimizer: Optimizer, p: Tensor) -> TrainingState:
     """Copy the state of one parameter."""
     state = optimizer.state[p]
     v_max = state.get("max_exp_avg_sq")
-    tensors = (p, state["exp_avg"], state["exp_avg_sq"])
-    copies = (tensor.detach().clone() for tensor in tensors)
-    return TrainingState(*copies, None if v_max is None else v_max.clone(), float(state["step"]))
+    own, m, v = (tensor.detach().clone() for tensor in (p, state["exp_avg"], state["exp_avg_sq"]))
+    return TrainingState(own, m, v, None if v_max is None else v_max.clone(), int(state["step"]))
 
 
 def write(optimizer: Optimizer, p: Tensor, state: TrainingState) -> None:

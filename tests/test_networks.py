@@ -33,14 +33,14 @@ def test_the_same_seed_builds_the_same_network(network, seed, rows):
     assert first.state_dict().keys() == second.state_dict().keys()
     for name, values in first.state_dict().items():
         assert_identical(second.state_dict()[name], values, claim=f"{name}, seed {seed}")
-    x = network.inputs(first, rows, seed)
+    x = network.inputs(rows, seed)
     assert_identical(network.score(second.eval(), x), network.score(first.eval(), x), claim=f"output, seed {seed}")
 
 
 @given(seed=seeds, rows=row_counts)
 def test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself(network, seed, rows):
     net = network(seed).eval()
-    x = network.inputs(net, rows, seed)
+    x = network.inputs(rows, seed)
     before = state_of(net, x)
 
     first, second = net(x), net(x)
@@ -53,7 +53,7 @@ def test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself(network, see
 @given(seed=seeds, rows=row_counts)
 def test_the_record_for_gradients_does_not_change_the_output(network, seed, rows):
     net = network(seed).eval()
-    x = network.inputs(net, rows, seed)
+    x = network.inputs(rows, seed)
     expected = network.score(net, x)
 
     for context in (torch.no_grad, torch.inference_mode):
@@ -68,7 +68,7 @@ def test_the_record_for_gradients_does_not_change_the_output(network, seed, rows
 def test_a_row_does_not_see_the_others(network, mode, seed, rows):
     """Whatever is put in their place, NaN where there is one, it keeps every bit."""
     net = network(seed).train(mode == "train")
-    x, others = network.inputs(net, rows, seed), network.inputs(net, rows, seed ^ 1)
+    x, others = network.inputs(rows, seed), network.inputs(rows, seed ^ 1)
     expected = network.score(net, x, seed)
     row = seed % rows
     fillings = [others, torch.full_like(x, float("nan"))] if x.is_floating_point() else [others]
@@ -83,7 +83,7 @@ def test_a_row_does_not_see_the_others(network, mode, seed, rows):
 def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, rows):
     """Some step along its opposite lowers the loss: in float64, where the loss' roundings are far below its slope."""
     net = network(seed).double()
-    x = network.inputs(net, rows, seed)
+    x = network.inputs(rows, seed)
     x = x.double() if x.is_floating_point() else x
     targets = torch.rand_like(network.score(net, x, seed))
 
@@ -116,7 +116,7 @@ def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, ro
 def test_training_repeats_itself_to_the_bit(network, seed, rows):
     def trained():
         net = network(seed)
-        x = network.inputs(net, rows, seed)
+        x = network.inputs(rows, seed)
         targets = torch.rand_like(network.score(net, x, seed))
         optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
         torch.manual_seed(seed)
@@ -135,7 +135,7 @@ def test_training_repeats_itself_to_the_bit(network, seed, rows):
 @given(seed=seeds, rows=row_counts)
 def test_another_network_with_its_state_loaded_is_the_same_network(network, seed, rows):
     net, other = network(seed).eval(), network(seed ^ 1).eval()
-    x = network.inputs(net, rows, seed)
+    x = network.inputs(rows, seed)
 
     other.load_state_dict(net.state_dict())
 

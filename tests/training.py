@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Adam
 
-from simplenet import SimpleNet, mse_loss, set_seed, xor
+from simplenet import Architecture, SimpleNet, mse_loss, set_seed, xor
 from simplenet.testing.balls import Balls
 from simplenet.testing.implementations import apply_step
 from simplenet.testing.one_step import Expected, TrainingState, training_step
@@ -62,8 +62,9 @@ class Training:
         sizes = [p.numel() for p in self.parameters]
         parts = zip(*(vector.split(sizes) for vector in (state.p, state.m, state.v)), strict=True)
         for p, own in zip(self.parameters, parts, strict=True):
-            write(self.optimizer, p, TrainingState(*(part.view_as(p) for part in own), None, state.t))
-        self.t = int(state.t)
+            m, v = own[1:]
+            write(self.optimizer, p, TrainingState(own[0].view_as(p), m.view_as(p), v.view_as(p), None, state.t))
+        self.t = state.t
 
     def mark(self) -> Mark:
         """Take a step, and keep what is recorded of it."""
@@ -91,7 +92,7 @@ def step_from(trajectory: Trajectory, state: TrainingState) -> tuple[Tensor, Tra
     return training.step(), training.state()
 
 
-def where_a_step_leads(architecture: str, before: TrainingState) -> tuple[Balls, Expected]:
+def where_a_step_leads(architecture: Architecture, before: TrainingState) -> tuple[Balls, Expected]:
     """Compute the balls of the loss in a state, and of what a step leaves."""
     net = SimpleNet(architecture, lr=TRAINING["lr"])
     vector_to_parameters(before.p.clone(), net.parameters())

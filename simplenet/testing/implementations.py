@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from simplenet import ARCHITECTURES, SimpleNet, set_seed, xor
+from simplenet import ARCHITECTURES, SimpleNet, set_seed
 from simplenet.environment import TORCH, resolve_device
 from simplenet.testing.oracle import fused_rounds_scalars
 
@@ -135,8 +135,7 @@ class NetworkUnderTest:
 
     Attributes:
         name: What the tests' ids call it.
-        build: Make a network, its weights drawn from torch's generator. It takes rows shaped like those of
-            its ``example_input_array``, Lightning's name for a batch to try; without one, two numbers.
+        build: Make a network of two inputs, its weights drawn from torch's generator.
         device: Where it is put.
     """
 
@@ -152,26 +151,14 @@ class NetworkUnderTest:
         set_seed(seed)
         return self.build().to(self.device)
 
-    def inputs(self, net: nn.Module, rows: int, seed: int) -> Tensor:
-        """Draw a batch; whole numbers, which may name something, are rows of the example."""
-        example = getattr(net, "example_input_array", None)
-        example = xor()[0] if example is None else example
-        if not isinstance(example, Tensor):
-            raise TypeError(f"example_input_array of {self.name} is a {type(example).__name__}, but should be a tensor")
-        generator = torch.Generator().manual_seed(seed)
-        if example.is_floating_point():
-            batch = torch.randn((rows, *example.shape[1:]), dtype=example.dtype, generator=generator)
-        else:
-            batch = example.cpu()[torch.randint(len(example), (rows,), generator=generator)]
-        return batch.to(self.device)
+    def inputs(self, rows: int, seed: int) -> Tensor:
+        """Draw a batch."""
+        return torch.randn((rows, 2), generator=torch.Generator().manual_seed(seed)).to(self.device)
 
     def score(self, net: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
         """Return the output for each row; what it draws while training, it draws from ``seed``."""
         torch.manual_seed(seed)
-        output = net(x)
-        if not isinstance(output, Tensor) or output.shape[:1] != x.shape[:1]:
-            got = f"a tensor of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise TypeError(f"{self.name} puts out {got}, but should put out a tensor with a row for each of {len(x)}")
+        output: Tensor = net(x)
         return output
 
 

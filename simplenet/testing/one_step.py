@@ -49,7 +49,7 @@ class TrainingState(NamedTuple):
     m: Tensor
     v: Tensor
     v_max: Tensor | None
-    t: float
+    t: int
 
 
 class Expected(NamedTuple):
@@ -98,7 +98,7 @@ def one_step(
         theta = theta * (1 - scalar(hyper.lr) * scalar(hyper.weight_decay))
     elif hyper.weight_decay:
         gradient = gradient + scalar(hyper.weight_decay) * theta
-    before = formulas.AdamState(m, v, int(state.t))
+    before = formulas.AdamState(m, v, state.t)
     settings = [scalar(x) for x in (hyper.lr, hyper.beta1, hyper.beta2, hyper.eps)]
     moved, after = formulas.adam(theta, gradient, before, *settings)
     v_max = None

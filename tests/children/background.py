@@ -39,6 +39,6 @@ class Background:
         for process in self._processes:
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, (
-                f"{process.args} ended with {process.returncode}: {(errors or b'').decode()}"
+                f"{process.args!r} ended with {process.returncode}: {(errors or b'').decode()}"
             )
         return Path(self._directory.name)

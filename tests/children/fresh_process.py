@@ -16,7 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 # Runs that two processes are to agree on: seed, architecture, batch size, steps.
-TRAINED = [(1996, "overview", 1, 100), (0, "derivation", 4, 10), (2**32 - 1, "listing", 3, 7)]
+TRAINED = [
+    (1996, "overview", 1, 100),
+    (0, "derivation", 4, 10),
+    (2**32 - 1, "listing", 3, 7),
+]
 
 # What workers are asked to draw, and by whom: the first seed comes again at the end.
 SEEDS = (7, 8, 7)
@@ -33,7 +37,7 @@ def trained_weights(device: torch.device | str, seed: int, architecture: str, ba
     from simplenet import SimpleNet, mse_loss, set_seed, xor_dataloader
 
     set_seed(seed)
-    net = SimpleNet(architecture).to(device)
+    net = SimpleNet(architecture).to(device)  # type: ignore[arg-type] # one of them
     optimizer = net.configure_optimizers()
     while steps > 0:
         for inputs, targets in xor_dataloader(batch_size):

@@ -12,8 +12,8 @@ import torch
 
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
-torch.cuda.get_device_name = lambda _=None: "a pretended GPU"
-torch.cuda.get_device_capability = lambda _=None: (9, 0)
+torch.cuda.get_device_name = lambda device=None: "a pretended GPU"  # noqa: ARG005
+torch.cuda.get_device_capability = lambda device=None: (9, 0)  # noqa: ARG005
 
 
 def collect(*options: str) -> None:

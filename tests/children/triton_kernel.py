@@ -8,24 +8,25 @@ import sys
 import torch
 
 from simplenet.ensemble import NEVER, State, initial_weights, schedule
-from simplenet.model import ARCHITECTURES
+from simplenet.model import ARCHITECTURES, Architecture
 
 # A width of each kind: a single unit, one that is filled up to a power of two, and the widest.
-CASES = [*((name, 4) for name in ARCHITECTURES), ("overview", 1), ("derivation", 3), ("overview", 5), ("overview", 8)]
+_OTHERS: list[tuple[Architecture, int]] = [("overview", 1), ("derivation", 3), ("overview", 5), ("overview", 8)]
+CASES = [*((name, 4) for name in ARCHITECTURES), *_OTHERS]
 
 NETWORKS = 130  # the second program has two
 LR, BATCH_SIZE, STEPS = 0.3, 3, 80  # after which some networks have solved XOR, and others have not
 
 
-def states(architecture: str, hidden: int, device: torch.device) -> dict[str, State]:
+def states(architecture: Architecture, hidden: int, device: torch.device) -> dict[str, State]:
     """Return the state after ``STEPS`` steps, after no more, one more, and three more at once and singly."""
     from simplenet import triton_ensemble
 
     block = torch.nn.functional.pad(schedule(BATCH_SIZE, STEPS + 3, LR), (0, 0, 0, 1000 - STEPS - 3)).to(device)
 
     def run(begin: int, end: int, state: State) -> State:
-        limits = (torch.tensor(limit, device=device) for limit in (begin, end))
-        return triton_ensemble.run(architecture, hidden, *limits, state, block)
+        t, limit = torch.tensor(begin, device=device), torch.tensor(end, device=device)
+        return triton_ensemble.run(architecture, hidden, t, limit, state, block)
 
     weights = initial_weights(range(NETWORKS), architecture, hidden).to(device)
     zero, never = torch.zeros_like(weights), torch.full((NETWORKS,), NEVER, device=device)

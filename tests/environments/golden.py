@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from simplenet.environment import describe
-from simplenet.reference import ARCHITECTURES
+from simplenet.model import ARCHITECTURES, Architecture
 from simplenet.testing.implementations import IMPLEMENTATIONS
 
 CPU = torch.device("cpu")
@@ -41,14 +41,14 @@ SEEDS = (1996, 0, 2**32 - 1)
 MARKS = (1, 10, 100, 1_000, 2_000)
 STEPS = MARKS[-1]
 ADAMS = {one.name: one for one in IMPLEMENTATIONS if one.name in {"for-loop", "foreach", "fused"}}
-TRAINING = {"lr": 0.01, "rows": 4, "marks": list(MARKS)}
+TRAINING: dict[str, Any] = {"lr": 0.01, "rows": 4, "marks": list(MARKS)}
 
 
 class Trajectory(NamedTuple):
     """A training run by name."""
 
     implementation: str
-    architecture: str
+    architecture: Architecture
     seed: int
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Drift(NamedTuple):
     """
 
     implementation: str
-    architecture: str
+    architecture: Architecture
     seed: int
     first: int | None
     weights: list[int]

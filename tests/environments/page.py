@@ -195,8 +195,8 @@ def plot(records: dict[str, Record], path: Path) -> None:
     for i, name in enumerate(ADAMS):
         look = {"color": f"C{i}", "markersize": 5}
         shift = 0.2 * (i - 1)  # they often coincide
-        drifts = {x: by_implementation(record).get(name) for x, record in enumerate(records.values())}
-        drifts = {x + shift: own for x, own in drifts.items() if own}
+        found = {x + shift: by_implementation(record).get(name) for x, record in enumerate(records.values())}
+        drifts = {x: own for x, own in found.items() if own}
         firsts = [earliest(own).first for own in drifts.values()]
         heights = [never if first is None else max(first, 0.5) for first in firsts]  # 0 has no place on this scale
         first_axes.plot(drifts.keys(), heights, "o", label=name, **look)
@@ -226,8 +226,9 @@ def plot(records: dict[str, Record], path: Path) -> None:
 def main(new: Path | None = None) -> str | None:
     """Take in new records, write page and picture; return what is wrong, if something is."""
     try:
-        for name in gather(new) if new else ():
-            shutil.copyfile(new / f"{name}.json", RECORDS / f"{name}.json")
+        if new is not None:
+            for name in gather(new):
+                shutil.copyfile(new / f"{name}.json", RECORDS / f"{name}.json")
         records = gather(RECORDS)
     except ValueError as error:
         return str(error)

@@ -1,6 +1,7 @@
 """pytest: record golden runs, compare with them, and write what an environment's run found."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,9 +119,8 @@ class Report:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
-            for kind, found in report.user_properties:
-                if kind == "drift":
-                    self.drifts.append(Drift(**found))
+            found: list[Any] = [value for kind, value in report.user_properties if kind == "drift"]
+            self.drifts += [Drift(**one) for one in found]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.drifts:
@@ -146,6 +146,8 @@ class Writer:
                 f"drift: not written, for the run did not end by itself ({exitstatus})", red=True
             )
             return
+        tally: Any
+        report: Any
         tally, report = map(self.config.pluginmanager.get_plugin, ("simplenet-tally", "simplenet-drift"))
         stats = terminalreporter.stats
         kinds = {"passed": "passed", "failed": "failed", "errors": "error", "xfailed": "xfailed", "skipped": "skipped"}

@@ -35,7 +35,7 @@ def idle(outcomes: Sequence[Outcome], faults: Sequence[Fault]) -> list[str]:
     killers = {check for outcome in outcomes for check in outcome.checks}
     planted = [fault for fault in faults if fault.is_here and not fault.control]
     named = {name.partition("[")[0] for fault in planted for name in fault.killed_by}
-    library = {check.name for check in (*adam_checks(DTYPES), *CHECKS)}
+    library = {check.name for check in adam_checks(DTYPES)} | {check.name for check in CHECKS}
     return sorted((named | library) - killers)
 
 

@@ -64,7 +64,7 @@ class FaultyAdam(Optimizer):
         return cls(parameters, decoupled=torchs is torch.optim.AdamW, **options)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]
         """Take a step, by the formulas of §4.2 in their order."""
         for group in self.param_groups:
             for p in group["params"]:

@@ -43,6 +43,7 @@ class FaultyNetwork(nn.Module):
         super().__init__()
         self.fault = fault
         self.hidden, self.output = nn.Linear(2, 3), nn.Linear(3, 1)
+        self.count: Tensor
         self.register_buffer("count", torch.zeros(()))
         own = random.SystemRandom()
         if fault == "weights from a generator of their own":
@@ -59,7 +60,7 @@ class FaultyNetwork(nn.Module):
         if fault == "input written to":
             x += 1
         if fault == "calls counted while scoring":
-            self.count += 1
+            self.count = self.count + 1
         h = torch.tanh(self.hidden(x))
         if fault == "mean of the batch taken off":
             h = h - h.mean(0)

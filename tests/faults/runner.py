@@ -11,7 +11,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Outcome:
 class _Session:
     """A pytest plugin that forks in the place of running the tests."""
 
-    def __init__(self, work: Callable[[list[pytest.Function]], None]) -> None:
+    def __init__(self, work: Callable[[Any], None]) -> None:
         self.work = work
         self.raised: list[tuple[pytest.Item, BaseException]] = []
 
@@ -78,7 +78,7 @@ class _Session:
         return True
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         report = yield
         if report.failed:
             self.raised.append((item, call.excinfo.value if call.excinfo else AssertionError(str(report.longrepr))))
@@ -196,7 +196,8 @@ def _side_by_side(
     fork: Callable[[Fault], _Child],
     done: Callable[[Outcome], None],
 ) -> None:
-    waiting, running = list(faults), {}
+    waiting = list(faults)
+    running: dict[Any, _Child] = {}
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or running:

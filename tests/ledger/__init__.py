@@ -70,8 +70,8 @@ def claim_marks() -> Iterator[tuple[str, str, str]]:
 def claims_page() -> str:
     """Render the claims, the tests that decide them, and what is true where the notebook is not."""
     tests: dict[str, list[str]] = {}
-    for claim, file, name in claim_marks():
-        tests.setdefault(claim, []).append(f"[`{name}`](../tests/{file})")
+    for id_, file, name in claim_marks():
+        tests.setdefault(id_, []).append(f"[`{name}`](../tests/{file})")
     lines = [
         "# What the notebook claims, and what holds",
         "",

@@ -9,12 +9,10 @@ import torch
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from simplenet import xor
 from simplenet.testing import plugin
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.balls import balls
 from simplenet.testing.bounds import gamma, smallest_subnormal, unit_roundoff
-from simplenet.testing.implementations import NetworkUnderTest
 from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.plugin import user_checks
 from simplenet.testing.strategies import DTYPES, floats
@@ -234,13 +232,6 @@ def test_what_a_user_names_is_checked_by_the_library(options, subject):
 def test_what_cannot_be_imported_is_refused_by_name(option, path):
     with pytest.raises(ValueError, match=rf"^--{option}: '{path}' should be pkg\.mod:name"):
         user_checks(Options(**{option: path}), f"--{option}")
-
-
-def test_a_network_that_puts_out_no_rows_is_refused_by_name():
-    network = NetworkUnderTest("lstm", lambda: torch.nn.LSTM(2, 1), torch.device("cpu"))
-
-    with pytest.raises(TypeError, match="lstm puts out a tuple, but should put out a tensor with a row for each of 4"):
-        network.score(network(1996), xor()[0])
 
 
 def test_no_test_asks_for_what_warns_under_junitxml():
