@@ -17,7 +17,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -242,6 +242,11 @@ class Balls(NDArrayOperatorsMixin):
     def __getitem__(self, index: Any) -> Self:
         """Index as an array."""
         return self._rearranged(lambda part: part[index])
+
+    def __iter__(self) -> Iterator[Self]:
+        """Go along the first dimension."""
+        parts = (np.broadcast_to(part, self.shape) for part in (*self.centre, self.radius))
+        return (self.like(Pair(high, low), radius) for high, low, radius in zip(*parts, strict=True))
 
     def reshape(self, *shape: int) -> Self:
         """Give the array another shape."""

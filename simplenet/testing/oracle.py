@@ -12,7 +12,8 @@ References:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import accumulate, product, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from simplenet.environment import TORCH
-from simplenet.testing.balls import Balls
+from simplenet.testing.balls import Balls, Pair
 from simplenet.testing.bounds import unit_roundoff
 
 # What an operation of the formulas costs an implementation at most: the operation itself, and a constant in it that
@@ -225,106 +226,136 @@ def judge(runs: Sequence[Run], variant: Variant) -> list[Judgement]:
         runs: The runs; those of one length and size are computed at once.
         variant: The variant; what is open in it is taken to be torch's, corrections in float64.
     """
+    return _judge(_batches(runs), variant)
+
+
+def _batches(runs: Sequence[Run]) -> list[tuple[list[int], "_Alike"]]:
+    """Put together the runs that are computed at once, with their indices."""
     batches: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(runs):
         key = (run.dtype, run.gradients.shape, run.hyper.amsgrad, run.hyper.weight_decay != 0, run.hyper.maximize)
         batches.setdefault(key, []).append(i)
+    return [(indices, _Alike([runs[i] for i in indices])) for indices in batches.values()]
+
+
+def _judge(batches: Sequence[tuple[list[int], "_Alike"]], variant: Variant) -> list[Judgement]:
     judged: dict[int, Judgement] = {}
-    for indices in batches.values():
-        batch = [runs[i] for i in indices]
-        judged |= zip(indices, _judge_alike(batch, variant), strict=True)
-    return [judged[i] for i in range(len(runs))]
+    for indices, alike in batches:
+        judged |= zip(indices, alike.judge(variant), strict=True)
+    return [judged[i] for i in range(len(judged))]
 
 
-def _judge_alike(runs: Sequence[Run], variant: Variant) -> list[Judgement]:
-    stepper = _Stepper([run.hyper for run in runs], runs[0].dtype, variant)
-    before, gradients, after = (
-        np.stack([getattr(run, name) for run in runs], axis=1) for name in ("before", "gradients", "after")
-    )
-    excess, error, radius, expected = (np.zeros_like(after) for _ in range(4))
-    for t in range(len(after)):
-        rates = [run.hyper.lr if run.rates is None else run.rates[t] for run in runs]
-        balls = stepper.step(before[t], gradients[t], rates)
-        shape = after[t].shape
-        excess[t], error[t] = balls.excess(after[t]), balls.distance(after[t])
-        radius[t], expected[t] = np.broadcast_to(balls.radius, shape), np.broadcast_to(balls.centre.high, shape)
-    return [Judgement(run, excess[:, i], error[:, i], radius[:, i], expected[:, i]) for i, run in enumerate(runs)]
+class _Moments(NamedTuple):
+    """What the gradients alone decide, after each step: both moments, and one minus the power of each beta."""
+
+    first: Balls
+    second: Balls
+    correction1: Balls
+    correction2: Balls
+
+
+class _Alike:
+    """Adam beside optimizers whose runs are of one shape: in balls, a row a step, and in it one a run.
+
+    Only the moments are computed step by step; they do not depend on the parameters, unless by an L2 decay, nor on most
+    of what makes a variant.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs, self.hyper, self.dtype = runs, runs[0].hyper, runs[0].dtype
+        self.before, self.gradients, self.after = (
+            np.stack([getattr(run, name) for run in runs], axis=1) for name in ("before", "gradients", "after")
+        )
+        self.known: dict[tuple[str | None, bool], _Moments] = {}
+
+    def judge(self, variant: Variant) -> list[Judgement]:
+        """Compare the steps with a variant's."""
+        balls = _Stepper(self, variant).steps()
+        excess, error = balls.excess(self.after), balls.distance(self.after)
+        radius, expected = (np.broadcast_to(part, self.after.shape) for part in (balls.radius, balls.centre.high))
+        parts = zip(self.runs, *(np.moveaxis(part, 1, 0) for part in (excess, error, radius, expected)), strict=True)
+        return [Judgement(*part) for part in parts]
 
 
 class _Stepper:
-    """Adam beside an optimizer: what it remembers, in balls, a row a run."""
+    """The steps of a variant beside runs."""
 
-    def __init__(self, hypers: Sequence[Hyper], dtype: torch.dtype, variant: Variant) -> None:
+    def __init__(self, alike: _Alike, variant: Variant) -> None:
+        self.alike, self.hyper, self.dtype, self.variant = alike, alike.hyper, alike.dtype, variant
         # Python's scalars are float64 and exact as given; in a narrower type they are rounded first.
-        scalar_dtype = torch.float32 if variant.scalars == "float32" else torch.float64
-        u = unit_roundoff(scalar_dtype) if variant.scalars == "float32" else 0.0
-
-        def scalar(numbers: Iterable[float]) -> Balls:
-            values = np.array([[number] for number in numbers], np.float64)
-            return Balls(values, np.abs(values) * u, dtype=scalar_dtype, roundings=ROUNDINGS)
-
-        self.scalar = scalar
-        names = ("lr", "beta1", "beta2", "eps", "weight_decay")
-        self.lr, self.beta1, self.beta2, self.eps, self.decay = (
-            scalar(getattr(hyper, name) for hyper in hypers) for name in names
+        self.scalar_dtype = torch.float32 if variant.scalars == "float32" else torch.float64
+        self.u = unit_roundoff(self.scalar_dtype) if variant.scalars == "float32" else 0.0
+        names = ("beta1", "beta2", "eps", "weight_decay")
+        self.beta1, self.beta2, self.eps, self.decay = (
+            self._scalar([[getattr(run.hyper, name)] for run in alike.runs]) for name in names
         )
-        self.hyper, self.dtype, self.variant = hypers[0], dtype, variant
-        self.m = self.v = self.largest = self._ball(np.zeros((len(hypers), 1)))
-        # The powers of the betas, without roundings of their own: those are charged where they are used.
-        self.base1, self.base2 = (self._unrounded(beta, 0) for beta in (self.beta1, self.beta2))
-        self.power1 = self.power2 = Balls(1.0, dtype=scalar_dtype, roundings=0)
+        rates = [run.rates or (run.hyper.lr,) * len(run.after) for run in alike.runs]
+        self.lr = self._scalar(np.array(rates).T[:, :, None])
+
+    def _scalar(self, numbers: Any) -> Balls:
+        values = np.array(numbers, np.float64)
+        return Balls(values, np.abs(values) * self.u, dtype=self.scalar_dtype, roundings=ROUNDINGS)
 
     @staticmethod
     def _unrounded(balls: Balls, roundings: float) -> Balls:
         return Balls(balls.centre, balls.radius, dtype=balls.dtype, roundings=roundings)
 
-    def _corrections(self) -> list[Balls]:
-        """Return 1 - beta^t for both; the power is one operation."""
-        return [1 - self._unrounded(power, ROUNDINGS) * 1.0 for power in (self.power1, self.power2)]
-
-    def _ball(self, values: Float64[ndarray, "runs entries"]) -> Balls:
+    def _ball(self, values: Float64[ndarray, "steps runs entries"]) -> Balls:
         return Balls(values, dtype=self.dtype, roundings=ROUNDINGS)
+
+    def _moments(self, theta: Balls) -> _Moments:
+        """Compute the moments and the corrections."""
+        l2 = self.hyper.weight_decay != 0 and self.variant.decay == "L2"
+        key = (self.variant.scalars, l2)
+        if key not in self.alike.known:
+            g = self._ball(self.alike.gradients)
+            g = -g if self.hyper.maximize else g
+            g = g + self.decay * theta if l2 else g
+            moments = self._average(self.beta1, g), self._average(self.beta2, g**2)
+            self.alike.known[key] = _Moments(*moments, self._correction(self.beta1), self._correction(self.beta2))
+        return self.alike.known[key]
+
+    def _zero(self) -> Balls:
+        return self._ball(np.zeros((len(self.alike.runs), 1)))
+
+    def _average(self, beta: Balls, terms: Balls) -> Balls:
+        """Average exponentially."""
+        return _stacked(accumulate((1 - beta) * terms, lambda moment, new: beta * moment + new, initial=self._zero()))
+
+    def _correction(self, beta: Balls) -> Balls:
+        """Return 1 - beta^t for each step; the power is one operation, whose roundings are charged where it is used."""
+        one = Balls(1.0, dtype=self.scalar_dtype, roundings=0)
+        bases = repeat(self._unrounded(beta, 0), len(self.alike.after))
+        powers = _stacked(accumulate(bases, lambda power, base: power * base, initial=one))
+        correction: Balls = 1 - self._unrounded(powers, ROUNDINGS) * 1.0
+        return correction
 
     def _decayed(self, theta: Balls) -> Balls:
         timed = self.variant.decay in (None, "decoupled, times lr", "decoupled, times lr, after the step")
         decayed: Balls = theta * (1 - self.lr * self.decay) if timed else theta * (1 - self.decay)
         return decayed
 
-    def step(
-        self,
-        before: Float64[ndarray, "runs entries"],
-        gradient: Float64[ndarray, "runs entries"],
-        rates: Sequence[float],
-    ) -> Balls:
-        """Take a step; return where it may lead."""
-        self.lr = self.scalar(rates)
-        self.power1, self.power2 = self.power1 * self.base1, self.power2 * self.base2
-        theta, g, decay = self._ball(before), self._ball(gradient), self.variant.decay
-        g = -g if self.hyper.maximize else g
-        decays = self.hyper.weight_decay != 0 and decay != "none"
-        if decays and decay == "L2":
-            g = g + self.decay * theta
-        decoupled = decays and decay != "L2"
+    def steps(self) -> Balls:
+        """Take the steps; return where they may lead."""
+        theta, decay = self._ball(self.alike.before), self.variant.decay
+        moments = self._moments(theta)
+        decoupled = self.hyper.weight_decay != 0 and decay not in ("none", "L2")
         after = decay is not None and decay.endswith("after the step")
         if decoupled and not after:
             theta = self._decayed(theta)
-        self.m = self.beta1 * self.m + (1 - self.beta1) * g
-        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
-        moved = theta - self._length()
+        moved = theta - self._length(moments)
         return self._decayed(moved) if decoupled and after else moved
 
-    def _length(self) -> Balls:
+    def _length(self, moments: _Moments) -> Balls:
         correction = self.variant.correction or "both"
         one = Balls(1.0, dtype=torch.float64, roundings=0)
-        corrected1, corrected2 = self._corrections()
-        correction1 = one if correction == "none" else corrected1
-        correction2 = one if correction != "both" else corrected2
-        second = self.v
+        correction1 = one if correction == "none" else moments.correction1
+        correction2 = one if correction != "both" else moments.correction2
+        second = moments.second
         amsgrad = self.variant.amsgrad or "corrected maximum"
         if self.hyper.amsgrad and amsgrad != "none":
-            corrected = amsgrad == "maximum of the corrected"
-            self.largest = self.largest.maximum(self.v / correction2 if corrected else self.v)
-            second = self.largest
+            corrected = second / correction2 if amsgrad == "maximum of the corrected" else second
+            second = _stacked(accumulate(corrected, Balls.maximum, initial=self._zero()))
             if amsgrad != "corrected maximum":
                 correction2 = one
         epsilon = self.variant.epsilon or "outside"
@@ -336,8 +367,16 @@ class _Stepper:
             denominator = (second / correction2).sqrt().maximum(self.eps)
         else:
             denominator = (second / correction2).sqrt() + self.eps
-        length: Balls = self.lr * (self.m / correction1) / denominator
+        length: Balls = self.lr * (moments.first / correction1) / denominator
         return length
+
+
+def _stacked(steps: Iterable[Balls]) -> Balls:
+    """Put what is there after each step into one array, without what there was before the first."""
+    after = list(steps)[1:]
+    arrays = [(*step.centre, np.broadcast_to(step.radius, step.shape)) for step in after]
+    high, low, radius = (np.stack(column) for column in zip(*arrays, strict=True))
+    return after[0].like(Pair(high, low), radius)
 
 
 def candidates(**axes: Iterable[str | None]) -> list[Variant]:
@@ -366,18 +405,20 @@ class Finding:
 
 def refute(runs: Sequence[Run], variants: Sequence[Variant]) -> Finding:
     """Refute the variants that a run does not agree with; each is given the coarser corrections where it needs them."""
+    batches = _batches(runs)
     tried: list[tuple[Variant, np.ndarray]] = []
     for variant in variants:
         types = (variant.scalars,) if variant.scalars else ("float64", "float32")
-        each = [replace(variant, scalars=type_) for type_ in types]
-        excesses = [_excesses(runs, one) for one in each]
-        fits = next((i for i, excess in enumerate(excesses) if excess.max(initial=0.0) <= 1), 0)
-        tried.append((each[fits], excesses[fits]))
+        excesses: list[tuple[Variant, np.ndarray]] = []
+        for type_ in types:
+            one = replace(variant, scalars=type_)
+            excesses.append((one, np.concatenate([judged.excess.ravel() for judged in _judge(batches, one)])))
+            if excesses[-1][1].max(initial=0.0) <= 1:
+                tried.append(excesses[-1])
+                break
+        else:
+            tried.append(excesses[0])
     # Most of the steps of what is broken in one place are right: the largest excess would say little.
     nearest, excess = min(tried, key=lambda one: (float((one[1] > 1).mean()), float(np.median(one[1]))))
     survivors = tuple(variant for variant, excess in tried if excess.max(initial=0.0) <= 1)
     return Finding(survivors, nearest, float(excess.max(initial=0.0)))
-
-
-def _excesses(runs: Sequence[Run], variant: Variant) -> Float64[ndarray, " steps"]:
-    return np.concatenate([judgement.excess.ravel() for judgement in judge(runs, variant)])

@@ -273,3 +273,21 @@ def test_a_quotient_by_a_ball_around_zero_is_unbounded():
     quotient = 1 / Balls(1e-9, 1e-8, dtype=torch.float32)
 
     assert quotient.radius == np.inf
+
+
+def test_going_along_an_array_gives_what_its_indices_do():
+    """As of NumPy's arrays; a radius that is shared out by broadcasting comes along."""
+    array = Balls(
+        Pair(np.arange(6.0).reshape(3, 2), np.full((3, 2), 1e-20)), [[1.0], [2.0], [3.0]], dtype=torch.float32
+    )
+
+    for balls_ in (array, array[:, 0], Balls([1.0, 2.0], 0.5, dtype=torch.float64, roundings=2)):
+        parts = list(balls_)
+
+        assert len(parts) == len(balls_)
+        for i, part in enumerate(parts):
+            assert (part.dtype, part.roundings) == (balls_.dtype, balls_.roundings)
+            for actual, expected in zip(
+                (*part.centre, part.radius), (*balls_[i].centre, balls_[i].radius), strict=True
+            ):
+                np.testing.assert_array_equal(actual, expected, strict=True)
