@@ -419,7 +419,7 @@ def kernel_states(case, device, finished):
     if device.type == "cuda":
         return triton_kernel.states(*case, device)
     found = torch.load(finished(interpreted) / "interpreted.pt", weights_only=True)[triton_kernel.CASES.index(case)]
-    return {name: TrainingState(*state) for name, state in found.items()}
+    return {name: State(*state) for name, state in found.items()}
 
 
 @pytest.mark.parametrize("case", triton_kernel.CASES, ids=str)
