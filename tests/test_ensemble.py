@@ -428,7 +428,7 @@ def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_
     architecture, hidden = case
     before, after = kernel_states["before"], kernel_states["after"]
 
-    for i in (0, 1, 127, 128, 129):
+    for i in (0, 1, 31, 32, 33):
         state, actual = ([part[:, i] for part in whole[:3]] for whole in (before, after))
         step = {"t": triton_kernel.STEPS + 1, "batch_size": triton_kernel.BATCH_SIZE, "lr": triton_kernel.LR}
         check_step(actual, state, architecture=architecture, triton=True, **step)
