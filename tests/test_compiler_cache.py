@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_within
 from simplenet.testing.bounds import EXP_ROUNDINGS, gamma
 from tests.children.background import Background
+from tests.children.compiler import TOLD, has_avx2
 
 # Whose instructions the processes compile for: one after the other, as machines do that share a directory.
 CAPABILITIES = ("avx2", "default")
@@ -39,11 +39,6 @@ for capability in capabilities:
 """
 
 
-def has_avx2():
-    about = Path("/proc/cpuinfo")
-    return about.exists() and " avx2 " in about.read_text("utf-8")
-
-
 def compile_in_turn(directory):
     """Compile the same function in the same directory; the second process finds what the first has kept."""
     if TORCH < (2, 5) or not has_avx2():
@@ -51,10 +46,9 @@ def compile_in_turn(directory):
     settings = {
         "TORCHINDUCTOR_CACHE_DIR": str(directory),
         "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",  # as torch does by itself
-        "TORCHINDUCTOR_VEC_ISA_OK": "1",  # without seconds of compiling to find out
     }
     command = [sys.executable, "-c", IN_TURN, COMPILED, *CAPABILITIES]
-    return [subprocess.Popen(command, cwd=directory, env=os.environ | settings, stderr=subprocess.PIPE)]
+    return [subprocess.Popen(command, cwd=directory, env=os.environ | TOLD | settings, stderr=subprocess.PIPE)]
 
 
 shared = Background(compile_in_turn)

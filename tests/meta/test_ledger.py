@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 from tests import ledger
 from tests.children.background import Background
+from tests.children.compiler import TOLD
 
 CLAIMS, DEFECTS = ledger.claims(), ledger.defects()
 SLOW = {id_: defect for id_, defect in DEFECTS.items() if defect.get("slow")}
@@ -83,6 +85,7 @@ def start_slow(directory):
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", REPRODUCED, id_, defect["reproduction"]],
             cwd=directory,
+            env=os.environ | TOLD,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
