@@ -415,7 +415,7 @@ def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
     result = cli("predict", "text.ckpt", row)
 
     assert result.exit_code == 2
-    assert f"'{row}' is not two finite numbers" in result.output
+    assert f"Error: Invalid value for 'ROWS...': '{row}' is not two finite numbers" in result.output
 
 
 FLAGS = {

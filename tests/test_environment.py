@@ -46,14 +46,22 @@ def test_a_device_is_found_by_each_of_its_names_and_no_other(gpus, count, mps):
 @pytest.mark.parametrize("torch_version", [(2, 3), (2, 4)], ids=str)
 @pytest.mark.filterwarnings("ignore:torch.is_autocast_cpu_enabled:DeprecationWarning")
 def test_an_autocast_region_is_one_of_its_own_device(monkeypatch, torch_version):
-    """Of torch 2.4 and later by another function, which does not know every device."""
+    """From torch 2.4 on by a function that knows the device; before, all that are no CPU were taken for CUDA."""
     monkeypatch.setattr(environment, "TORCH", min(torch_version, environment.TORCH))
 
     assert not autocasts(CPU)
     with torch.autocast("cpu"):
         assert autocasts(CPU)
         assert not autocasts(CUDA)
-    assert not autocasts(torch.device("meta"))
+    cuda = ["cuda"] if hasattr(torch.amp, "is_autocast_available") else []  # before torch 2.4 there is no other
+    torch.set_autocast_enabled(*cuda, True)  # noqa: FBT003 - as a region does where there is a GPU
+    try:
+        assert autocasts(CUDA)
+        assert not autocasts(CPU)
+        assert autocasts(torch.device("meta")) == (environment.TORCH < (2, 4))
+    finally:
+        torch.set_autocast_enabled(*cuda, False)  # noqa: FBT003
+    assert not autocasts(CUDA)
 
 
 def test_a_gpu_is_named_as_cuda_does(gpus):
