@@ -65,7 +65,6 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     check_type("run", run, TrainingRun)
     check_type("path", path, Path)
     figure = Figure(**_RUN)
-    FigureCanvasAgg(figure)
     figure.suptitle(
         f"SimpleNet ({run.net.hparams['architecture']}) on XOR: MSE {run.mse:.2g} after {run.steps:,} steps"
     )
@@ -115,7 +114,6 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         raise ValueError("certificates has length 0, but should have a length of at least 1")
     check_type("path", path, Path)
     figure = Figure(**_CERTIFICATES)
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for certificate in certificates:
         solved_at = certificate.ensemble.solved_at[certificate.ensemble.solved]
@@ -125,8 +123,8 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         confidence = (1 + certificate.confidence) / 2
         band = np.array([clopper_pearson(int(count), certificate.seeds, confidence) for count in counts])
         label = f"{certificate.network}: {certificate.solved:,} of {certificate.seeds:,}"
-        (line,) = axes.step(steps, counts / certificate.seeds, where="post", label=label)
-        axes.fill_between(steps, band[:, 0], band[:, 1], step="post", color=line.get_color(), **_BAND)
+        axes.step(steps, counts / certificate.seeds, where="post", label=label)
+        axes.fill_between(steps, band[:, 0], band[:, 1], step="post", **_BAND)
     first = certificates[0]
     axes.set(xlim=(0, first.steps), ylim=(-0.02, 1.02), xlabel="training step", ylabel="fraction of seeds")
     axes.set(

@@ -272,6 +272,7 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
         (shares[rank], "derivation", {**options, "progress": rank == 0}) for _ in range(2) for rank in range(count)
     ]
     assert {len(share) for share in shares} == {math.ceil(seeds / count)}
+    assert {seed for share in shares for seed in share} == set(range(seeds))
     expected = train_ensemble(range(seeds), "derivation", hidden=hidden, batch_size=3, steps=5, compiled=False)
     for certificate in certificates:
         assert certificate == Certificate("derivation", 3, 5, 0.9, certificate.ensemble)

@@ -196,7 +196,7 @@ def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("certificates", "message"),
     [
-        (None, "certificates is None of type NoneType, but should be a sequence of certificates"),
+        (3, "certificates is 3 of type int, but should be a sequence of certificates"),
         ([], "certificates has length 0, but should have a length of at least 1"),
         ([certificate([3], 9, 0.9), 3], "certificates[1] is 3 of type int, but should be a Certificate"),
     ],
