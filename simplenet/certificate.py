@@ -189,7 +189,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     devices, rank = fabric.world_size, fabric.global_rank
     # Every device trains equally many, so that the results can be gathered; the last seed may come twice.
     share: Sequence[int] = range(rank, seeds, devices)
-    if len(share) < -(-seeds // devices):
+    if len(share) * devices < seeds:
         share = [*share, seeds - 1]
     part = train_ensemble(
         share,
@@ -256,7 +256,7 @@ def critical_point(weights: Float[Tensor, " parameters"], architecture: Architec
     check_floating_point("weights", weights)
     if weights.ndim != 1 or len(weights) % 4 != 1 or len(weights) == 1:
         raise ValueError(f"weights have shape {tuple(weights.shape)}, but should have shape (4 h + 1,), for h units")
-    step = Step(architecture, (len(weights) - 1) // 4, torch.device("cpu"))
+    step = Step(architecture, len(weights) // 4, torch.device("cpu"))
 
     def mse(point: Tensor) -> Tensor:
         return (step.forward(point[:, None])[1] - step.y).square().mean()

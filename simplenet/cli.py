@@ -76,13 +76,13 @@ class _Row(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 
     name = "row"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+    def convert(self, value: str, _param: click.Parameter | None, _ctx: click.Context | None) -> tuple[float, ...]:
         try:
             row = tuple(float(number) for number in value.split(","))
         except ValueError:
             row = ()
         if len(row) != 2 or not all(map(math.isfinite, row)):  # noqa: PLR2004 - exclusive-or has two inputs
-            self.fail(f"{value!r} is not two finite numbers with a comma between them, such as 0,1.", param, ctx)
+            self.fail(f"{value!r} is not two finite numbers with a comma between them, such as 0,1.")
         return row
 
 

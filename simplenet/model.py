@@ -96,12 +96,14 @@ class SimpleNet(LightningModule):
         The notebook, §4 and §5.
     """
 
-    def __init__(self, architecture: Architecture = "overview", hidden: int = 4, lr: float = 0.01) -> None:
+    def __init__(
+        self, architecture: Architecture = "overview", hidden: int = 4, lr: float = 0.01
+    ) -> None:  # pragma: no mutate block
         super().__init__()
         architecture = check_choice("architecture", architecture, ARCHITECTURES)
         hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
         lr = check_float("lr", lr, 0.0, MAX_LR)
-        self.save_hyperparameters()  # reads the local variables
+        self.save_hyperparameters()  # reads the local variables of its caller, which a mutant is no longer
         hidden_activation, output_activation = ARCHITECTURES[architecture]
         self.input_layer = nn.Linear(2, hidden)
         self.hidden_activation = hidden_activation()

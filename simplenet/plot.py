@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,23 @@ from simplenet.training import TrainingRun
 from simplenet.validation import check_type, refuse_type
 
 _ROWS = 4
+
+# How a picture looks; the functions say what it shows. Sizes are in inches, and then in points.
+_RUN: dict[str, Any] = {"figsize": (10, 4.2), "layout": "constrained"}
+_RUN_AXES: dict[str, Any] = {"width_ratios": (1.3, 1)}
+_CERTIFICATES: dict[str, Any] = {"figsize": (8, 4.5), "layout": "constrained"}
+_FILE: dict[str, Any] = {"dpi": 120}
+_GRID: dict[str, Any] = {"visible": True, "alpha": 0.3}
+_BATCH: dict[str, Any] = {"color": "tab:blue", "alpha": 0.3, "linewidth": 0.6}
+_MEAN: dict[str, Any] = {"color": "tab:blue"}
+_SCORES: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -0.25, "vmax": 1.25}
+_BOUNDARY: dict[str, Any] = {"colors": "black", "linewidths": 1.2}
+_POINTS: dict[str, Any] = {"edgecolors": "black", "s": 90, "zorder": 2}
+_BAND: dict[str, Any] = {"alpha": 0.25, "linewidth": 0}
+_LEGEND: dict[str, Any] = {"loc": "center right"}
+
+# The square that the surface is drawn over, and the points along a side.
+_LOW, _HIGH, _POINTS_A_SIDE = -0.25, 1.25, 151
 
 
 def check_picture(path: Path) -> None:
@@ -46,33 +64,30 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     """
     check_type("run", run, TrainingRun)
     check_type("path", path, Path)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(**_RUN)
     figure.suptitle(
         f"SimpleNet ({run.net.hparams['architecture']}) on XOR: MSE {run.mse:.2g} after {run.steps:,} steps"
     )
-    loss_axes, surface_axes = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    loss_axes, surface_axes = figure.subplots(1, 2, **_RUN_AXES)
 
     losses = np.array(run.losses)
     steps = np.arange(run.steps - len(losses) + 1, run.steps + 1)
-    loss_axes.semilogy(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.6, label="batch")
+    loss_axes.semilogy(steps, losses, label="batch", **_BATCH)
     if len(losses) >= _ROWS:
         mean = np.convolve(losses, np.full(_ROWS, 1 / _ROWS), mode="valid")
-        loss_axes.semilogy(steps[_ROWS - 1 :], mean, color="tab:blue", label=f"mean of {_ROWS} steps")
+        loss_axes.semilogy(steps[_ROWS - 1 :], mean, label=f"mean of {_ROWS} steps", **_MEAN)
     loss_axes.set(xlabel="training step", ylabel="MSE", title="loss")
-    loss_axes.grid(visible=True, alpha=0.3)
+    loss_axes.grid(**_GRID)
     loss_axes.legend()
 
-    low, high = -0.25, 1.25
-    colours = {"cmap": "RdBu_r", "vmin": low, "vmax": high}
-    ticks = np.linspace(low, high, 151, dtype=np.float32)
+    ticks = np.linspace(_LOW, _HIGH, _POINTS_A_SIDE, dtype=np.float32)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)
     with torch.no_grad():
         surface = run.net(torch.from_numpy(grid).to(run.predictions)).squeeze(-1).numpy()
-    image = surface_axes.imshow(surface, origin="lower", extent=(low, high, low, high), **colours)
-    surface_axes.contour(ticks, ticks, surface, levels=[0.5], colors="black", linewidths=1.2)
+    image = surface_axes.imshow(surface, origin="lower", extent=(_LOW, _HIGH, _LOW, _HIGH), **_SCORES)
+    surface_axes.contour(ticks, ticks, surface, levels=[0.5], **_BOUNDARY)
     inputs, targets = (rows.numpy() for rows in xor())
-    surface_axes.scatter(*inputs.T, c=targets.flatten(), edgecolors="black", s=90, zorder=2, **colours)
+    surface_axes.scatter(*inputs.T, c=targets.flatten(), **_POINTS, **_SCORES)
     surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
     surface_axes.set(title="prediction (line: 1/2; points: targets)")
     figure.colorbar(image, ax=surface_axes)
@@ -98,8 +113,7 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
     if not certificates:
         raise ValueError("certificates has length 0, but should have a length of at least 1")
     check_type("path", path, Path)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(**_CERTIFICATES)
     axes = figure.subplots()
     for certificate in certificates:
         solved_at = certificate.ensemble.solved_at[certificate.ensemble.solved]
@@ -109,19 +123,19 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         confidence = (1 + certificate.confidence) / 2
         band = np.array([clopper_pearson(int(count), certificate.seeds, confidence) for count in counts])
         label = f"{certificate.network}: {certificate.solved:,} of {certificate.seeds:,}"
-        (line,) = axes.step(steps, counts / certificate.seeds, where="post", label=label)
-        axes.fill_between(steps, band[:, 0], band[:, 1], step="post", color=line.get_color(), alpha=0.25, linewidth=0)
+        axes.step(steps, counts / certificate.seeds, where="post", label=label)
+        axes.fill_between(steps, band[:, 0], band[:, 1], step="post", **_BAND)
     first = certificates[0]
     axes.set(xlim=(0, first.steps), ylim=(-0.02, 1.02), xlabel="training step", ylabel="fraction of seeds")
     axes.set(
         title=f"Seeds that have solved XOR for good, batch {first.batch_size} (band: {100 * first.confidence:g} %)"
     )
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(loc="center right")
+    axes.grid(**_GRID)
+    axes.legend(**_LEGEND)
     _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=120)
+    figure.savefig(picture, format=path.suffix.removeprefix("."), **_FILE)
     write_file(path, picture.getvalue())

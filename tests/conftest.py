@@ -1,5 +1,6 @@
 """Other processes that tests ask: started before the first test, waited for by the last."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeGuard
@@ -20,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start what tests will wait for; under xdist no worker knows who waits, so each starts when it does."""
+    if session.config.option.collectonly:
+        gc.freeze()  # mutmut forks from here, for each mutant: what was imported is no garbage of theirs
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     for module in {item.module for item in session.items if _waits(item)}:

@@ -11,6 +11,7 @@ import inspect
 import math
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ import simplenet
 from simplenet import Certificate, SimpleNet, TrainingRun, formulas, plot, train_ensemble, xor
 from simplenet.ensemble import initial_weights, schedule
 from simplenet.environment import describe, processor, resolve_device
-from simplenet.validation import shown
+from simplenet.seeding import check_seeds
+from simplenet.validation import check_choice, check_float, check_int, check_type, shown
 
 # A call that is refused computes nothing: this is a hundred times what it takes.
 AT_ONCE = 0.1
@@ -484,6 +486,104 @@ CASES = [(name, parameter) for name, call in CALLS.items() for parameter in call
 def test_a_wrong_value_is_refused_by_name_at_once(name, parameter):
     with given_up():
         refuse_all(name, parameter, settings(max_examples=settings.default.max_examples // 3))
+
+
+class Long:
+    """A value of any length, as it shows itself."""
+
+    def __init__(self, characters):
+        self.characters = characters
+
+    def __repr__(self):
+        return self.characters * "x"
+
+
+MOST_SHOWN = 80  # characters of a value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda n: (n - 2) * "x", lambda n: (n - 3) * b"x", lambda n: 10 ** (n - 1), Long],
+    ids=["str", "bytes", "int", "another"],
+)
+@pytest.mark.parametrize("over", [-1, 0, 1, 100])
+def test_a_message_shows_a_value_in_full_up_to_a_length_and_then_its_ends(make, over):
+    value = make(MOST_SHOWN + over)
+
+    text = shown(value)
+
+    assert len(repr(value)) == MOST_SHOWN + over
+    if over <= 0:
+        assert text == repr(value)
+    else:
+        first, last = text.split("...")
+        assert len(text) == MOST_SHOWN
+        assert repr(value).startswith(first)
+        assert repr(value).endswith(last)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_integer_that_python_may_not_write_out_is_shown_by_its_size(sign):
+    assert shown(sign * 2**2047) == "an integer of 2048 bits"
+    assert shown(sign * (2**2047 - 1)).startswith(str(sign * (2**2047 - 1))[:30])
+
+
+MESSAGES = [
+    (lambda: check_type("path", 1, Path), "path is 1 of type int, but should be a Path"),
+    (lambda: check_int("n", value=True, low=0, high=9), "n is True of type bool, but should be an int"),
+    (lambda: check_int("n", 10, 0, 9), "n is 10, but should be from 0 to 9"),
+    (lambda: check_float("x", "1", 0.0, 1.0), "x is '1' of type str, but should be a float"),
+    (lambda: check_float("x", 2, 0.0, 1.5), "x is 2, but should be from 0 to 1.5"),
+    (lambda: check_float("x", 1.5, 0.0, 1.5, ends=False), "x is 1.5, but should be above 0 and below 1.5"),
+    (lambda: check_choice("c", None, ["a", "b"]), "c is None of type NoneType, but should be a str"),
+    (lambda: check_choice("c", "z", iter(["a", "b"])), "c is 'z', but should be one of a, b"),
+    (
+        lambda: check_seeds("12", 9),
+        "seeds is '12' of type str, but should be a sequence of ints such as a list or a range",
+    ),
+    (lambda: check_seeds([], 9), "seeds has length 0, but should have a length from 1 to 9"),
+    (lambda: check_seeds(range(2**70), 9), f"seeds has length {sys.maxsize}, but should have a length from 1 to 9"),
+    (lambda: check_seeds([0, 1.0], 9), "seeds[1] is 1.0 of type float, but should be an int"),
+    (lambda: check_seeds(range(-1, 1), 9), "seeds[0] is -1, but should be from 0 to 4294967295"),
+    (lambda: check_seeds(range(1, -2, -1), 9), "seeds[-1] is -1, but should be from 0 to 4294967295"),
+    (lambda: net()(X.int()), "inputs have dtype torch.int32, but should be floating-point"),
+    (lambda: net()(None), "inputs is None of type NoneType, but should be a Tensor"),
+    (
+        lambda: net()(X.double()),
+        "inputs have dtype torch.float64, but should have that of the parameters, torch.float32",
+    ),
+    (lambda: net()(X.to("meta")), "inputs are on meta, but should be on the device of the parameters, cpu"),
+    (lambda: net()(Y), "inputs have shape (4, 1), but the last dimension should be 2"),
+    (lambda: net()(X[0, 0]), "inputs have shape (), but the last dimension should be 2"),
+    (lambda: net().training_step({}), "batch is {} of type dict, but should be a tuple or a list"),
+    (lambda: net().training_step((X,)), "batch has length 1, but should have length 2: inputs and targets"),
+    (lambda: simplenet.mse_loss(Y, Y.int()), "targets have dtype torch.int32, but should be floating-point"),
+    (
+        lambda: simplenet.mse_loss(Y, Y.double()),
+        "targets have dtype torch.float64, but should have that of the predictions, torch.float32",
+    ),
+    (
+        lambda: simplenet.mse_loss(Y, Y[:3]),
+        "targets have shape (3, 1), but should have that of the predictions, (4, 1)",
+    ),
+    (
+        lambda: simplenet.mse_loss(Y[:0], Y[:0]),
+        "predictions have shape (0, 1), but should hold at least one element",
+    ),
+    (
+        lambda: simplenet.mse_loss(Y, Y.to("meta")),
+        "targets are on meta, but should be on the device of the predictions, cpu",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), MESSAGES, ids=[message for _, message in MESSAGES])
+def test_a_message_says_what_the_value_is_and_what_it_should_be(call, message):
+    """To the letter."""
+    with pytest.raises((TypeError, ValueError)) as refused:
+        call()
+
+    assert str(refused.value) == message
 
 
 ENDS = {

@@ -1,21 +1,24 @@
 """The command line: what it prints, what it refuses, and how it ends."""
 
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from packaging.version import Version
 
-from simplenet import SimpleNet, load_checkpoint, train_ensemble
+from simplenet import SimpleNet, TrainingRun, load_checkpoint, train_ensemble
 from simplenet.certificate import certify
-from simplenet.cli import main
+from simplenet.cli import _report, main
 from simplenet.environment import describe, resolve_device
 from tests.children.background import Background
 
@@ -54,6 +57,63 @@ def test_training_prints_the_truth_table_that_was_learned(cli, tmp_path):
     assert scored.exit_code == 0
     assert [line.split()[::2] for line in scored.output.splitlines()[:2]] == [["0,1", "true"], ["1,1", "false"]]
     assert scored.output.splitlines()[0].split()[1] == table[1][3]
+
+
+RIGHT, WRONG = [0.25, 0.75, 1.0, -0.25], [0.25, 0.5, 1.0, -0.25]
+SOLVED = [
+    "",
+    " a  b  target  prediction",
+    " 0  0       0      0.2500  right",
+    " 0  1       1      0.7500  right",
+    " 1  0       1      1.0000  right",
+    " 1  1       0     -0.2500  right",
+    "",
+    "solved after 1,234 steps in 5.7 s, MSE 0.046875",
+    "checkpoint run.ckpt",
+]
+UNSOLVED = [
+    *SOLVED[:3],
+    " 0  1       1      0.5000  wrong",
+    *SOLVED[4:7],
+    "not solved after 1,234 steps in 5.7 s, MSE 0.093750",
+    "checkpoint run.ckpt",
+]
+THEOREM = [
+    "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
+    "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
+]
+RESUME = "simplenet train --resume 'run.ckpt'"
+LOSS = "the loss of step 7 is nan"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "report"),
+    [
+        ("overview", {"predictions": RIGHT, "stopped_by": "solved"}, SOLVED),
+        ("overview", {}, [*UNSOLVED, f"The epochs are used up; go on with more --max-epochs: {RESUME}"]),
+        ("listing", {}, [*UNSOLVED, *THEOREM]),
+        ("derivation", {"stopped_by": "SIGTERM"}, [*UNSOLVED, f"Stopped by SIGTERM; go on with: {RESUME}"]),
+        ("listing", {"stopped_by": "SIGINT"}, [*UNSOLVED, *THEOREM, f"Stopped by SIGINT; go on with: {RESUME}"]),
+        (
+            "overview",
+            {"stopped_by": "divergence", "divergence": LOSS},
+            [*UNSOLVED, f"Stopped: {LOSS}; the checkpoint is the last state before. Try a smaller --lr."],
+        ),
+        (
+            "overview",
+            {"stopped_by": "divergence", "divergence": LOSS, "checkpoint": None},
+            [*UNSOLVED[:-1], "checkpoint none", f"Stopped: {LOSS}; no state was saved before. Try a smaller --lr."],
+        ),
+    ],
+)
+def test_a_report_is_the_truth_table_the_verdict_and_how_to_go_on(architecture, changes, report):
+    """To the letter, however a run ends."""
+    run = {"predictions": WRONG, "checkpoint": Path("run.ckpt"), "stopped_by": "budget", "divergence": None, **changes}
+    run["predictions"] = torch.tensor(run["predictions"])[:, None]
+
+    text = _report(TrainingRun(SimpleNet(architecture), losses=[], steps=1234, seconds=5.678, **run))
+
+    assert text.split("\n") == report
 
 
 def test_a_second_run_prints_the_same_numbers(cli):
@@ -208,6 +268,50 @@ def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch,
     assert (len(result.stderr.splitlines()) > 1) == (status == 3)
 
 
+def test_a_reader_that_has_seen_enough_ends_a_command_as_sigpipe_would(monkeypatch):
+    """Without a word, and what is left to be written goes nowhere."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(SystemExit) as ending:
+            main(["info"])
+        stdout.write("more")
+        stdout.flush()
+
+    assert ending.value.code == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
+def test_a_command_says_nothing_of_torch_and_lightning_but_their_errors(cli, monkeypatch, level):
+    """What other modules warn of is shown, and what was set before is set again."""
+    seen = []
+
+    def warn(device):
+        for module in ("lightning.fabric.utilities", "torch.nn", "lightningrod", "simplenet.x"):
+            warnings.warn_explicit("beware", UserWarning, "file.py", 1, module)
+        seen.append(
+            [word for word in (logging.INFO, logging.WARNING, logging.ERROR) if logging.root.isEnabledFor(word)]
+        )
+        return describe(device)
+
+    monkeypatch.setattr("simplenet.environment.describe", warn)
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            result = cli("info")
+        after = logging.root.manager.disable
+    finally:
+        logging.disable(before)
+
+    assert result.exit_code == 0
+    assert seen == [[logging.ERROR]]
+    assert len(shown) == 2
+    assert after == level
+
+
 def eager(*arguments, **options):
     """Train an ensemble without waiting for a compiler."""
     return train_ensemble(*arguments, **options | {"compiled": False})
@@ -311,7 +415,7 @@ def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
     result = cli("predict", "text.ckpt", row)
 
     assert result.exit_code == 2
-    assert f"'{row}' is not two finite numbers" in result.output
+    assert f"Error: Invalid value for 'ROWS...': '{row}' is not two finite numbers" in result.output
 
 
 FLAGS = {

@@ -13,6 +13,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cache
@@ -223,6 +224,63 @@ def test_a_certificate_is_of_networks_as_wide_as_they_are_asked_for(hidden, seed
     assert certificate.hidden == certificate.as_dict()["hidden"] == hidden
     name = "listing" if hidden == 4 else f"listing 2-{hidden}-1"
     assert str(certificate).startswith(f"{name}, batch 4, 2 steps: ")
+
+
+class OneOfSeveral(Fabric):
+    """What Fabric is on one of several devices; the others are not there."""
+
+    def __init__(self, rank, count, gather):
+        super().__init__(accelerator="cpu", devices=1)
+        self._rank, self._count, self._gather = rank, count, gather
+
+    world_size = property(lambda self: self._count)
+    global_rank = property(lambda self: self._rank)
+    is_global_zero = property(lambda self: self._rank == 0)
+
+    def all_gather(self, mine):
+        return self._gather(mine)
+
+
+@pytest.mark.parametrize(("count", "seeds"), [(1, 4), (2, 1), (2, 5), (2, 6), (3, 7), (4, 9)])
+@pytest.mark.parametrize("chosen", [{}, {"hidden": 3, "compiled": False}], ids=["by default", "chosen"])
+def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypatch, count, seeds, chosen):
+    """The same as one device alone; the first shows a bar, and all train equally many."""
+    asked, parts = [], [[] for _ in range(count)]
+
+    def train(share, architecture, **options):
+        asked.append((list(share), architecture, options))
+        result = train_ensemble(share, architecture, **options | {"compiled": False, "progress": False})
+        return replace(result, fallback="no compiler")
+
+    def certify_on(rank, gather):
+        fabric = OneOfSeveral(rank, count, gather)
+        return certify_one(fabric, "derivation", batch_size=3, steps=5, seeds=seeds, confidence=0.9, **chosen)
+
+    monkeypatch.setattr("simplenet.certificate.train_ensemble", train)
+    for rank in range(count):  # what each device hands in, and then what it makes of all that was handed in
+        certify_on(rank, lambda mine, rank=rank: (parts[rank].append(mine), torch.stack([mine] * count))[1])
+    handed_in = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+    certificates = []
+    for rank in range(count):
+        left = iter(handed_in)
+        certificates.append(certify_on(rank, lambda _, left=left: next(left)))
+
+    hidden = chosen.get("hidden", 4)
+    options = {"hidden": hidden, "batch_size": 3, "steps": 5, "device": "cpu", "compiled": not chosen}
+    shares = [share for share, *_ in asked[:count]]
+    assert asked == [
+        (shares[rank], "derivation", {**options, "progress": rank == 0}) for _ in range(2) for rank in range(count)
+    ]
+    assert {len(share) for share in shares} == {math.ceil(seeds / count)}
+    assert {seed for share in shares for seed in share} == set(range(seeds))
+    expected = train_ensemble(range(seeds), "derivation", hidden=hidden, batch_size=3, steps=5, compiled=False)
+    for certificate in certificates:
+        assert certificate == Certificate("derivation", 3, 5, 0.9, certificate.ensemble)
+        assert certificate.ensemble.seeds.tolist() == list(range(seeds))
+        for name in ("solved_at", "loss", "weights"):
+            assert_identical(getattr(certificate.ensemble, name), getattr(expected, name), claim=name)
+        assert certificate.ensemble.fallback == "no compiler"
+        assert not certificate.as_dict()["compiled"]
 
 
 def test_no_seed_at_all_is_solved_within_no_step():
@@ -438,6 +496,44 @@ def test_a_list_that_is_exactly_full_has_no_ellipsis(certified, failed):
     assert len(re.findall(r"^seed \d+ +predicts", result.stdout, re.MULTILINE)) == min(failed, 3)
 
 
+SURELY = "with 99.9 % confidence (Clopper-Pearson)"
+SADDLE = "curves up in 5, down in 4, neither in 8: shaped like a saddle"
+
+
+@pytest.mark.parametrize(
+    ("solved_at", "fallback", "verdict"),
+    [
+        (
+            [1234] * 20,
+            "no compiler",
+            [
+                f"overview, batch 4, 100 steps: 20 of 20 seeds solve XOR; at least 70.7 % {SURELY}",
+                f"solved     {', '.join(f'{share} % of the seeds by step 1,234' for share in (50, 90, 99))}",
+                "eager      not compiled: no compiler",
+            ],
+        ),
+        (
+            [7, 5, ensemble.NEVER, 6],
+            None,
+            [
+                f"overview, batch 4, 100 steps: 3 of 4 seeds solve XOR; at least 6.4 % {SURELY}",
+                "solved     50 % of the seeds by step 6",
+                "failed     2",
+                f"seed 2     predicts {'0.000 ' * 3}0.000, MSE 0.5000, gradient 1e+00; {SADDLE}",
+            ],
+        ),
+    ],
+    ids=["all", "not all"],
+)
+def test_the_verdict_names_the_bound_the_steps_and_what_failed(certify, monkeypatch, solved_at, fallback, verdict):
+    """To the letter. Weights of 0 predict 0, and each output weight makes a saddle with its unit's input."""
+    certificate = made(solved_at)
+    certificate = replace(certificate, ensemble=replace(certificate.ensemble, fallback=fallback))
+    monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: certificate)
+
+    assert certify().stdout.splitlines() == verdict
+
+
 def test_what_is_no_result_goes_to_stderr(certify, monkeypatch):
     """A pipe gets results alone."""
 
@@ -482,7 +578,26 @@ def test_the_curvatures_of_a_critical_point_are_counted_by_their_signs(curvature
     """What rounding leaves of 0, at most a unit of float64 for each of them, is none: here three of the largest."""
     point = CriticalPoint([0.0] * 4, 0.0, 0.0, torch.tensor(curvatures, dtype=torch.float64))
 
-    assert str(point).partition("e+00; ")[2] == words
+    assert str(point) == f"predicts 0.000 0.000 0.000 0.000, MSE 0.0000, gradient 0e+00; {words}"
+
+
+def test_a_critical_point_is_said_in_a_line():
+    point = CriticalPoint([0.0, 0.25, -0.5, 1.0004], 0.12345, 2.5e-7, torch.tensor([1.0, -1.0]).double())
+
+    assert str(point) == (
+        "predicts 0.000 0.250 -0.500 1.000, MSE 0.1235, gradient 2e-07; "
+        "curves up in 1, down in 1, neither in 0: shaped like a saddle"
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (16,), (18,), (17, 1)])
+def test_weights_of_no_network_are_refused_with_their_shape(shape):
+    message = f"weights have shape {shape}, but should have shape (4 h + 1,), for h units"
+
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        critical_point(torch.zeros(shape), "overview")
+
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

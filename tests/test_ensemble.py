@@ -7,7 +7,9 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+import time
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -315,6 +317,120 @@ def test_a_seed_gives_the_same_bits_whichever_seeds_are_trained_with_it(batch_si
     for i, seed in enumerate([2050, 3]):
         assert_identical(few.weights[i], many.weights[seed], claim=f"weights of seed {seed}")
         assert_identical(few.loss[i], many.loss[seed], claim=f"loss of seed {seed}")
+
+
+@given(block=st.integers(1, 7), steps=st.integers(1, 20), seeds=st.lists(seeds, min_size=1, max_size=3))
+def test_the_length_of_a_block_changes_no_bit(block, steps, seeds):
+    options = {"batch_size": 3, "steps": steps, "compiled": False}
+    expected = train_ensemble(seeds, **options)
+
+    with patch.object(ensemble, "_BLOCK", block):
+        actual = train_ensemble(seeds, **options)
+
+    assert_same_seeds_same_bits(actual, expected)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Make a block two steps long; note the width and the threads of each, and stop as often as is asked for."""
+    noted = []
+
+    def run(t, end, state, rows):
+        noted.append((int(t), int(end), tuple(state.weights.shape), len(rows), torch.get_num_threads()))
+        return state
+
+    monkeypatch.setattr(ensemble, "_BLOCK", 2)
+    monkeypatch.setattr(ensemble, "_compiled", lambda *_: run)
+    return noted
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_run_takes_block_after_block_of_full_chunks_each_in_one_thread(blocks, monkeypatch, threads):
+    """As many side by side as torch had threads, and has again; one step is taken beforehand, to compile it."""
+    workers = []
+    executor = ensemble.ThreadPoolExecutor
+    monkeypatch.setattr(ensemble, "ThreadPoolExecutor", lambda count: (workers.append(count), executor(1))[1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        train_ensemble(range(1025), steps=5)
+        train_ensemble(range(3), steps=1, compiled=False)
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+    chunk = [(t, min(t + 2, 5), (17, 1024), 2, 1) for t in (0, 2, 4)]
+    assert blocks == [(0, 1, (17, 1024), 2, 1), *chunk, *chunk]
+    assert workers == [threads, 1]
+    assert after == threads
+
+
+def test_a_run_that_is_to_stop_begins_no_block(monkeypatch):
+    monkeypatch.setattr(ensemble, "_BLOCK", 2)
+    stop = threading.Event()
+    begun = []
+
+    def run(t, _end, state, _rows):
+        begun.append(int(t))
+        stop.set()
+        return state
+
+    train = ensemble._Training(run, 8, Step("overview", 4, CPU), schedule(4, 9, 0.01), CPU, stop)  # noqa: SLF001
+    train(initial_weights([1]))
+
+    assert begun == [0]
+
+
+class Chunks:
+    """What trains chunks, and fails in one; the others wait to be stopped."""
+
+    width = 2
+
+    def __init__(self, failing):
+        self.stop, self.failing, self.begun = threading.Event(), failing, 0
+
+    def __call__(self, columns):
+        self.begun += 1
+        if self.begun == self.failing:
+            raise ValueError("that is enough")
+        if self.failing:
+            self.stop.wait(60)
+            time.sleep(0.01)
+        return [columns[0]]
+
+
+def test_an_error_stops_all_chunks_and_begins_no_more():
+    """But those that are begun before it is known."""
+    chunks = Chunks(failing=1)
+
+    with pytest.raises(ValueError, match="that is enough"):
+        ensemble._side_by_side(chunks, torch.zeros(17, 400), 2, progress=False)  # noqa: SLF001
+
+    assert chunks.stop.is_set()
+    assert chunks.begun < 200
+
+
+@pytest.mark.parametrize(("progress", "disabled"), [(True, None), (False, True)])
+def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress, disabled):
+    """None is what tqdm calls that."""
+    said, updates = [], []
+
+    class Bar(nullcontext):
+        update = updates.append
+
+    monkeypatch.setattr(ensemble, "tqdm", lambda **options: (said.append(options), Bar(Bar))[1])
+    weights = torch.arange(17 * 5.0).reshape(17, 5)
+
+    results = ensemble._side_by_side(Chunks(failing=0), weights, 1, progress=progress)  # noqa: SLF001
+
+    assert said == [{"total": 5, "unit": "seed", "disable": disabled}]
+    assert updates == [2, 2, 1]
+    assert torch.cat([result[0] for result in results]).tolist() == weights[0].tolist()
+
+
+def test_a_step_needs_a_device():
+    with pytest.raises(TypeError, match=re.escape("device is 'cpu' of type str, but should be a device")):
+        Step("overview", 4, "cpu")
 
 
 def environment():

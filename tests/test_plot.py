@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import colors
 
 from simplenet import Certificate, SimpleNet, TrainingRun, clopper_pearson, ensemble, plot, xor
-from simplenet.plot import plot_certificates, plot_run
+from simplenet.plot import check_picture, plot_certificates, plot_run
 
 
 @pytest.fixture
@@ -22,14 +23,31 @@ def figure(monkeypatch, tmp_path):
     return draw
 
 
+def certificate(solved_at, steps, confidence, *, hidden=4):
+    """Make up a certificate of networks that were solved for good at these steps."""
+    n = len(solved_at)
+    weights = torch.zeros(n, 4 * hidden + 1)
+    result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), weights, None)
+    return Certificate("overview", 4, steps, confidence, result)
+
+
+def texts(axes):
+    """Return what is written beside a diagram."""
+    legend = axes.get_legend()
+    return {
+        "title": axes.get_title(),
+        "x": axes.get_xlabel(),
+        "y": axes.get_ylabel(),
+        "legend": [text.get_text() for text in legend.get_texts()] if legend else [],
+    }
+
+
 def test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps(figure):
     """At each step the seeds solved by then, and what Clopper and Pearson have for half of the doubt on either side."""
     solved_at = [3, 3, 50, 90, ensemble.NEVER]
     n = len(solved_at)
-    result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), torch.zeros(n, 17), None)
-    certificate = Certificate("overview", 4, 120, 0.9, result)
 
-    (axes,) = figure(plot_certificates, [certificate]).axes
+    (axes,) = figure(plot_certificates, [certificate(solved_at, 120, 0.9)]).axes
 
     (line,), (band,) = axes.get_lines(), axes.collections
     counts = {0: 0, 3: 2, 50: 3, 90: 4, 120: 4}
@@ -43,8 +61,31 @@ def test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps(
     bottom, top = axes.get_ylim()
     assert bottom < 0
     assert top > 1
-    assert line.get_label() == "overview: 4 of 5"
-    assert "batch 4 (band: 90 %)" in axes.get_title()
+    assert texts(axes) == {
+        "title": "Seeds that have solved XOR for good, batch 4 (band: 90 %)",
+        "x": "training step",
+        "y": "fraction of seeds",
+        "legend": ["overview: 4 of 5"],
+    }
+
+
+def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_each(figure):
+    """The title and the end are the first one's."""
+    made = [certificate([3, ensemble.NEVER], 120, 0.9), certificate([40] * 1200, 50, 0.99, hidden=2)]
+
+    (axes,) = figure(plot_certificates, made).axes
+
+    lines, bands = axes.get_lines(), axes.collections
+    colours = [colors.to_rgb(line.get_color()) for line in lines]
+    assert colours[0] != colours[1]
+    assert [tuple(band.get_facecolor()[0, :3]) for band in bands] == colours
+    # A count holds from its step on: the first corner past a step is at its height, not at the next one's.
+    assert [line.get_drawstyle() for line in lines] == ["steps-post"] * 2
+    corners = bands[0].get_paths()[0].vertices.tolist()
+    assert [3, clopper_pearson(0, 2, 0.95)[0]] in corners
+    assert axes.get_xlim() == (0, 120)
+    assert texts(axes)["legend"] == ["overview: 1 of 2", "overview 2-2-1: 1,200 of 1,200"]
+    assert texts(axes)["title"].endswith("(band: 90 %)")
 
 
 @pytest.mark.parametrize("losses", [6, 4, 3])
@@ -53,13 +94,29 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
     values = [2.0**-i for i in range(losses)]
     torch.manual_seed(1996)
     net = SimpleNet()
-    run = TrainingRun(net, xor()[1], values, 10, 1.0, Path("checkpoint"), "budget", None)
+    run = TrainingRun(net, xor()[1], values, 1010, 1.0, Path("checkpoint"), "budget", None)
 
-    loss_axes, surface_axes, _ = figure(plot_run, run).axes
+    drawn = figure(plot_run, run)
+
+    loss_axes, surface_axes, scale = drawn.axes
+    assert drawn.get_suptitle() == f"SimpleNet (overview) on XOR: MSE {run.mse:.2g} after 1,010 steps"
+    mean_label = ["mean of 4 steps"] if losses >= 4 else []
+    assert texts(loss_axes) == {"title": "loss", "x": "training step", "y": "MSE", "legend": ["batch", *mean_label]}
+    assert loss_axes.get_yscale() == "log"
+    assert texts(surface_axes) == {
+        "title": "prediction (line: 1/2; points: targets)",
+        "x": "first input",
+        "y": "second input",
+        "legend": [],
+    }
+    assert surface_axes.get_xticks().tolist() == surface_axes.get_yticks().tolist() == [0, 1]
+    assert scale.get_ylim() == (-0.25, 1.25)
 
     batch, *means = loss_axes.get_lines()
-    assert list(zip(*batch.get_data(), strict=True)) == [(10 - losses + 1 + i, value) for i, value in enumerate(values)]
-    expected = [(10 - losses + i + 1, sum(values[i - 3 : i + 1]) / 4) for i in range(3, losses)]
+    assert list(zip(*batch.get_data(), strict=True)) == [
+        (1010 - losses + 1 + i, value) for i, value in enumerate(values)
+    ]
+    expected = [(1010 - losses + i + 1, sum(values[i - 3 : i + 1]) / 4) for i in range(3, losses)]
     assert [list(zip(*mean.get_data(), strict=True)) for mean in means] == ([expected] if expected else [])
     (image,) = surface_axes.images
     surface, (left, right, bottom, top) = image.get_array(), image.get_extent()
@@ -73,12 +130,20 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
         assert abs(surface[row, column] - score) < 2.0**-18, f"score of {a}, {b}"
     lines = [collection for collection in surface_axes.collections if hasattr(collection, "levels")]
     assert [line.levels.tolist() for line in lines] == [[0.5]]
-    points = [
-        c.get_offsets().tolist()
-        for c in surface_axes.collections
-        if not hasattr(c, "levels") and len(c.get_offsets()) == 4
+    (points,) = [
+        collection
+        for collection in surface_axes.collections
+        if not hasattr(collection, "levels") and len(collection.get_offsets()) == 4
     ]
-    assert points == [xor()[0].tolist()]
+    assert points.get_offsets().tolist() == xor()[0].tolist()
+    assert points.get_array().tolist() == xor()[1].flatten().tolist()
+    assert (points.norm.vmin, points.norm.vmax) == (-0.25, 1.25)
+    boundary = lines[0].get_paths()[0].vertices
+    with torch.no_grad():
+        scores = net(torch.tensor(boundary, dtype=torch.float32)).flatten()
+    # Between two ticks, 1/100 apart, a line is straight: the slope is below 4, so a score is off by less than 1/25.
+    assert len(boundary) > 0
+    assert (scores - 0.5).abs().max() < 1 / 25
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -93,3 +158,52 @@ def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
         torch.set_default_dtype(default)
 
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "beginning"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("A.B.SVG", b"<?xml")])
+def test_the_suffix_of_a_picture_names_its_format(tmp_path, name, beginning):
+    """In capitals, too."""
+    path = tmp_path / name
+    check_picture(path)
+
+    plot_certificates([certificate([3], 9, 0.9)], path)
+
+    assert path.read_bytes().startswith(beginning)
+
+
+@pytest.mark.parametrize("name", ["a", "a.docx", "png", "a.png.docx"])
+def test_a_picture_of_no_format_is_refused_by_name(tmp_path, name):
+    path = tmp_path / name
+
+    with pytest.raises(ValueError, match=r"^plot is ") as refused:
+        check_picture(path)
+
+    message, _, formats = str(refused.value).partition(" one of ")
+    assert message == f"plot is '{path}', but should end in"
+    assert {"pdf", "png", "svg"} <= set(formats.split(", "))
+    assert formats.split(", ") == sorted(formats.split(", "))
+
+
+def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
+    path = tmp_path / "none" / "a.png"
+
+    with pytest.raises(ValueError, match=r"^plot is ") as refused:
+        check_picture(path)
+
+    assert str(refused.value) == f"plot is '{path}', but should lie in a directory that exists"
+
+
+@pytest.mark.parametrize(
+    ("certificates", "message"),
+    [
+        (3, "certificates is 3 of type int, but should be a sequence of certificates"),
+        ([], "certificates has length 0, but should have a length of at least 1"),
+        ([certificate([3], 9, 0.9), 3], "certificates[1] is 3 of type int, but should be a Certificate"),
+    ],
+    ids=["no sequence", "none", "another"],
+)
+def test_what_is_no_certificate_is_refused_by_name(tmp_path, certificates, message):
+    with pytest.raises((TypeError, ValueError), match=r"^certificates") as refused:
+        plot_certificates(certificates, tmp_path / "a.png")
+
+    assert str(refused.value) == message

@@ -1,9 +1,189 @@
-"""What is left of a program that a signal has ended: nothing that it has started."""
+"""Signals that ask a program to end, and what is left of it then: nothing that it has started."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+
+from simplenet import signals
+from simplenet.signals import ENDING, EndingSignal, FirstSignal, ending_by_exception, kill_children, status
+
+BY_EXCEPTION = [number for number in ENDING if number != signal.SIGINT]
+
+
+@pytest.fixture(autouse=True)
+def _handlers_are_given_back():
+    """And are the system's own until a test sets others: a shell's background jobs ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def got():
+    """Note in a list what signals arrive, each of those that end a program."""
+    arrived = []
+    for number in ENDING:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    return arrived
+
+
+def handlers():
+    return [signal.getsignal(number) for number in ENDING]
+
+
+def in_a_thread(work):
+    """Return what it returns there, where no signal can be handled."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_a_status_is_above_128_by_the_number_of_the_signal():
+    assert [status(number) for number in (1, 2, 15)] == [129, 130, 143]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_the_first_signal_is_noted_and_a_second_one_goes_through(got, number):
+    """From ``listen`` on; whichever it is, the others go through with it."""
+    before = handlers()
+    with FirstSignal() as first:
+        signal.raise_signal(number)
+        assert (first.received, got) == (None, [number])
+
+        first.listen()
+        signal.raise_signal(number)
+        assert (first.received, got) == (signal.Signals(number), [number])
+        assert isinstance(first.received, signal.Signals)
+
+        assert handlers() == before
+        signal.raise_signal(number)
+        assert got == [number, number]
+
+
+def test_no_signal_is_noted_after_the_block(got):
+    with FirstSignal() as first:
+        first.listen()
+    for number in ENDING:
+        signal.raise_signal(number)
+
+    assert first.received is None
+    assert got == ENDING
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+    with FirstSignal() as first, ending_by_exception():
+        first.listen()
+        for number in ENDING:
+            signal.raise_signal(number)
+
+    assert first.received is None
+    assert handlers() == [signal.SIG_IGN] * len(ENDING)
+
+
+def test_a_handler_that_python_does_not_know_becomes_the_systems(got, monkeypatch):
+    """One that was not set by Python cannot be set again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda _: None)
+        first = FirstSignal()
+    with first:
+        first.listen()
+
+    assert handlers() == [signal.SIG_DFL] * len(ENDING)
+    assert got == []
+
+
+@pytest.mark.parametrize("number", BY_EXCEPTION)
+def test_a_signal_ends_a_block_by_an_exception_and_a_second_one_the_process(number):
+    inside = []
+
+    def end():
+        with ending_by_exception():
+            inside.append([callable(signal.getsignal(other)) for other in BY_EXCEPTION])
+            try:
+                signal.raise_signal(number)
+            finally:
+                inside.append(handlers())
+
+    with pytest.raises(EndingSignal, match=f"^{signal.Signals(number).name}$") as ended:
+        end()
+
+    assert inside == [[True] * len(BY_EXCEPTION), [signal.SIG_DFL] * len(ENDING)]
+
+    assert ended.value.status == 128 + number
+    assert handlers() == [signal.SIG_DFL] * len(ENDING)
+
+
+def test_a_handler_of_the_users_is_left_to_him(got):
+    before = handlers()
+
+    with ending_by_exception():
+        assert handlers() == before
+        signal.raise_signal(signal.SIGTERM)
+
+    assert handlers() == before
+    assert got == [signal.SIGTERM]
+
+
+def test_a_handler_is_the_systems_again_after_a_block_that_no_signal_ended():
+    with ending_by_exception():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+    assert handlers() == [signal.SIG_DFL] * len(ENDING)
+
+
+def test_in_another_thread_signals_are_left_alone(got):
+    def work():
+        with FirstSignal() as first, ending_by_exception():
+            first.listen()
+            return first.received, handlers() == before
+
+    before = handlers()
+
+    assert in_a_thread(work) == (None, True)
+    assert handlers() == before
+    assert got == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no list of child processes")
+def test_the_children_of_a_process_are_listed_and_killed_and_it_is_not(monkeypatch):
+    """With theirs; one that has ended meanwhile is no error."""
+
+    def kill_one_that_has_ended(process, number):
+        kill(process, number)
+        raise ProcessLookupError
+
+    kill = os.kill
+    parent = subprocess.Popen(["sh", "-c", "sh -c 'sleep 600 & wait' & wait; read line"], stdin=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 30
+        while len(found := signals._children(parent.pid)) < 2 and time.monotonic() < deadline:  # noqa: SLF001
+            time.sleep(0.01)
+        assert len(found) == 2
+        monkeypatch.setattr(os, "getpid", lambda: parent.pid)
+        monkeypatch.setattr(os, "kill", kill_one_that_has_ended)
+
+        kill_children()
+
+        monkeypatch.undo()
+        assert parent.poll() is None
+        while set(found) & set(signals._children(parent.pid)) and time.monotonic() < deadline:  # noqa: SLF001
+            time.sleep(0.01)
+        assert set(found).isdisjoint(signals._children(parent.pid))  # noqa: SLF001
+    finally:
+        for process in (parent.pid, *signals._children(parent.pid)):  # noqa: SLF001
+            kill(process, signal.SIGKILL)
+        parent.communicate()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no list of child processes")
