@@ -30,6 +30,7 @@ from simplenet.testing.one_step import TrainingState, assert_training_step, trai
 from simplenet.testing.strategies import architectures, floats, seeds, tensors
 from tests.children import triton_kernel
 from tests.children.background import Background
+from tests.children.forked import launch
 
 CPU = torch.device("cpu")
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -466,8 +467,7 @@ def start_compiled(directory):
     """Compile beside the other tests, for it takes seconds; a torch that cannot is not asked to."""
     if TORCH < (2, 5):
         return []
-    command = [sys.executable, "-W", "ignore", "-c", COMPILED]
-    return [subprocess.Popen(command, cwd=directory, env=environment(), stderr=subprocess.PIPE)]
+    return [launch("-c", COMPILED, directory=directory)]
 
 
 in_the_background = Background(start_compiled)
@@ -589,15 +589,8 @@ def start_two(directory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARDED],
-            cwd=directory,
-            env={**environment(), **rendezvous, "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
+    settings = [{**rendezvous, "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [launch("-c", SHARDED, directory=directory, environment=one, output=one["LOCAL_RANK"]) for one in settings]
 
 
 two = Background(start_two)

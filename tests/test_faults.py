@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.children.background import Background
+from tests.children.forked import launch
 from tests.faults.planted import FAULTS
 from tests.faults.planting import Fault, StaleFault, edit, replace, wrap
 from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome
@@ -95,11 +95,7 @@ pathlib.Path("matrix.json").write_text(json.dumps([vars(outcome) for outcome in 
 
 def start(directory):
     """Plant them beside the other tests: in this process, forked after it has computed in threads, nothing would."""
-    command = [sys.executable, "-c", PROGRAM, *DOZEN]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    return [
-        subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    ]
+    return [launch("-c", PROGRAM, *DOZEN, directory=directory)]
 
 
 matrix = Background(start)

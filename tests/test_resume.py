@@ -10,7 +10,6 @@ what the interrupted and the resumed run were given, one after the other, has to
 import contextlib
 import copy
 import json
-import os
 import random
 import re
 import subprocess
@@ -33,6 +32,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from simplenet import ExactResume, ResumableDataLoader, SimpleNet, XORDataModule, resume, set_seed
 from simplenet.testing.assertions import assert_identical
 from tests.children.background import Background
+from tests.children.forked import launch
 from tests.generators import disturb, global_generators
 
 pytestmark = [
@@ -458,9 +458,7 @@ PART = Case(validation="twice an epoch")
 
 def ask(directory):
     """Start other processes; their hash seed is not ours, so nothing may depend on that."""
-    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "tests.test_resume", directory]
-    return [subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE)]
+    return [launch("-m", "tests.test_resume", str(directory), directory=directory)]
 
 
 processes = Background(ask)

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from functools import partial
 
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
 from simplenet.signals import ENDING
 from tests.children.background import Background
+from tests.children.forked import launch
 
 SEED = 1996
 
@@ -101,9 +101,8 @@ def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monk
 
 
 def kill_and_resume(kills, seed, directory):
-    command = [sys.executable, "-m", "tests.children.killed_training", directory, str(kills), str(seed)]
-    with (directory / "answer.json").open("wb") as answer:
-        return [subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE)]
+    arguments = ["-m", "tests.children.killed_training", str(directory), str(kills), str(seed)]
+    return [launch(*arguments, directory=directory, output="answer.json")]
 
 
 killed = Background(partial(kill_and_resume, 4, 1996))

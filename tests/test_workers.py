@@ -8,10 +8,7 @@ References:
 import itertools
 import json
 import os
-import subprocess
-import sys
 from functools import cache, partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +19,7 @@ from lightning.fabric.utilities.seed import pl_worker_init_function
 from simplenet import set_seed
 from simplenet.testing.assertions import assert_identical, refuted
 from tests.children.background import Background
+from tests.children.forked import launch
 from tests.children.fresh_process import (
     DRAWS,
     EPOCHS,
@@ -39,11 +37,7 @@ LIBRARIES = ["torch", "lightning"]
 
 def ask(device, directory):
     """Start another process; its hash seed is not ours, so nothing may depend on that."""
-    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "tests.children.fresh_process", device]
-    with (directory / "answers.json").open("wb") as answers:
-        root = Path(__file__).parents[1]
-        return [subprocess.Popen(command, env=environment, cwd=root, stdout=answers, stderr=subprocess.PIPE)]
+    return [launch("-m", "tests.children.fresh_process", device, directory=directory, output="answers.json")]
 
 
 @cache

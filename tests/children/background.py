@@ -3,8 +3,10 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tests.children.forked import Forked
 
 # Several of them share what one process of tests leaves of the cores, and nobody waits for them yet.
 NICENESS = 10
@@ -20,9 +22,9 @@ class Background:
         launch: Start the processes, in the directory it is given.
     """
 
-    def __init__(self, launch: Callable[[Path], list["subprocess.Popen[bytes]"]]) -> None:
+    def __init__(self, launch: Callable[[Path], Sequence["Forked | subprocess.Popen[bytes]"]]) -> None:
         self._launch = launch
-        self._processes: list[subprocess.Popen[bytes]] | None = None
+        self._processes: Sequence[Forked | subprocess.Popen[bytes]] | None = None
 
     def start(self) -> None:
         """Start, unless started already."""

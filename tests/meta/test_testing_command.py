@@ -1,7 +1,6 @@
 """``simplenet check`` in a directory of the user's, and ``parametrize_with_checks`` in a suite of the user's."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from click.testing import CliRunner
 from simplenet.cli import main
 from simplenet.testing import ArrayOptimizer, check_adam, parametrize_with_checks
 from simplenet.testing.report import Status
+from tests.children.forked import launch
 
 MINE = """
 import torch
@@ -185,13 +185,12 @@ def test_network(network, check):
 def test_each_check_is_a_test_of_ones_own_suite(here):
     """In a process of its own, without this suite's configuration."""
     (here / "test_mine.py").write_text(SUITE, "utf-8")
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", "takes or variant or past"]
+    options = ["-v", "-p", "no:cacheprovider", "-k", "takes or variant or past"]
 
-    result = subprocess.run(
-        [*command, "test_mine.py"], cwd=here, capture_output=True, text=True, check=False, timeout=300
-    )
+    launch("-m", "pytest", *options, "test_mine.py", directory=here, output="stdout").communicate(timeout=300)
 
-    lines = [line for line in result.stdout.splitlines() if line.startswith("test_mine.py::")]
+    stdout = (here / "stdout").read_text("utf-8")
+    lines = [line for line in stdout.splitlines() if line.startswith("test_mine.py::")]
     lines = [line.partition("test_mine.py::")[2] for line in lines]
     outcomes = dict(line.split("] ", 1) for line in lines if "] " in line)
     expected = {
@@ -206,8 +205,8 @@ def test_each_check_is_a_test_of_ones_own_suite(here):
         "test_network[fails-it takes a batch": "FAILED",
     }
     for name, outcome in expected.items():
-        assert outcomes[name].startswith(outcome), result.stdout
-    assert "Traceback" not in result.stdout.partition("FAILURES")[2].partition("raises")[0]
+        assert outcomes[name].startswith(outcome), stdout
+    assert "Traceback" not in stdout.partition("FAILURES")[2].partition("raises")[0]
 
 
 def test_expected_failures_have_to_be_checks():

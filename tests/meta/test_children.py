@@ -1,0 +1,54 @@
+"""Programs that tests run in forks get what Python would give them, and leave what it would leave."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from tests.children.background import Background
+from tests.children.forked import launch
+
+TOLD = """
+import json, multiprocessing, os, sys
+
+print(json.dumps([
+    __name__, sys.argv, os.getcwd(), os.environ["SET_HERE"], os.environ["OF_THE_TEST"], os.environ["PYTHONHASHSEED"],
+    multiprocessing.get_start_method(), multiprocessing.current_process().daemon, "lightning.pytorch" in sys.modules,
+]))
+sys.stderr.write("about it")
+sys.exit(3)
+"""
+
+
+def test_a_program_in_a_fork_is_run_as_python_would_run_it(tmp_path, monkeypatch):
+    """With the environment of the test, but for what is changed for it, and a hash seed of its own."""
+    monkeypatch.setenv("OF_THE_TEST", "yes")
+    environment = {**os.environ}
+
+    program = launch("-c", TOLD, "one", "two", directory=tmp_path, environment={"SET_HERE": "so"}, output="told")
+    _, errors = program.communicate(timeout=300)
+
+    name, argv, directory, changed, kept, hash_seed, method, daemon, preloaded = json.loads(
+        (tmp_path / "told").read_text()
+    )
+    assert (name, argv, directory) == ("__main__", ["-c", "one", "two"], str(tmp_path))
+    assert (changed, kept, hash_seed) == ("so", "yes", "1")
+    assert method == multiprocessing.get_start_method()
+    assert not daemon  # it may have children of its own
+    assert preloaded == hasattr(program, "process")
+    assert (program.returncode, errors) == (3, b"about it")
+    assert environment == {**os.environ}
+
+
+def start_failing(directory):
+    return [launch("-c", "raise KeyError('the reason')", directory=directory)]
+
+
+failing = Background(start_failing)
+
+
+def test_a_child_that_fails_is_no_answer(finished):
+    """Its end is seen, and what it said of it is shown."""
+    with pytest.raises(AssertionError, match=r"(?s)ended with 1: .*KeyError: 'the reason'"):
+        finished(failing)
