@@ -428,6 +428,15 @@ def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress,
     assert torch.cat([result[0] for result in results]).tolist() == weights[0].tolist()
 
 
+def test_python_does_not_wait_for_the_thread_that_compiles():
+    """It is a daemon: a signal ends the process while it is at work."""
+    daemons = []
+
+    ensemble._in_daemon(lambda: daemons.append(threading.current_thread().daemon))  # noqa: SLF001
+
+    assert daemons == [True]
+
+
 def test_a_step_needs_a_device():
     with pytest.raises(TypeError, match=re.escape("device is 'cpu' of type str, but should be a device")):
         Step("overview", 4, "cpu")
