@@ -429,6 +429,15 @@ def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress,
     assert torch.cat([result[0] for result in results]).tolist() == weights[0].tolist()
 
 
+def test_python_does_not_wait_for_the_thread_that_compiles():
+    """It is a daemon: a signal ends the process while it is at work."""
+    daemons = []
+
+    ensemble._in_daemon(lambda: daemons.append(threading.current_thread().daemon))  # noqa: SLF001
+
+    assert daemons == [True]
+
+
 def test_a_step_needs_a_device():
     with pytest.raises(TypeError, match=re.escape("device is 'cpu' of type str, but should be a device")):
         Step("overview", 4, "cpu")
@@ -438,36 +447,11 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-COMPILED = """
-import torch
-from simplenet import ensemble, train_ensemble
-from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
-
-step = Step("overview", 4, torch.device("cpu"))
-run = ensemble._compiled("overview", 4, torch.device("cpu"), torch.float32)
-eager = ensemble._loop(step)
-rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740))
-weights = initial_weights(range(1024))
-start, t, end, far = (torch.tensor(t) for t in (0, 250, 251, 253))
-blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), torch.full((1024,), NEVER))
-with torch.no_grad():
-    before = eager(start, t, blank, rows)
-    states = {"before": before, "after": run(t, end, before, rows), "none": run(t, t.clone(), before, rows)}
-    states |= {"three": run(t, far, before, rows), "single": states["after"]}
-    for i in (251, 252):
-        states["single"] = run(torch.tensor(i), torch.tensor(i + 1), states["single"], rows)
-options = {"steps": 40, "batch_size": 3}
-many, few = train_ensemble(range(1030), **options), train_ensemble([1028], **options)
-trained = {"many": many.weights[1028], "few": few.weights[0], "fallback": many.fallback}
-torch.save({name: tuple(state) for name, state in states.items()} | trained, "compiled.pt")
-"""
-
-
 def start_compiled(directory):
     """Compile beside the other tests, for it takes seconds; a torch that cannot is not asked to."""
     if TORCH < (2, 5):
         return []
-    return [launch("-c", COMPILED, directory=directory)]
+    return [launch("-m", "tests.children.compiled_ensemble", directory=directory)]
 
 
 in_the_background = Background(start_compiled)
@@ -568,29 +552,16 @@ def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_
     assert_identical(after.since[clear], expected[clear], claim="step since which a network is solved")
 
 
-SHARDED = """
-import os, torch
-from lightning.fabric import Fabric
-from simplenet import certify
-
-fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-fabric.launch()
-certificate = certify(fabric, "overview", batch_size=3, steps=60, seeds=1101, confidence=0.9, compiled=False)
-ensemble = certificate.ensemble
-results = [fabric.world_size, ensemble.seeds, ensemble.solved_at, ensemble.loss, ensemble.weights]
-torch.save(results, f"{fabric.global_rank}.pt")
-# To end inside its group aborts a process now and then, and to leave it first may take for ever under torch 2.5.
-os._exit(0)
-"""
-
-
 def start_two(directory):
     """Start them side by side, as a cluster would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     settings = [{**rendezvous, "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [launch("-c", SHARDED, directory=directory, environment=one, output=one["LOCAL_RANK"]) for one in settings]
+    return [
+        launch("-m", "tests.children.sharded_ensemble", directory=directory, environment=one, output=one["LOCAL_RANK"])
+        for one in settings
+    ]
 
 
 two = Background(start_two)

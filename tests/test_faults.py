@@ -47,55 +47,10 @@ OWN = {
     "later": (ABSENT, ""),
 }
 
-PROGRAM = """
-import json, math, os, pathlib, sys
-import torch
-from simplenet.testing import bounds
-from tests.faults.planted import FAULTS
-from tests.faults.planting import Fault, edit, replace
-from tests.faults.runner import run
-
-TEST = "test_the_unit_roundoff_is_half_the_spacing_at_one"
-
-def planted(change):
-    return lambda: replace(bounds.unit_roundoff, change)
-
-def raises(_):
-    raise KeyError("eps")
-
-def witness():
-    try:
-        return bounds.unit_roundoff(torch.float32)
-    except KeyError as error:
-        return error
-
-kept = [bounds.unit_roundoff]  # a name would be replaced, too
-def widened(dtype):
-    return kept[0](dtype) * (1 + (dtype == torch.float64))
-
-own = [
-    Fault("noticed", "own", "", planted(lambda dtype: 2 * kept[0](dtype)), witness, (TEST,)),
-    Fault("not noticed", "own", "", planted(lambda dtype: 2 * kept[0](dtype)), witness,
-          ("test_every_layout_has_its_strides_tested",)),
-    Fault("raised", "own", "", planted(raises), witness, (TEST,)),
-    Fault("no change", "own", "", planted(lambda dtype: kept[0](dtype)), witness, (TEST,)),
-    Fault("stale", "own", "", lambda: edit(bounds.gamma, ("n * 3", "n")), witness, (TEST,)),
-    Fault("no test", "own", "", planted(raises), witness, ("test_that_there_is_none",)),
-    Fault("dies", "own", "", lambda: os._exit(0), witness, (TEST,)),
-    Fault("control", "own", "", planted(lambda dtype: kept[0](dtype)), witness, (TEST,), control=True),
-    Fault("control that fails", "own", "", planted(widened), witness, (TEST,), control=True),
-    Fault("later", "own", "", planted(raises), witness, (TEST,), since=(99, 0)),
-]
-dozen = [fault for fault in FAULTS if fault.name in sys.argv[1:]]
-outcomes = []
-run([*own, *dozen], processes=1, done=outcomes.append)
-pathlib.Path("matrix.json").write_text(json.dumps([vars(outcome) for outcome in outcomes]))
-"""
-
 
 def start(directory):
     """Plant them beside the other tests: in this process, forked after it has computed in threads, nothing would."""
-    return [launch("-c", PROGRAM, *DOZEN, directory=directory)]
+    return [launch("-m", "tests.children.planted_faults", *DOZEN, directory=directory)]
 
 
 matrix = Background(start)
