@@ -288,7 +288,7 @@ def an_empty_parameter_changes_nothing(study: Study) -> None:
 def _held_by(study: Study, name: str) -> tuple[str, ...] | None:
     """Return the names by which the groups hold a hyper-parameter, which need not be those that it is made with."""
     groups: Any = getattr(study.subject.sample, "param_groups", None)
-    if not groups:
+    if not groups or not isinstance(groups[0], dict):
         return study.subject.takes.get(name)
     return next((spelling for spelling in SPELLINGS[name] if groups[0].keys() >= set(spelling)), None)
 

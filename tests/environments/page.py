@@ -59,13 +59,13 @@ def gather(directory: Path) -> dict[str, Record]:
     )
 
 
-def _row(*cells: object) -> str:
+def row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _head(*cells: str, right: int = 0) -> list[str]:
+def head(*cells: str, right: int = 0) -> list[str]:
     rules = ["---"] * (len(cells) - right) + ["---:"] * right
-    return [_row(*cells), _row(*rules)]
+    return [row(*cells), row(*rules)]
 
 
 def versions_of(record: Record, *names: str) -> list[str]:
@@ -88,7 +88,7 @@ def _drift_rows(name: str, record: Record) -> list[str]:
         initial = f"{sum(one.first != 0 for one in drifts)} of {len(drifts)}"
         found = (initial, first_step(first) + where, *(f"{ulps:,}" for ulps in farthest(drifts)))
         alike.setdefault(found, []).append(implementation)
-    return [_row(f"`{name}`", ", ".join(names), *found) for found, names in alike.items()]
+    return [row(f"`{name}`", ", ".join(names), *found) for found, names in alike.items()]
 
 
 def page(records: dict[str, Record]) -> str:
@@ -107,7 +107,7 @@ def page(records: dict[str, Record]) -> str:
         "",
         "## Verdicts",
         "",
-        *_head(
+        *head(
             "environment",
             "torch",
             "lightning",
@@ -126,13 +126,13 @@ def page(records: dict[str, Record]) -> str:
         versions.append(environments[name]["device"].split()[-1].removesuffix(")"))
         verdict = record["verdict"]
         failed = verdict["failed"] + verdict["errors"]
-        lines.append(_row(f"`{name}`", *versions, verdict["passed"], failed, verdict["xfailed"], verdict["skipped"]))
+        lines.append(row(f"`{name}`", *versions, verdict["passed"], failed, verdict["xfailed"], verdict["skipped"]))
     for name, record in records.items():
         lines += [""] * bool(record["failures"]) + [f"- `{name}` fails `{test}`" for test in record["failures"]]
     axes = sorted({axis for record in records.values() for axis in record["checks"]})
     lines += ["", "Checks, by implementation of Adam on a device, by device and by type:", ""]
-    lines += _head("environment", *axes, right=len(axes))
-    lines += [_row(f"`{name}`", *(record["checks"].get(axis, 0) for axis in axes)) for name, record in records.items()]
+    lines += head("environment", *axes, right=len(axes))
+    lines += [row(f"`{name}`", *(record["checks"].get(axis, 0) for axis in axes)) for name, record in records.items()]
     lines += [
         "",
         "## Drift",
@@ -146,7 +146,7 @@ def page(records: dict[str, Record]) -> str:
         "count, and once `overview` is solved its gradients are rounding errors.",
         "Which kernels torch takes for a processor matters as much as its version: see them above.",
         "",
-        *_head(
+        *head(
             "environment",
             "implementation",
             "same initial weights",
@@ -166,11 +166,11 @@ def page(records: dict[str, Record]) -> str:
         "Those of [defects.md](defects.md) that a run has shown (●); by torch, lightning and Python.",
         *["A row without a mark was added after these runs."] * bool(set(known) - shown),
         "",
-        _row("defect", *("<br>".join(versions_of(one, "torch", "lightning", "python")) for one in records.values())),
-        _row("---", *(":-:" for _ in records)),
+        row("defect", *("<br>".join(versions_of(one, "torch", "lightning", "python")) for one in records.values())),
+        row("---", *(":-:" for _ in records)),
     ]
     for id_ in [*known, *sorted(shown - set(known))]:
-        lines.append(_row(f"`{id_}`", *("●" if id_ in record["defects"] else "" for record in records.values())))
+        lines.append(row(f"`{id_}`", *("●" if id_ in record["defects"] else "" for record in records.values())))
     return "\n".join(lines) + "\n"
 
 

@@ -305,6 +305,12 @@ class TupleGroups:
     def step(self):
         self.inner.step()
 
+    def state_dict(self):
+        return [self.inner.state_dict()]
+
+    def load_state_dict(self, state):
+        self.inner.load_state_dict(*state)
+
 
 def test_what_has_other_things_by_torchs_names_is_not_blamed_for_them():
     report = check_adam(TupleGroups, dtypes=[torch.float32])
@@ -312,3 +318,4 @@ def test_what_has_other_things_by_torchs_names_is_not_blamed_for_them():
     assert report.passed, str(report)
     for name in ("a schedule is followed", "groups keep their own options", "hyper-parameters are not written to"):
         assert report[name].detail == "its param_groups hold no dictionaries"
+    assert report["a loaded state brings its options"].detail == "its state holds no options"

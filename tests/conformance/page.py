@@ -1,0 +1,255 @@
+"""docs/conformance.md and docs/conformance.png, from the records in docs/conformance."""
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.conformance import CONTROL, FORMAT, RECORDS, Row, adams, deviations, environments, reproduction
+from tests.environments.page import head, row
+
+PAGE, PICTURE = RECORDS.with_suffix(".md"), RECORDS.with_suffix(".png")
+SHAPES = {"float32": "o", "float64": "s", "bfloat16": "^", "float16": "v"}
+DTYPES = tuple(SHAPES)
+MARKS = {"holds": "●", "FAILS": "✗", "known torch defect": "t", "not applicable": ""}
+CLASSES = {
+    "documented variant": "the package's documentation, or the paper that it names, says so",
+    "undocumented deviation": "it departs from the paper or from torch's interface, and its documentation is silent",
+    "bug": "it departs from what it documents, or destroys data",
+}
+
+
+def dumps(value: Any, depth: int = 4, indent: str = "") -> str:
+    """Render as JSON, a line to an entry down to a depth."""
+    if not (depth and isinstance(value, dict) and value):
+        return json.dumps(value, ensure_ascii=False)
+    entries = (f"{indent} {json.dumps(name)}: {dumps(one, depth - 1, indent + ' ')}" for name, one in value.items())
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}" + "\n" * (not indent)
+
+
+def gather(directory: Path = RECORDS) -> dict[str, Row]:
+    """Read the records of the environments that the catalogue names, in its order.
+
+    Raises:
+        ValueError: If a file is no record.
+    """
+    records = {}
+    for name in environments():
+        if (path := directory / f"{name}.json").exists():
+            records[name] = json.loads(path.read_text("utf-8"))
+            if (kind := records[name].get("format")) != FORMAT:
+                raise ValueError(f"'{path}' should be of the format {FORMAT!r}, but is of {kind!r}")
+    return records
+
+
+def found_in(records: dict[str, Row]) -> Iterator[tuple[str, Row, Row]]:
+    """List each implementation that was checked, with its row of the catalogue and what was found."""
+    for name, adam in adams().items():
+        record = records.get(adam["environment"]["name"], {})
+        if found := record.get("checks", {}).get(name):
+            yield name, adam, found | {"times": record.get("times", {}).get(name, {})}
+
+
+def version_of(records: dict[str, Row], environment: Row) -> str:
+    """Return the package and its version, without what a build adds to it; of Keras's backends, too."""
+    packages = records[environment["name"]]["packages"]
+    return ", ".join(f"{name} {number.partition('+')[0]}" for name, number in packages.items())
+
+
+def variant_of(found: Row) -> str:
+    """Describe in a cell which Adam it is."""
+    variant = found["variant"]
+    if not variant:
+        return (found["described"] or "takes no steps").partition(", is ")[0]
+    parts = [f"ε {variant['epsilon']}"]
+    parts += [f"{variant['correction']} corrected"] if variant["correction"] != "both" else []
+    parts += [f"{variant['decay']}"] if variant["decay"] else []
+    parts += [f"AMSGrad: {variant['amsgrad']}"] if variant["amsgrad"] else []
+    parts += ["corrections in float32"] if variant["scalars"] == "float32" else []
+    return "; ".join(parts) + (f" (cannot be told apart: {found['undecided']})" if found["undecided"] else "")
+
+
+def accuracy_of(found: Row, dtype: str) -> str:
+    """Say in a cell by how much of lr a step is off at most; in bold where that is outside its bound."""
+    if dtype not in found["accuracy"]:
+        return "-"
+    errors = found["accuracy"][dtype]
+    text = f"{float(errors['of lr']):.1e}"
+    return f"**{text}**" if not float(errors["of bound"]) <= 1 else text
+
+
+def time_of(found: Row, size: str, unit: float) -> str:
+    """Give a median in a unit."""
+    return f"{found['times'][size]['median'] / unit:,.3g}" if size in found["times"] else "-"
+
+
+def counts(found: Row) -> list[int]:
+    """Count the checks that hold, that fail, and that fail as torch's own class does."""
+    statuses = [status for status, _ in found["results"].values()]
+    return [statuses.count(status) for status in ("holds", "FAILS", "known torch defect")]
+
+
+def properties(found: Row) -> dict[str, str]:
+    """Return a mark for each property, the worst of its types."""
+    marks: dict[str, str] = {}
+    order = ["not applicable", "holds", "known torch defect", "FAILS"]
+    for check, (status, _) in found["results"].items():
+        name = check.rsplit(", ", 1)[0] if check.rsplit(", ", 1)[-1] in DTYPES else check
+        marks[name] = max(status, marks.get(name, status), key=order.index)
+    return {name: MARKS[status] for name, status in marks.items()}
+
+
+def _deviations(records: dict[str, Row]) -> list[str]:
+    lines = []
+    known = adams()
+    for one in deviations():
+        of = {known[name]["environment"]["name"]: known[name]["environment"] for name in one["adams"]}
+        where = [version_of(records, environment) for name, environment in of.items() if name in records]
+        error = f" · `{one['error']}`" if "error" in one else ""
+        lines += ["", f"### {one['title']}", "", f"`{one['id']}` · **{one['class']}** · {'; '.join(where)}{error}", ""]
+        lines += [one["note"].strip(), "", "In " + ", ".join(one["adams"]) + ". "]
+        if "checks" in one:
+            lines[-1] += "Fails: " + "; ".join(f"*{check}*" for check in one["checks"]) + "."
+        lines += ["", "```python", reproduction(one, known[one["adams"][0]]).strip(), "```"]
+    return lines
+
+
+INTRO = """# Which Adam is it?
+
+{n} implementations in {frameworks} frameworks, each package installed in an environment of its own and checked from
+outside, as `simplenet check adam` does, by parameters and gradients alone. `python -m tests.conformance` writes this
+page and its picture from [docs/conformance](conformance/), which its commands `check`, `reproduce` and `time` write.
+[catalogue.toml](../tests/conformance/catalogue.toml) says what is checked,
+[deviations.toml](../tests/conformance/deviations.toml) what departs from the published Adam: the command fails when
+what was found is anything else.
+
+Here: {machines}; timed {timed}.
+
+![the largest error of a step, by type, and the time of a step, by implementation](conformance.png)
+
+## Variant, accuracy, time
+
+*Documented* is what the package says that it is; *found*, the published variant that takes its steps, to within
+rounding errors that are counted, at settings where each variant leads elsewhere. ε stands *outside* (Algorithm 1),
+*before the correction* (the remark at the end of §2 of the paper), *inside the root* or *as a clamp*; both moments are
+corrected for bias, in Python's float64, unless it says otherwise. Then what weight decay does, and AMSGrad.
+
+*Accuracy* is the largest error of a step from 0, in units of lr, over some hundred steps; **bold** where a step left
+its bound; - where a type is not taken. Adapters of other frameworks hand arrays over as NumPy's, which has no bfloat16.
+*Time* is the median of single steps, float32, warm, one thread where the framework can be told: of 17 parameters in
+four tensors, and of 10⁶ in one. JAX's are compiled, and none contains the way between frameworks. What else ran on the
+processor lengthens them, those of 10⁶ above all: the quartiles in the picture say how much. *Holds* and *fails* count
+checks; *as torch*, those that fail as torch's own class does: [defects.md](defects.md).
+"""
+LOW_BIT = """
+Low-bit optimizers promise that the state is rounded between steps and that the update is not. So the first step, whose
+state is 0, has to be within its bound. What the rounding costs shows in the nine steps after it; 65,536 parameters:
+"""
+PROPERTIES = """
+## Properties
+
+● holds, in every type; ✗ fails, in one at least; t fails as torch's own class does; blank is not applicable: the option
+is not there, or in another framework torch's interface is not. In italics, negative controls, which are no Adam.
+"""
+DEVIATIONS = """
+## Deviations
+
+Each is shown, in its package's own environment, by the lines given: they raise an `AssertionError`, or the error that
+is named. They are strict: the command fails when one is gone. What a negative control fails is none.
+"""
+
+
+def page(records: dict[str, Row]) -> str:
+    """Render the records as tables."""
+    every = list(found_in(records))
+    made = [record[f"{what} made"] for what in ("checks", "times") for record in records.values() if what in record]
+    machines = ["{processor}, torch {torch}, Python {python}".format(**one) for one in made]
+    timed = sorted({record["times made"]["at"] for record in records.values() if "times" in record})
+    loads = sorted(
+        {one["times made"].get("load", "") for one in records.values() if "times" in one} - {""}, key=_number
+    )
+    names = list(dict.fromkeys(name for _, _, found in every for name in properties(found)))
+    text = INTRO.format(
+        n=len(every),
+        frameworks=len({adam["environment"]["framework"] for _, adam, _ in every}),
+        machines="; ".join(dict.fromkeys(machines)),
+        timed=(f"in one run, {timed[0]}" if len(timed) == 1 else f"in {len(timed)} runs, which may not compare")
+        + (f", at a load average of {loads[0]} to {loads[-1]}" if loads else ""),
+    )
+    columns = ("17, µs", "10⁶, ms", "holds", "fails", "as torch")
+    lines = [*text.splitlines(), ""]
+    lines += head("implementation", "version", "documented", "found", *DTYPES, *columns, right=9)
+    for name, adam, found in every:
+        cells = [name, version_of(records, adam["environment"]), _promise(adam), variant_of(found)]
+        cells += [accuracy_of(found, dtype) for dtype in DTYPES]
+        lines.append(row(*cells, time_of(found, "17", 1e-6), time_of(found, "1000000", 1e-3), *counts(found)))
+    lines += [*LOW_BIT.splitlines(), ""]
+    lines += head("implementation", "first step, of its bound", "steps 2 to 10, of lr", right=2)
+    for name, _, found in every:
+        if found["quantized"]:
+            lines.append(row(name, *(f"{float(value):.2g}" for value in found["quantized"].values())))
+    lines += [*PROPERTIES.splitlines(), "", *(f"{i}. {name}" for i, name in enumerate(names, 1)), ""]
+    lines += [row("implementation", *range(1, len(names) + 1)), row("---", *(":-:" for _ in names))]
+    for name, adam, found in every:
+        marks = properties(found)
+        lines.append(row(f"*{name}*" if adam.get("kind") == CONTROL else name, *(marks.get(one, "") for one in names)))
+    lines += [*DEVIATIONS.splitlines(), ""]
+    for name, meaning in CLASSES.items():
+        lines.append(f"- **{name}** ({sum(one['class'] == name for one in deviations())}): {meaning}.")
+    return "\n".join([*lines, *_deviations(records)]) + "\n"
+
+
+def _number(text: str) -> float:
+    return float(text.partition(" ")[0])
+
+
+def _promise(adam: Row) -> str:
+    return adam["promise"] + (f" ({adam['kind']})" if "kind" in adam else "")
+
+
+def stamp(text: str) -> str:
+    """Return what a picture holds of the page that it was drawn for."""
+    return f"simplenet conformance {zlib.crc32(text.encode()):08x}"
+
+
+def plot(records: dict[str, Row], path: Path) -> None:
+    """Draw the largest error of a step, in each type, and its time, against the implementation.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    every = list(found_in(records))
+    frameworks = list(dict.fromkeys(adam["environment"]["framework"] for _, adam, _ in every))
+    figure = Figure(figsize=(10, 1.5 + 0.22 * len(every)), layout="constrained")
+    FigureCanvasAgg(figure)
+    error_axes, time_axes = figure.subplots(1, 2, sharey=True)
+    for y, (_, adam, found) in enumerate(every):
+        colour = f"C{frameworks.index(adam['environment']['framework'])}"
+        for dtype, errors in found["accuracy"].items():
+            look = {"color": colour, "markersize": 5, "linestyle": "none", "marker": SHAPES[dtype]}
+            filled = colour if float(errors["of bound"]) <= 1 else "none"
+            error_axes.plot(float(errors["of lr"]), y, markerfacecolor=filled, **look)
+        for size, shape in (("17", "v"), ("1000000", "^")):
+            if size in found["times"]:
+                time = found["times"][size]
+                time_axes.plot([time["q1"], time["q3"]], [y, y], "-", color=colour, linewidth=1)
+                time_axes.plot(time["median"], y, shape, color=colour, markersize=4)
+    for dtype, shape in SHAPES.items():
+        error_axes.plot([], [], shape, color="gray", label=dtype, markersize=5)
+    error_axes.plot([], [], "o", color="gray", markerfacecolor="none", label="hollow: outside its bound")
+    for i, name in enumerate(frameworks):
+        time_axes.plot([], [], "-", color=f"C{i}", label=name, linewidth=3)
+    for shape, label in (("v", "17 parameters"), ("^", "10⁶ parameters")):
+        time_axes.plot([], [], shape, color="gray", markersize=4, label=label)
+    error_axes.set(xscale="log", xlabel="largest error of a step, in units of lr", title="Accuracy")
+    error_axes.set_yticks(range(len(every)), [name for name, _, _ in every], fontsize=8)
+    error_axes.set_ylim(len(every) - 0.3, -0.7)
+    time_axes.set(xscale="log", xlabel="seconds, median and quartiles", title="Time of a step")
+    for axes in (error_axes, time_axes):
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+    figure.savefig(path, dpi=100, metadata={"Description": stamp(page(records))})
