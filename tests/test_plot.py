@@ -151,6 +151,8 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
     assert points.get_offsets().tolist() == xor()[0].tolist()
     assert points.get_array().tolist() == xor()[1].flatten().tolist()
     assert (points.norm.vmin, points.norm.vmax) == (-0.25, 1.25)
+    # Seen on a surface of any score.
+    assert colors.to_rgb(lines[0].get_edgecolor()[0]) == colors.to_rgb(points.get_edgecolor()[0]) == (0, 0, 0)
     boundary = lines[0].get_paths()[0].vertices
     with torch.no_grad():
         scores = net(torch.tensor(boundary, dtype=torch.float32)).flatten()
