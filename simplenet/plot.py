@@ -80,7 +80,7 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     loss_axes.grid(**_GRID)
     loss_axes.legend()
 
-    ticks = np.linspace(_LOW, _HIGH, _POINTS_A_SIDE, dtype=np.float32)
+    ticks = np.linspace(_LOW, _HIGH, _POINTS_A_SIDE)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)
     with torch.no_grad():
         surface = run.net(torch.from_numpy(grid).to(run.predictions)).squeeze(-1).numpy()
@@ -90,7 +90,7 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     surface_axes.scatter(*inputs.T, c=targets.flatten(), **_POINTS, **_SCORES)
     surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
     surface_axes.set(title="prediction (line: 1/2; points: targets)")
-    figure.colorbar(image, ax=surface_axes)
+    figure.colorbar(image)
     _save(figure, path)
 
 

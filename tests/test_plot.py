@@ -79,6 +79,7 @@ def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_ea
     colours = [colors.to_rgb(line.get_color()) for line in lines]
     assert colours[0] != colours[1]
     assert [tuple(band.get_facecolor()[0, :3]) for band in bands] == colours
+    assert all(band.get_alpha() < 1 for band in bands), "a band hides what is under it"
     # A count holds from its step on: the first corner past a step is at its height, not at the next one's.
     assert [line.get_drawstyle() for line in lines] == ["steps-post"] * 2
     corners = bands[0].get_paths()[0].vertices.tolist()
@@ -86,6 +87,16 @@ def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_ea
     assert axes.get_xlim() == (0, 120)
     assert texts(axes)["legend"] == ["overview: 1 of 2", "overview 2-2-1: 1,200 of 1,200"]
     assert texts(axes)["title"].endswith("(band: 90 %)")
+
+
+@pytest.mark.parametrize("solved_at", [3, ensemble.NEVER])
+def test_fractions_are_drawn_on_the_scale_from_0_to_1_whatever_they_are(figure, solved_at):
+    """Which is nearly all of the height."""
+    (axes,) = figure(plot_certificates, [certificate([solved_at] * 1000, 9, 0.9)]).axes
+
+    bottom, top = axes.get_ylim()
+    assert bottom < 0
+    assert 1 < top < bottom + 1 / 0.95
 
 
 @pytest.mark.parametrize("losses", [6, 4, 3])
@@ -113,6 +124,8 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
     assert scale.get_ylim() == (-0.25, 1.25)
 
     batch, *means = loss_axes.get_lines()
+    assert all(batch.get_alpha() < (mean.get_alpha() or 1) for mean in means), "the mean is hard to see"
+    assert {colors.to_rgb(line.get_color()) for line in means} <= {colors.to_rgb(batch.get_color())}
     assert list(zip(*batch.get_data(), strict=True)) == [
         (1010 - losses + 1 + i, value) for i, value in enumerate(values)
     ]
@@ -138,6 +151,8 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
     assert points.get_offsets().tolist() == xor()[0].tolist()
     assert points.get_array().tolist() == xor()[1].flatten().tolist()
     assert (points.norm.vmin, points.norm.vmax) == (-0.25, 1.25)
+    # Seen on a surface of any score.
+    assert colors.to_rgb(lines[0].get_edgecolor()[0]) == colors.to_rgb(points.get_edgecolor()[0]) == (0, 0, 0)
     boundary = lines[0].get_paths()[0].vertices
     with torch.no_grad():
         scores = net(torch.tensor(boundary, dtype=torch.float32)).flatten()
