@@ -12,6 +12,7 @@ import torch
 
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
+torch.cuda.is_current_stream_capturing = lambda: False
 torch.cuda.get_device_name = lambda device=None: "a pretended GPU"  # noqa: ARG005
 torch.cuda.get_device_capability = lambda device=None: (9, 0)  # noqa: ARG005
 
