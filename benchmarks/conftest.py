@@ -22,6 +22,7 @@ import torch
 from benchmarks.peers import NEEDS
 from benchmarks.steps import STRATEGIES
 from simplenet.environment import processor, resolve_device
+from simplenet.testing.settings import matmul_precision
 
 # Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
 SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}
@@ -103,10 +104,8 @@ def timed(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def _full_float32() -> Iterator[None]:
     """Pin products to float32: TF32 is another computation."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
+    with matmul_precision("highest"):
+        yield
 
 
 def synchronize(device: torch.device) -> None:

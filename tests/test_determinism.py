@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from simplenet import SimpleNet, deterministic, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
+from simplenet.testing.settings import num_threads
 from simplenet.testing.strategies import architectures, seeds
 from tests.children.fresh_process import trained_weights
 from tests.generators import disturb, nothing_drawn
@@ -60,23 +61,13 @@ def test_training_that_draws_its_seed_anew_would_be_caught(device, seed):
     assert_identical(trained_weights(device, seed ^ 1, "overview", 1, 2), first, claim=f"seed {seed}")
 
 
-@contextmanager
-def threads(n):
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @given(seed=seeds, architecture=architectures, batch_size=batch_sizes, steps=step_counts)
 def test_the_number_of_threads_changes_no_bit_of_training(device, seed, architecture, batch_size, steps):
     """The four rows are too few for torch to divide."""
-    with threads(1):
+    with num_threads(1):
         one = trained_weights(device, seed, architecture, batch_size, steps)
 
-    with threads(2):
+    with num_threads(2):
         two = trained_weights(device, seed, architecture, batch_size, steps)
 
     assert_identical(two, one, claim=f"{architecture} on 2 threads, seed {seed}")
@@ -114,10 +105,10 @@ def two_sums_rtol(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alone(device, dtype):
     """Two threads add in another order: measured, an ulp of the output bias' gradient at 40,000 rows."""
-    with threads(1):
+    with num_threads(1):
         one = all_positive_step(MANY_ROWS, dtype, device)
 
-    with threads(2):
+    with num_threads(2):
         two = all_positive_step(MANY_ROWS, dtype, device)
 
     for name in one:

@@ -17,6 +17,7 @@ from hypothesis import given
 import conftest
 from simplenet import SimpleNet, mse_loss, xor
 from simplenet.testing.assertions import assert_identical
+from simplenet.testing.settings import matmul_precision
 from simplenet.testing.strategies import networks
 from tests.children.background import Background
 
@@ -78,12 +79,8 @@ def test_float32_products_are_not_cut_to_tf32(device):
 def test_products_cut_to_tf32_would_be_caught(device):
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         pytest.skip(f"{device} here has no TF32: it came with CUDA capability 8.0")
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
+    with matmul_precision("high"):
         values, product = probe(device)
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
     assert not torch.equal(product, values)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -27,6 +27,7 @@ from simplenet.mt19937 import draw
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import EXP_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
 from simplenet.testing.one_step import TrainingState, assert_training_step, training_step
+from simplenet.testing.settings import default_dtype
 from simplenet.testing.strategies import architectures, floats, seeds, tensors
 from tests.children import triton_kernel
 from tests.children.background import Background
@@ -34,16 +35,6 @@ from tests.children.forked import launch
 
 CPU = torch.device("cpu")
 dtypes = st.sampled_from([torch.float32, torch.float64])
-
-
-@contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 # --- the beginning ---

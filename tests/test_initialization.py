@@ -18,6 +18,7 @@ from scipy import stats
 
 from simplenet import SimpleNet, set_seed
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
+from simplenet.testing.settings import default_dtype
 from simplenet.testing.strategies import architectures, hidden_widths, seeds
 from tests.generators import disturb
 
@@ -138,14 +139,9 @@ def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed,
 @given(seed=seeds)
 def test_initial_weights_in_float64_are_no_float32s(device, seed):
     """All 53 bits are drawn: that a number happens to end in 29 zeros has the probability 2^-29."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64), device:
         set_seed(seed)
-        with device:
-            weights = flat(SimpleNet())
-    finally:
-        torch.set_default_dtype(default)
+        weights = flat(SimpleNet())
 
     assert weights.dtype == torch.float64
     assert (weights.float().double() != weights).all()

@@ -8,6 +8,7 @@ from matplotlib import colors
 
 from simplenet import Certificate, SimpleNet, TrainingRun, clopper_pearson, ensemble, plot, xor
 from simplenet.plot import check_picture, plot_certificates, plot_run
+from simplenet.testing.settings import default_dtype
 
 
 @pytest.fixture
@@ -163,14 +164,10 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
+    with default_dtype(dtype):
         run = TrainingRun(SimpleNet(), xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget", None)
 
         plot_run(run, tmp_path / "run.png")
-    finally:
-        torch.set_default_dtype(default)
 
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 

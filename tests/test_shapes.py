@@ -23,6 +23,7 @@ from simplenet.environment import TORCH
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
 from simplenet.testing.balls import in_balls
 from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.settings import default_dtype
 from simplenet.testing.strategies import (
     DTYPES,
     architectures,
@@ -263,12 +264,8 @@ def test_lightnings_precisions_train_on_float32_rows(architecture, precision):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_default_dtype_decides_that_of_weights_and_data(dtype):
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
+    with default_dtype(dtype):
         net, rows = SimpleNet(), xor()
-    finally:
-        torch.set_default_dtype(default)
 
     assert {values.dtype for values in (*net.parameters(), *rows)} == {dtype}
     assert net(rows[0]).dtype == dtype

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
 from simplenet.signals import ENDING
+from simplenet.testing.settings import default_dtype
 from tests.children.background import Background
 from tests.children.forked import launch
 
@@ -236,13 +237,9 @@ def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
 def test_a_result_is_read_in_the_type_of_its_run(dtype):
     """Whatever the default is by then."""
     result = training.TrainingRun(SimpleNet(), xor()[1].to(dtype), [], 0, 0.0, None, "budget", None)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32 if dtype is torch.float64 else torch.float64)
-    try:
+    with default_dtype(torch.float32 if dtype is torch.float64 else torch.float64):
         assert result.mse == 0
         assert result.solved
-    finally:
-        torch.set_default_dtype(before)
 
 
 @pytest.fixture
