@@ -69,7 +69,7 @@ def _run(arguments: list[str], directory: Path, environment: dict[str, str], str
 def launch(
     *arguments: str, directory: Path, environment: Mapping[str, str] | None = None, output: str = "stdout"
 ) -> "Forked | subprocess.Popen[bytes]":
-    """Start a program in a fork or, on a system that has none, in a new process.
+    """Start a program in a fork or, on other systems than Linux, in a new process.
 
     Args:
         arguments: What follows ``python``: ``-m`` and a module, or ``-c`` and a program, and their arguments.
@@ -80,7 +80,7 @@ def launch(
     path = os.pathsep.join([str(ROOT), *sys.path])
     own = {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
     with patch.dict(os.environ, {**own, **(environment or {})}):
-        if "forkserver" in multiprocessing.get_all_start_methods():
+        if sys.platform == "linux":  # on macOS, what libraries start on import may not survive a fork
             return Forked(list(arguments), directory, directory / output)
         with (directory / output).open("wb") as file:
             return subprocess.Popen([sys.executable, *arguments], cwd=directory, stdout=file, stderr=subprocess.PIPE)
