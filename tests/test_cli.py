@@ -179,6 +179,21 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
     assert message in result.output.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
+)
+def test_what_the_checkpoint_decides_is_refused_beside_it(cli, tmp_path, flag, value):
+    """Even where it says the same, as a default does."""
+    (tmp_path / "text.ckpt").write_text("text")
+
+    result = cli("train", "--resume", "text.ckpt", f"--{flag}", value)
+
+    assert result.exit_code == 2
+    message = f"Error: --{flag} cannot be combined with --resume: the checkpoint decides it"
+    assert result.output.splitlines()[-1] == message
+
+
 def test_too_few_epochs_for_a_resume_are_refused(cli):
     cli("train", "--max-epochs", 2, "--checkpoint-dir", "kept")
 
@@ -352,6 +367,7 @@ def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written
     assert "of 3 seeds solve XOR" in result.output
     assert f"Error: --json is '{target}', which cannot be written: No such file or directory" in result.stderr
     assert (tmp_path / "run.png").is_file()
+    assert "plot       run.png" in result.output.splitlines()
 
 
 @pytest.mark.parametrize("command", [["train", "--plot"], ["certify", "--plot"], ["certify", "--json"]], ids=" ".join)
