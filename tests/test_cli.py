@@ -179,6 +179,21 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
     assert message in result.output.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
+)
+def test_what_the_checkpoint_decides_is_refused_beside_it(cli, tmp_path, flag, value):
+    """Even where it says the same, as a default does."""
+    (tmp_path / "text.ckpt").write_text("text")
+
+    result = cli("train", "--resume", "text.ckpt", f"--{flag}", value)
+
+    assert result.exit_code == 2
+    message = f"Error: --{flag} cannot be combined with --resume: the checkpoint decides it"
+    assert result.output.splitlines()[-1] == message
+
+
 def test_too_few_epochs_for_a_resume_are_refused(cli):
     cli("train", "--max-epochs", 2, "--checkpoint-dir", "kept")
 
@@ -352,6 +367,7 @@ def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written
     assert "of 3 seeds solve XOR" in result.output
     assert f"Error: --json is '{target}', which cannot be written: No such file or directory" in result.stderr
     assert (tmp_path / "run.png").is_file()
+    assert "plot       run.png" in result.output.splitlines()
 
 
 @pytest.mark.parametrize("command", [["train", "--plot"], ["certify", "--plot"], ["certify", "--json"]], ids=" ".join)
@@ -365,7 +381,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path,
     result = cli(*command, path)
 
     assert result.exit_code == 2
-    assert path in result.stderr.splitlines()[-1]
+    option, last = command[-1], result.stderr.splitlines()[-1]
+    missing = f"Error: {option.removeprefix('--')} is '{path}', but should lie in a directory that exists"
+    assert last == missing or last.startswith(f"Error: {option} is '{path}', which cannot be written: ")
 
 
 def test_hidden_sets_the_width_of_the_network(cli, tmp_path):
@@ -392,7 +410,8 @@ def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
     result = cli("train", "--plot", "run.png")
 
     assert result.exit_code == 2
-    assert "pip install" in result.output
+    message = 'Error: --plot needs matplotlib, which is not installed: pip install "simplenet[plot]"'
+    assert result.output.splitlines()[-1] == message
 
 
 @pytest.mark.parametrize(("score", "word"), [(0.5, "false"), (0.5000001, "true"), (0.4999999, "false"), (1.0, "true")])

@@ -21,7 +21,7 @@ from functools import cache
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from scipy.optimize import minimize
@@ -137,6 +137,10 @@ def test_one_activation_swapped_makes_the_listing_learn():
 
 
 @given(trials=st.integers(1, 400), share=st.floats(0, 1), confidence=st.sampled_from([0.5, 0.9, 0.999]))
+@example(trials=9, share=0 / 9, confidence=0.9)
+@example(trials=9, share=1 / 9, confidence=0.9)
+@example(trials=9, share=8 / 9, confidence=0.9)
+@example(trials=9, share=9 / 9, confidence=0.9)
 def test_the_bounds_are_where_the_count_becomes_just_so_improbable(trials, share, confidence):
     """Clopper and Pearson's definition: at a bound, so many successes or more (or fewer) have the doubt's chance."""
     successes = round(share * trials)
