@@ -175,7 +175,7 @@ def page(records: dict[str, Row]) -> str:
         frameworks=len({adam["environment"]["framework"] for _, adam, _ in every}),
         machines="; ".join(dict.fromkeys(machines)),
         timed=(f"in one run, {timed[0]}" if len(timed) == 1 else f"in {len(timed)} runs, which may not compare")
-        + (f", at a load average of {loads[0]} to {loads[-1]}" if loads else ""),
+        + (f", at a load average of {' to '.join(dict.fromkeys((loads[0], loads[-1])))}" if loads else ""),
     )
     columns = ("17, µs", "10⁶, ms", "holds", "fails", "as torch")
     lines = [*text.splitlines(), ""]
