@@ -67,6 +67,12 @@ class State(NamedTuple):
     since: Int[Tensor, " seeds"]
 
 
+def fresh(weights: Float[Tensor, "parameters seeds"]) -> State:
+    """Return the state of networks that have taken no step."""
+    never = torch.full(weights.shape[1:], NEVER, device=weights.device)
+    return State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """What came of many seeds.
@@ -288,9 +294,7 @@ class _Training:
 
     def start(self, columns: Float[Tensor, "parameters seeds"]) -> State:
         """Fill a chunk up with its own columns, over and over, and remember nothing yet."""
-        weights = columns[:, torch.arange(self.width) % columns.shape[1]].to(self.place)
-        never = torch.full((self.width,), NEVER, device=self.place)
-        return State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
+        return fresh(columns[:, torch.arange(self.width) % columns.shape[1]].to(self.place))
 
     def warm(self, columns: Float[Tensor, "parameters seeds"]) -> None:
         """Take a step and discard it, so that whatever compiles does so now: on CUDA not before it is called."""

@@ -434,10 +434,6 @@ def test_a_step_needs_a_device():
         Step("overview", 4, "cpu")
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
 def start_compiled(directory):
     """Compile beside the other tests, for it takes seconds; a torch that cannot is not asked to."""
     if TORCH < (2, 5):
@@ -475,11 +471,10 @@ def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device, hidden):
         run = ensemble._compiled("overview", hidden, device, torch.float32)  # noqa: SLF001
         rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740)).to(device)
         weights = initial_weights(range(1024), hidden=hidden).to(device)
-        never = torch.full((1024,), NEVER, device=device)
         start, t, end = (torch.tensor(limit, device=device) for limit in (0, 250, 251))
         with torch.no_grad():
-            blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), never)
-            before = ensemble._loop(Step("overview", hidden, device))(start, t, blank, rows)  # noqa: SLF001
+            begin = ensemble.fresh(weights)
+            before = ensemble._loop(Step("overview", hidden, device))(start, t, begin, rows)  # noqa: SLF001
             after = run(t, end, before, rows)
         fallback = train_ensemble(range(3), hidden=hidden, steps=2, device=str(device)).fallback
 
@@ -494,7 +489,7 @@ def start_interpreted(directory):
     if importlib.util.find_spec("triton") is None or TORCH < (2, 4):
         return []
     command = [sys.executable, "-W", "ignore", "-m", "tests.children.triton_kernel", "interpreted.pt"]
-    settings = {**environment(), "TRITON_INTERPRET": "1"}
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
     return [subprocess.Popen(command, cwd=directory, env=settings, stderr=subprocess.PIPE)]
 
 

@@ -14,7 +14,7 @@ _CONDITIONS = ("threads", "tf32", "commit", "steps", "timer", "disable_gc")
 _WITHIN = ("processor", "tf32", "threads", "torch", "lightning", "python", "commit", "timer", "disable_gc")
 
 
-def differences(pairs: Iterable[tuple[Record, Record]], names: Sequence[str]) -> dict[str, Counter[tuple[str, str]]]:
+def _differences(pairs: Iterable[tuple[Record, Record]], names: Sequence[str]) -> dict[str, Counter[tuple[str, str]]]:
     """Count, for each name, the pairs of values in which the records of a pair differ."""
     found: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in names}
     for one, other in pairs:
@@ -25,7 +25,8 @@ def differences(pairs: Iterable[tuple[Record, Record]], names: Sequence[str]) ->
     return {name: values for name, values in found.items() if values}
 
 
-def told(name: str, values: Counter[tuple[str, str]], of: int, first: str, second: str) -> list[str]:
+def _sentences(name: str, values: Counter[tuple[str, str]], of: int, first: str, second: str) -> list[str]:
+    """Say, a sentence each, in which values of a name two sides differ."""
     return [
         f"{name} is {one} in {first}, but {other} in {second} ({count} of {of} benchmarks)"
         for (one, other), count in values.items()
@@ -37,10 +38,10 @@ def cautions(runs: Sequence[Run]) -> list[str]:
     lines = []
     for run in runs:
         pairs = [(base, record) for record in run.records.values() if (base := run.baseline(record)) is not None]
-        for name, values in differences(pairs, _WITHIN).items():
+        for name, values in _differences(pairs, _WITHIN).items():
             lines += [
                 f"Ratios to eager in {run.label} mislead: {text}."
-                for text in told(name, values, len(pairs), "eager", "what is compared with it")
+                for text in _sentences(name, values, len(pairs), "eager", "what is compared with it")
             ]
     first = runs[0]
     for run in runs[1:]:
@@ -49,11 +50,11 @@ def cautions(runs: Sequence[Run]) -> list[str]:
         if not pairs:
             lines.append(f"{prefix} they have no benchmark in common.")
             continue
-        for name, values in differences(pairs, _CONDITIONS).items():
-            lines += [f"{prefix} {text}." for text in told(name, values, len(pairs), first.label, run.label)]
-        subjects = differences(pairs, SUBJECTS)
+        for name, values in _differences(pairs, _CONDITIONS).items():
+            lines += [f"{prefix} {text}." for text in _sentences(name, values, len(pairs), first.label, run.label)]
+        subjects = _differences(pairs, SUBJECTS)
         if len(subjects) > 1:
-            both = [told(name, values, len(pairs), first.label, run.label) for name, values in subjects.items()]
+            both = [_sentences(name, values, len(pairs), first.label, run.label) for name, values in subjects.items()]
             lines.append(f"{prefix} a ratio cannot tell apart that {' and that '.join(chain.from_iterable(both))}.")
         for tree in (first, run):
             if tree.modified:
@@ -108,6 +109,7 @@ def curves_of(run: Run) -> dict[str, dict[str, list[Record]]]:
 
 
 def missing_devices(curves: dict[str, dict[str, list[Record]]]) -> list[str]:
+    """Name the devices that have no curve."""
     return [name for device, name in DEVICES.items() if not any(device in each for each in curves.values())]
 
 
@@ -118,6 +120,7 @@ def timed_on_both(curves: dict[str, list[Record]]) -> list[tuple[Record, Record]
 
 
 def crossings_of(pairs: Sequence[tuple[Record, Record]]) -> list[tuple[float, float, int]]:
+    """Find the crossovers of two curves, given as pairs of records of the same scale."""
     sizes = [cpu.flops for cpu, _ in pairs]
     return crossovers(sizes, [cpu.median for cpu, _ in pairs], [cuda.median for _, cuda in pairs])
 

@@ -24,6 +24,7 @@ def si(value: float, unit: str) -> str:
 
 
 def scale_name(scale: Scale) -> str:
+    """Write rows and hidden units with an x between them."""
     return NONE if scale == (None, None) else "x".join(NONE if side is None else str(side) for side in scale)
 
 
@@ -54,6 +55,7 @@ def origins(runs: Sequence[Run]) -> str:
 
 
 def size_of(scale: Scale) -> tuple[int, Scale]:
+    """Order scales by the size of the hidden layer's output."""
     rows, hidden = (side or 0 for side in scale)
     return rows * hidden, (rows, hidden)
 

@@ -6,7 +6,7 @@ They are saved as ``compiled.pt`` in the working directory.
 import torch
 
 from simplenet import ensemble, train_ensemble
-from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
+from simplenet.ensemble import Step, fresh, initial_weights, schedule
 
 
 def main() -> None:
@@ -17,9 +17,8 @@ def main() -> None:
     rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740))
     weights = initial_weights(range(1024))
     start, t, end, far = (torch.tensor(t) for t in (0, 250, 251, 253))
-    blank = State(weights, torch.zeros_like(weights), torch.zeros_like(weights), torch.full((1024,), NEVER))
     with torch.no_grad():
-        before = eager(start, t, blank, rows)
+        before = eager(start, t, fresh(weights), rows)
         states = {
             "before": before,
             "after": compiled(t, end, before, rows),

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from simplenet.ensemble import NEVER, State, initial_weights, schedule
+from simplenet.ensemble import State, fresh, initial_weights, schedule
 from simplenet.model import ARCHITECTURES, Architecture
 
 # A width of each kind: a single unit, one that is filled up to a power of two, and the widest.
@@ -29,8 +29,7 @@ def states(architecture: Architecture, hidden: int, device: torch.device) -> dic
         return triton_ensemble.run(architecture, hidden, t, limit, state, block)
 
     weights = initial_weights(range(NETWORKS), architecture, hidden).to(device)
-    zero, never = torch.zeros_like(weights), torch.full((NETWORKS,), NEVER, device=device)
-    before = run(0, STEPS, State(weights, zero, zero.clone(), never))
+    before = run(0, STEPS, fresh(weights))
     found = {"before": before, "none": run(STEPS, STEPS, before), "three": run(STEPS, STEPS + 3, before)}
     found["after"] = found["singly"] = run(STEPS, STEPS + 1, before)
     for t in (STEPS + 1, STEPS + 2):

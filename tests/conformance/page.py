@@ -1,13 +1,12 @@
 """docs/conformance.md and docs/conformance.png, from the records in docs/conformance."""
 
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.conformance import CONTROL, FORMAT, RECORDS, Row, adams, deviations, environments, reproduction
-from tests.environments.page import head, row
+from tests.environments.page import head, row, stamp
 
 PAGE, PICTURE = RECORDS.with_suffix(".md"), RECORDS.with_suffix(".png")
 SHAPES = {"float32": "o", "float64": "s", "bfloat16": "^", "float16": "v"}
@@ -208,11 +207,6 @@ def _promise(adam: Row) -> str:
     return adam["promise"] + (f" ({adam['kind']})" if "kind" in adam else "")
 
 
-def stamp(text: str) -> str:
-    """Return what a picture holds of the page that it was drawn for."""
-    return f"simplenet conformance {zlib.crc32(text.encode()):08x}"
-
-
 def plot(records: dict[str, Row], path: Path) -> None:
     """Draw the largest error of a step, in each type, and its time, against the implementation.
 
@@ -252,4 +246,4 @@ def plot(records: dict[str, Row], path: Path) -> None:
     for axes in (error_axes, time_axes):
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
-    figure.savefig(path, dpi=100, metadata={"Description": stamp(page(records))})
+    figure.savefig(path, dpi=100, metadata={"Description": stamp("conformance", page(records))})

@@ -174,9 +174,9 @@ def page(records: dict[str, Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def stamp(text: str) -> str:
-    """Return what a picture holds of the page that it was drawn for."""
-    return f"simplenet drift {zlib.crc32(text.encode()):08x}"
+def stamp(name: str, text: str) -> str:
+    """Identify, in a picture's metadata, the document in docs/ that it was drawn for."""
+    return f"simplenet {name} {zlib.crc32(text.encode()):08x}"
 
 
 def plot(records: dict[str, Record], path: Path) -> None:
@@ -220,7 +220,7 @@ def plot(records: dict[str, Record], path: Path) -> None:
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.align_ylabels()
-    figure.savefig(path, dpi=100, metadata={"Description": stamp(page(records))})
+    figure.savefig(path, dpi=100, metadata={"Description": stamp("drift", page(records))})
 
 
 def main(new: Path | None = None) -> str | None:

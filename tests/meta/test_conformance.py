@@ -7,7 +7,8 @@ import pytest
 from simplenet.testing.checks import adam_checks, check_adam
 from tests.conformance import CONTROL, PUBLISHED, ROOT, adams, deviations, disagreements, page
 from tests.conformance import adapters as adapted
-from tests.conformance.page import PAGE, PICTURE, gather, stamp
+from tests.conformance.page import PAGE, PICTURE, gather
+from tests.environments.page import stamp
 
 ROWS = {one["id"]: one for one in deviations()}
 OF_TORCH = [id_ for id_, one in ROWS.items() if "import torch\nfrom PACKAGE import Adam" in one["reproduction"]]
@@ -17,7 +18,7 @@ def test_the_page_and_its_picture_are_those_of_the_records():
     text = page.page(gather())
 
     assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.conformance"
-    assert stamp(text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.conformance"
+    assert stamp("conformance", text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.conformance"
 
 
 def test_the_readme_has_the_first_rows_of_the_page():

@@ -79,14 +79,14 @@ def test_the_page_names_what_failed_and_the_environments_in_which_a_defect_shows
 def test_the_picture_is_drawn_from_the_records_of_the_page(records, tmp_path):
     plot(records, tmp_path / "drift.png")
 
-    assert stamp(page(records)).encode() in (tmp_path / "drift.png").read_bytes()
+    assert stamp("drift", page(records)).encode() in (tmp_path / "drift.png").read_bytes()
 
 
 def test_page_and_picture_show_the_records_as_they_stand():
     text = page(gather(RECORDS))
 
     assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.environments"
-    assert stamp(text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.environments"
+    assert stamp("drift", text).encode() in PICTURE.read_bytes(), "stale: run python -m tests.environments"
 
 
 @pytest.mark.parametrize(
