@@ -78,6 +78,9 @@ def one_step(
         tensor_scalars: Whether bias corrections may be computed in the parameter's type (at least float32)
             instead of in float64.
         roundings: What one operation of Algorithm 1 may cost.
+
+    Raises:
+        ValueError: If AMSGrad is asked for, and the state has no largest second moment.
     """
     dtype = state.p.dtype
     theta, m, v = (balls(x.flatten(), dtype=dtype, roundings=roundings) for x in (state.p, state.m, state.v))
@@ -102,7 +105,9 @@ def one_step(
     settings = [scalar(x) for x in (hyper.lr, hyper.beta1, hyper.beta2, hyper.eps)]
     moved, after = formulas.adam(theta, gradient, before, *settings)
     v_max = None
-    if hyper.amsgrad and state.v_max is not None:
+    if hyper.amsgrad:
+        if state.v_max is None:
+            raise ValueError("state.v_max is None, but AMSGrad should have the largest second moment")
         v_max = balls(state.v_max.flatten(), dtype=dtype, roundings=roundings).maximum(after.v)
         correction1, correction2 = (1 - beta ** (before.t + 1) for beta in settings[1:3])
         moved = theta - settings[0] * (after.m / correction1) / (np.sqrt(v_max / correction2) + settings[3])
