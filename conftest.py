@@ -6,12 +6,17 @@ examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.
 
 import os
 import random
+import sys
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 # What is tested is what this torch compiles now, not what one compiled before, perhaps for another CPU: a defect with a
 # test of its own. Said before torch is imported, which reads it, and to the processes that tests start.
 os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
+
+# OpenMP's threads sleep while they wait, except where they are timed: awake, they take much of the suite's CPU time.
+if "--benchmark-only" not in sys.argv:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest

@@ -21,8 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start what tests will wait for; under xdist no worker knows who waits, so each starts when it does."""
-    if session.config.option.collectonly:
-        gc.freeze()  # mutmut forks from here, for each mutant: what was imported is no garbage of theirs
+    gc.freeze()  # the garbage collector need not search what was imported, a million objects, nor copy it in a fork
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     for module in {item.module for item in session.items if _waits(item)}:

@@ -4,8 +4,6 @@ That the values are right is asked elsewhere, of every device by itself and agai
 whatever takes the ``device`` fixture runs on all there are.  Here is what only devices can get wrong.
 """
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -20,15 +18,15 @@ from simplenet.testing.assertions import assert_identical
 from simplenet.testing.settings import matmul_precision
 from simplenet.testing.strategies import networks
 from tests.children.background import Background
+from tests.children.forked import launch
 
 PROJECT = Path(__file__).parent.parent
 SELECTIONS = ["", "--device cuda", "--device cpu"]
 
 
 def start_with_a_pretended_gpu(directory):
-    command = [sys.executable, "-m", "tests.children.pretended_gpu", *SELECTIONS]
-    with (directory / "output").open("w") as output:
-        return [subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.PIPE)]
+    output = str(directory / "output")
+    return [launch("-m", "tests.children.pretended_gpu", *SELECTIONS, directory=PROJECT, output=output)]
 
 
 pretended_gpu = Background(start_with_a_pretended_gpu)

@@ -11,12 +11,24 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
+import torch._inductor.config
+
 # Where pytest's own script was started, each fork imports pytest.
-PRELOADED = ["lightning.pytorch", "pytest"]
+PRELOADED = ["lightning.pytorch", "pytest", "torch._inductor.compile_fx"]
 ROOT = Path(__file__).parents[2]
+
+# Whether torch keeps what it compiles. It reads this on import, so that a fork has to be told as well.
+FX_GRAPH_CACHE = "TORCHINDUCTOR_FX_GRAPH_CACHE"
+
+
+def has_avx2() -> bool:
+    """Whether this is x86 with AVX2, as far as Linux says."""
+    about = Path("/proc/cpuinfo")
+    return about.exists() and " avx2 " in about.read_text("utf-8")
 
 
 class Forked:
@@ -31,6 +43,9 @@ class Forked:
     def __init__(self, arguments: list[str], directory: Path, output: Path) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
+        with patch.dict(os.environ):
+            os.environ.pop(FX_GRAPH_CACHE, None)  # where it is set on import, nothing else sets it later
+            forkserver.ensure_running()
         self.args = arguments
         self.returncode: int | None = None
         self.errors = output.with_name(f"{output.name}.errors")
@@ -57,6 +72,8 @@ def _run(arguments: list[str], directory: Path, environment: dict[str, str], str
     os.environ.clear()
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # the system's, as in a process that was not forked
+    if hasattr(torch._inductor.config, "fx_graph_cache"):  # noqa: SLF001  # torch 2.0 keeps nothing
+        torch._inductor.config.fx_graph_cache = environment.get(FX_GRAPH_CACHE, "1") == "1"  # noqa: SLF001
     warnings.simplefilter("ignore")
     kind, program, *rest = arguments
     sys.argv = [program if kind == "-m" else kind, *rest]
@@ -79,6 +96,8 @@ def launch(
     """
     path = os.pathsep.join([str(ROOT), *sys.path])
     own = {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
+    if has_avx2():  # any compiler knows it: torch need not try, for seconds, in each new cache directory
+        own["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
     with patch.dict(os.environ, {**own, **(environment or {})}):
         if sys.platform == "linux":  # on macOS, what libraries start on import may not survive a fork
             return Forked(list(arguments), directory, directory / output)

@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from hypothesis import settings
 
 from tests import ledger
 from tests.children.background import Background
-from tests.children.compiler import TOLD
+from tests.children.forked import FX_GRAPH_CACHE, launch
 
 CLAIMS, DEFECTS = ledger.claims(), ledger.defects()
 SLOW = {id_: defect for id_, defect in DEFECTS.items() if defect.get("slow")}
@@ -62,18 +59,6 @@ def test_a_reproduction_is_short_and_fails_where_the_defect_is_and_only_there(de
         torch.use_deterministic_algorithms(mode=False)  # should it end before its last line
 
 
-REPRODUCED = """
-import json, pathlib, sys
-path, reproduction = sys.argv[1:]
-raised = []
-try:
-    exec(reproduction, {})
-except Exception as error:
-    raised = [base.__name__ for base in type(error).__mro__]
-pathlib.Path(path).write_text(json.dumps(raised))
-"""
-
-
 def runs_here(defect):
     """Say whether what takes seconds is worth them: where the defect is not, its tests pass, which says as much."""
     return ledger.applies_here(defect) or settings.default.max_examples >= settings.get_profile("explore").max_examples
@@ -82,12 +67,8 @@ def runs_here(defect):
 def start_slow(directory):
     """Run the reproductions that take seconds beside the tests."""
     return [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", REPRODUCED, id_, defect["reproduction"]],
-            cwd=directory,
-            env=os.environ | TOLD,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+        launch(
+            "-m", "tests.children.reproduction", id_, directory=directory, environment={FX_GRAPH_CACHE: "1"}, output=id_
         )
         for id_, defect in SLOW.items()
         if runs_here(defect)
