@@ -102,7 +102,7 @@ def test_weights_alone_are_enough_for_a_network_and_not_for_training(content, fi
     file.write_bytes(saved({name: whole[name] for name in ("hyper_parameters", "state_dict")}))
 
     assert load_checkpoint(file)(torch.zeros(2)).isfinite()
-    with pytest.raises(ValueError, match="holds weights alone, without optimizer_states"):
+    with pytest.raises(ValueError, match="holds only weights, without optimizer_states"):
         read_checkpoint(file, training=True)
 
 

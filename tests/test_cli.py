@@ -79,8 +79,8 @@ UNSOLVED = [
     "checkpoint run.ckpt",
 ]
 THEOREM = [
-    "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
-    "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
+    "The listing can never solve XOR: without a hidden activation it is an affine map under a sigmoid,",
+    "no straight line separates XOR's classes, and its MSE is never below 1/4.",
 ]
 RESUME = "simplenet train --resume 'run.ckpt'"
 LOSS = "the loss of step 7 is nan"
@@ -90,14 +90,14 @@ LOSS = "the loss of step 7 is nan"
     ("architecture", "changes", "report"),
     [
         ("overview", {"predictions": RIGHT, "stopped_by": "solved"}, SOLVED),
-        ("overview", {}, [*UNSOLVED, f"The epochs are used up; go on with more --max-epochs: {RESUME}"]),
+        ("overview", {}, [*UNSOLVED, f"Stopped at --max-epochs; resume with a larger --max-epochs: {RESUME}"]),
         ("listing", {}, [*UNSOLVED, *THEOREM]),
-        ("derivation", {"stopped_by": "SIGTERM"}, [*UNSOLVED, f"Stopped by SIGTERM; go on with: {RESUME}"]),
-        ("listing", {"stopped_by": "SIGINT"}, [*UNSOLVED, *THEOREM, f"Stopped by SIGINT; go on with: {RESUME}"]),
+        ("derivation", {"stopped_by": "SIGTERM"}, [*UNSOLVED, f"Stopped by SIGTERM; resume with: {RESUME}"]),
+        ("listing", {"stopped_by": "SIGINT"}, [*UNSOLVED, *THEOREM, f"Stopped by SIGINT; resume with: {RESUME}"]),
         (
             "overview",
             {"stopped_by": "divergence", "divergence": LOSS},
-            [*UNSOLVED, f"Stopped: {LOSS}; the checkpoint is the last state before. Try a smaller --lr."],
+            [*UNSOLVED, f"Stopped: {LOSS}; the checkpoint was saved before. Try a smaller --lr."],
         ),
         (
             "overview",
@@ -157,14 +157,14 @@ def test_a_run_out_of_epochs_says_how_to_go_on(cli):
         (["--batch-size", "0"], "0 is not in the range"),
         (["--batch-size", "1048577"], "batch_size is 1048577, but should be from 1 to 1048576"),
         (["--architecture", "other"], "'other' is not one of 'overview', 'derivation', 'listing'"),
-        (["--device", "abacus"], "device is 'abacus', but should be auto or one of those here: cpu"),
+        (["--device", "abacus"], "device is 'abacus', but should be auto or available: cpu"),
         (["--device", "cuda:99"], "device is 'cuda:99', but should be"),
         (["--resume", "none.ckpt"], "'none.ckpt' does not exist"),
         (["--resume", "text.ckpt"], "text.ckpt should be a checkpoint of a SimpleNet"),
         (["--resume", "text.ckpt", "--seed", "3"], "--seed cannot be combined with --resume"),
         (["--checkpoint-dir", "text.ckpt/inside"], "text.ckpt/inside"),
         (["--plot", "run.docx"], "plot is 'run.docx', but should end in one of"),
-        (["--plot", "none/run.png"], "plot is 'none/run.png', but should lie in a directory that exists"),
+        (["--plot", "none/run.png"], "plot is 'none/run.png', but should be in a directory that exists"),
         (["--unknown"], "No such option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -248,7 +248,7 @@ def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypa
 
     assert result.exit_code == status, result.output
     command = re.search(
-        rf"^Stopped by {name}; go on with: simplenet (train --resume) '(.*)'$", result.output, re.MULTILINE
+        rf"^Stopped by {name}; resume with: simplenet (train --resume) '(.*)'$", result.output, re.MULTILINE
     )
     assert "not solved after 4 steps" in result.output
     assert "not solved after 8 steps" in cli(*command[1].split(), command[2], "--max-epochs", 2).output
@@ -382,7 +382,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path,
 
     assert result.exit_code == 2
     option, last = command[-1], result.stderr.splitlines()[-1]
-    missing = f"Error: {option.removeprefix('--')} is '{path}', but should lie in a directory that exists"
+    missing = f"Error: {option.removeprefix('--')} is '{path}', but should be in a directory that exists"
     assert last == missing or last.startswith(f"Error: {option} is '{path}', which cannot be written: ")
 
 
@@ -434,7 +434,7 @@ def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
     result = cli("predict", "text.ckpt", row)
 
     assert result.exit_code == 2
-    assert f"Error: Invalid value for 'ROWS...': '{row}' is not two finite numbers" in result.output
+    assert f"Error: Invalid value for 'ROWS...': '{row}' should be two finite numbers" in result.output
 
 
 FLAGS = {

@@ -327,11 +327,11 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
         finish.set()
 
     assert result.exit_code == status
-    assert result.output.splitlines() == ["Interrupted: there is no certificate for a part of the seeds."]
+    assert result.output.splitlines() == ["Interrupted: no certificate without all seeds."]
 
 
 def test_a_certificate_that_was_not_compiled_says_so_and_names_the_cache(certify, monkeypatch):
-    """Which another kind of CPU may have filled."""
+    """Which another type of CPU may have filled."""
 
     def broken(*_):
         raise RuntimeError("no C++ compiler")
@@ -340,7 +340,7 @@ def test_a_certificate_that_was_not_compiled_says_so_and_names_the_cache(certify
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "cache")
     result = certify("--seeds", 3, "--steps", 1)
 
-    hint = "(remove cache if another kind of CPU has filled it)"
+    hint = "(remove cache if another type of CPU has filled it)"
     assert f"eager      not compiled: RuntimeError: no C++ compiler {hint}" in result.output
 
 
@@ -549,7 +549,7 @@ def test_what_is_no_result_goes_to_stderr(certify, monkeypatch):
 
     assert result.exit_code == 130
     assert result.stdout == ""
-    assert result.stderr == "Interrupted: there is no certificate for a part of the seeds.\n"
+    assert result.stderr == "Interrupted: no certificate without all seeds.\n"
 
 
 @pytest.mark.parametrize(("devices", "strategy"), [(2, "ddp"), (1, "auto")])

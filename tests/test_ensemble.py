@@ -396,7 +396,7 @@ def test_an_error_stops_all_chunks_and_begins_no_more():
     chunks = Chunks(failing=1)
 
     with pytest.raises(ValueError, match="that is enough"):
-        ensemble._side_by_side(chunks, torch.zeros(17, 400), 2, progress=False)  # noqa: SLF001
+        ensemble._train_chunks(chunks, torch.zeros(17, 400), 2, progress=False)  # noqa: SLF001
 
     assert chunks.stop.is_set()
     assert chunks.begun < 200
@@ -413,7 +413,7 @@ def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress,
     monkeypatch.setattr(ensemble, "tqdm", lambda **options: (said.append(options), Bar(Bar))[1])
     weights = torch.arange(17 * 5.0).reshape(17, 5)
 
-    results = ensemble._side_by_side(Chunks(failing=0), weights, 1, progress=progress)  # noqa: SLF001
+    results = ensemble._train_chunks(Chunks(failing=0), weights, 1, progress=progress)  # noqa: SLF001
 
     assert said == [{"total": 5, "unit": "seed", "disable": disabled}]
     assert updates == [2, 2, 1]
@@ -424,7 +424,7 @@ def test_python_does_not_wait_for_the_thread_that_compiles():
     """It is a daemon: a signal ends the process while it is at work."""
     daemons = []
 
-    ensemble._in_daemon(lambda: daemons.append(threading.current_thread().daemon))  # noqa: SLF001
+    ensemble._in_daemon_thread(lambda: daemons.append(threading.current_thread().daemon))  # noqa: SLF001
 
     assert daemons == [True]
 

@@ -202,7 +202,7 @@ def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"^plot is ") as refused:
         check_picture(path)
 
-    assert str(refused.value) == f"plot is '{path}', but should lie in a directory that exists"
+    assert str(refused.value) == f"plot is '{path}', but should be in a directory that exists"
 
 
 @pytest.mark.parametrize(

@@ -662,7 +662,7 @@ class ByTheClock(Callback):
 
 
 REFUSED = {
-    "the training loader is a DataLoader, but ExactResume needs a ResumableDataLoader": {"loader": DataLoader},
+    "the training loader is a DataLoader, but should be a simplenet.ResumableDataLoader": {"loader": DataLoader},
     "the training loader is a list, but ExactResume": {"loader": lambda **options: [ResumableDataLoader(**options)]},
     "the training loader has no length": {"loader": lambda **_: ResumableDataLoader(Stream())},
     "persistent_workers of the training loader is True": {

@@ -88,7 +88,7 @@ def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monk
     for led in ("bare", "trainer"):
         if led == "trainer":
             monkeypatch.setattr(
-                training, "_saves", lambda *_: True
+                training, "_is_saved", lambda *_: True
             )  # an epoch that is saved is not followed by bare ones
         directory = tmp_path / led
         first = run(directory, batch_size=3, max_epochs=13)
@@ -202,19 +202,19 @@ def test_a_second_run_into_a_directory_gives_its_checkpoint_a_new_name(tmp_path)
 
 def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monkeypatch):
     """Of a tenth, and not before: in batches of four, an epoch is a step."""
-    looked_at, look = [], training._Watch._look  # noqa: SLF001
+    errors, end_epoch = [], training._Watch._end_epoch  # noqa: SLF001
 
-    def looking(watch, net):
+    def recording(watch, net):
         with torch.no_grad():
-            looked_at.append((net(xor()[0]) - xor()[1]).abs().max().item())
-        look(watch, net)
+            errors.append((net(xor()[0]) - xor()[1]).abs().max().item())
+        end_epoch(watch, net)
 
-    monkeypatch.setattr(training._Watch, "_look", looking)  # noqa: SLF001
+    monkeypatch.setattr(training._Watch, "_end_epoch", recording)  # noqa: SLF001
     result = run(tmp_path)
 
     assert result.stopped_by == "solved"
-    assert len(looked_at) == result.steps
-    assert [farthest < 0.1 for farthest in looked_at] == [False] * (result.steps - 1) + [True]
+    assert len(errors) == result.steps
+    assert [error < 0.1 for error in errors] == [False] * (result.steps - 1) + [True]
 
 
 @pytest.mark.parametrize(

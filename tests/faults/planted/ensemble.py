@@ -161,7 +161,7 @@ def the_ensemble_keeps_the_generator() -> None:
 def the_second_chunk_is_the_first() -> None:
     """Its seeds are trained from the first ones' weights."""
     edit(
-        subject._side_by_side,
+        subject._train_chunks,
         (
             "torch.split(weights, train.width, dim=1)",
             "[weights[:, :len(part.T)] for part in torch.split(weights, train.width, dim=1)]",

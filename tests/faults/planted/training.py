@@ -129,10 +129,10 @@ def every_checkpoint_is_kept() -> None:
     edit(training._CheckpointFiles.save_checkpoint, ("before is not None", "False"))
 
 
-@fault(lambda: training._saves(_Trainer(), 200), "test_every_hundredth_epoch_and_the_last_are_saved")  # type: ignore[arg-type]
+@fault(lambda: training._is_saved(_Trainer(), 200), "test_every_hundredth_epoch_and_the_last_are_saved")  # type: ignore[arg-type]
 def only_the_last_epoch_is_saved() -> None:
     """A kill loses all."""
-    edit(training._saves, ("epochs % EPOCHS_BETWEEN_CHECKPOINTS == 0", "False"))
+    edit(training._is_saved, ("epochs % EPOCHS_BETWEEN_CHECKPOINTS == 0", "False"))
 
 
 class _Trainer:
@@ -152,7 +152,7 @@ def nan_in_a_batch_is_trained_on() -> None:
 def a_loss_that_is_not_finite_is_recorded() -> None:
     """And training goes on."""
     edit(training._Watch._record, ("not math.isfinite(value)", "False"))
-    edit(training._Watch._look, ("not math.isfinite(farthest)", "False"))
+    edit(training._Watch._end_epoch, ("not math.isfinite(farthest)", "False"))
 
 
 def made(errors: list[float]) -> TrainingRun:
