@@ -181,7 +181,7 @@ def test_a_weight_that_lands_a_hundredth_of_the_learning_rate_off_would_be_caugh
     _, expected = where_a_step_leads(architecture, state_before(t, mark))
 
     for weight, ball in zip(mark.after.split(1), expected.p, strict=True):
-        with pytest.raises(AssertionError, match="times less"):
+        with pytest.raises(AssertionError, match="times its bound"):
             assert_in_balls(weight + TRAINING["lr"] / 100, ball.reshape(1), claim="weight")
 
 
@@ -195,7 +195,7 @@ def test_a_recorded_state_that_is_off_by_a_hundredth_would_be_caught(architectur
     file = with_mark(trajectory, t, **{part: 1.01 * values})
     mark = file.runs[trajectory].marks[t]
 
-    with pytest.raises(AssertionError, match=rf"step {t} of {trajectory}: error is .* times less"):
+    with pytest.raises(AssertionError, match=rf"step {t} of {trajectory}: error is .* times its bound"):
         check_step(trajectory, state_before(t, mark), (mark.loss, (mark.after,)))
 
 

@@ -663,7 +663,7 @@ class ByTheClock(Callback):
 
 REFUSED = {
     "the training loader is a DataLoader, but should be a simplenet.ResumableDataLoader": {"loader": DataLoader},
-    "the training loader is a list, but ExactResume": {"loader": lambda **options: [ResumableDataLoader(**options)]},
+    "the training loader is a list, but should be": {"loader": lambda **options: [ResumableDataLoader(**options)]},
     "the training loader has no length": {"loader": lambda **_: ResumableDataLoader(Stream())},
     "persistent_workers of the training loader is True": {
         "loader": lambda **options: ResumableDataLoader(**options | {"num_workers": 1, "persistent_workers": True})

@@ -109,7 +109,7 @@ def test_bad_usage_has_status_2_and_names_what_is_wrong(arguments):
 @pytest.mark.parametrize(
     ("name", "detail"),
     [
-        ("fails", "raises RuntimeError: not here when it is made"),
+        ("fails", "raises RuntimeError: not here when it is constructed"),
         ("Quits", "raises SystemExit: 3 at the first step"),
         ("Endless", "took more than the 3 s that a check may take, and was stopped"),
     ],
@@ -265,8 +265,8 @@ def test_an_optimizer_that_is_not_torchs_comes_through_an_adapter():
     ("make", "takes", "decay"),
     [
         (lambda params, **o: torch.optim.AdamW(params, **o), "lr, betas, eps, weight_decay, amsgrad, maximize",  # noqa: PLW0108
-         "0.01 unless it is told otherwise"),
-        (lambda params, lr: torch.optim.AdamW(params, lr=lr), "lr", "0.01, whether it is told or not"),
+         "0.01 by default"),
+        (lambda params, lr: torch.optim.AdamW(params, lr=lr), "lr", "0.01, always"),
         (lambda params, lr, beta1, beta2: torch.optim.Adam(params, lr, (beta1, beta2)), "lr, beta1/beta2", None),
     ],
 )  # fmt: skip
@@ -317,5 +317,5 @@ def test_what_has_other_things_by_torchs_names_is_not_blamed_for_them():
 
     assert report.passed, str(report)
     for name in ("a schedule is followed", "groups keep their own options", "hyper-parameters are not written to"):
-        assert report[name].detail == "its param_groups hold no dictionaries"
+        assert report[name].detail == "its param_groups are not dictionaries"
     assert report["a loaded state brings its options"].detail == "its state holds no options"
