@@ -83,14 +83,14 @@ FUSED_ON_CUDA = Implementation("fused on CUDA", build=FusedCuda.build, tensor_sc
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_in_the_arithmetic_of_cudas_fused_kernel_is_that_of_algorithm_1(dtype, data):
+def test_one_step_of_cudas_fused_kernel_is_that_of_algorithm_1(dtype, data):
     """Without a GPU."""
     check_one_step(AdamUnderTest(FUSED_ON_CUDA, CPU), data, dtype)
 
 
 @refuted
 @given(data=st.data())
-def test_scalars_of_float64_in_cudas_fused_kernel_would_be_refuted(data):
+def test_cudas_fused_kernel_has_float64_scalars(data):
     """So they have to be declared; torch 2.10 had them."""
     check_one_step(AdamUnderTest(replace(FUSED_ON_CUDA, tensor_scalars=False), CPU), data, torch.float32)
 
@@ -129,7 +129,7 @@ def test_one_capturable_step_from_any_state_is_that_of_algorithm_1(capturable, d
     check_one_step(capturable, data, dtype)
 
 
-def test_capturable_has_its_known_defects_without_a_gpu_too(capturable):
+def test_capturable_has_its_known_defects_on_the_cpu_too(capturable):
     """Those of its code over all parameters at once: lr 0 is right there, and epsilon 0 in float16 is not."""
     zero = torch.zeros(1)
     off = first_step(capturable, torch.ones(1), torch.float64, lr=1.0, eps=0.0) + 1
@@ -147,13 +147,13 @@ def test_capturable_has_its_known_defects_without_a_gpu_too(capturable):
 
 @refuted
 @given(data=st.data())
-def test_a_bound_of_half_a_rounding_an_operation_would_be_refuted(data):
+def test_one_step_is_within_half_a_rounding_an_operation(data):
     """So the count of two is within a factor four of what torch's own loop needs."""
     check_one_step(AdamUnderTest(FOR_LOOP, CPU), data, torch.float32, roundings=0.5)
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_the_oracle_kills_every_planted_fault(fault):
+def test_the_oracle_detects_every_planted_fault(fault):
     """A plain Adam passes; broken in any one place it does not."""
     adam = AdamUnderTest(Implementation(f"fault {fault}", {"fault": fault}, build=FaultyAdam.build), CPU)
 
@@ -210,7 +210,7 @@ def test_the_first_step_is_no_longer_than_the_learning_rate(adam, g):
     assert longest <= LR * (1 + first_step_rtol(adam)), f"first step is {longest / LR} lr"
 
 
-def test_default_tolerances_would_miss_a_first_step_0_9_percent_too_long_and_ours_does_not():
+def test_a_first_step_0_9_percent_too_long_passes_default_tolerances_and_fails_ours():
     """``torch.testing``'s float32 default allows 1e-5, a hundredth of a step at lr 1e-3."""
     long = AdamUnderTest(Implementation("long", {"fault": "step 0.9 % too long"}, build=FaultyAdam.build), CPU)
     g = torch.tensor([1.0, -2.0, 3.0])
@@ -224,7 +224,7 @@ def test_default_tolerances_would_miss_a_first_step_0_9_percent_too_long_and_our
 
 
 @pytest.mark.parametrize("fault", ["eps inside the root", "eps before the correction"])
-def test_the_places_of_epsilon_are_told_apart(fault):
+def test_the_positions_of_epsilon_are_distinguished(fault):
     """At unit-scale gradients the first differs by 5e-9 lr and the second by 3e-7 lr; small gradients show them."""
     wrong = AdamUnderTest(Implementation(fault, {"fault": fault}, build=FaultyAdam.build), CPU)
     unit, small = torch.tensor([1.0]), torch.tensor([2.0**-20])

@@ -95,7 +95,7 @@ def on_the_way(adam, gradients):
 
 
 @given(p=parameters, gradients=runs)
-def test_splitting_and_permuting_parameters_changes_nothing(adam, p, gradients):
+def test_splitting_and_permuting_parameters_changes_no_step(adam, p, gradients):
     """Every entry goes its own way: one matrix moves as its rows do, in whichever order they are given."""
     gradients = on_the_way(adam, gradients)
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
@@ -143,28 +143,28 @@ each_gradient_layout = pytest.mark.parametrize("gradient_layout", [*LAYOUTS, "ex
 
 @each_gradient_layout
 @each_layout
-def test_the_layout_of_parameter_and_gradient_changes_nothing(adam, layout, gradient_layout):
+def test_the_memory_layout_of_parameter_and_gradient_changes_no_step(adam, layout, gradient_layout):
     """Neither the bits of the parameter nor the memory around it; fused on CUDA may refuse, and does so itself."""
     check_layout(adam, layout, gradient_layout, refuses=adam.refuses_strides)
 
 
 @each_gradient_layout
 @each_layout
-def test_what_refuses_strides_that_differ_does_so_and_moves_nothing(layout, gradient_layout):
+def test_an_optimizer_that_refuses_strides_raises_and_moves_nothing(layout, gradient_layout):
     """As fused Adam on CUDA, without a GPU."""
     refusing = AdamUnderTest(Implementation("fused on CUDA", build=FusedCuda.build), torch.device("cpu"))
 
     check_layout(refusing, layout, gradient_layout, refuses=True)
 
 
-def test_what_is_fused_on_cuda_is_expected_to_refuse_and_nothing_else_is(adam):
+def test_only_the_fused_kernel_on_cuda_is_expected_to_refuse_strides(adam):
     assert adam.refuses_strides == (str(adam).startswith("fused-cuda"))
     on_cuda = AdamUnderTest(adam.implementation, torch.device("cuda"))
     assert on_cuda.refuses_strides == (adam.implementation.name == "fused")
 
 
 @given(p=parameters, gradients=runs, position=st.integers(0, 2))
-def test_an_empty_parameter_anywhere_in_the_list_changes_nothing(adam, p, gradients, position):
+def test_an_empty_parameter_at_any_position_changes_nothing(adam, p, gradients, position):
     gradients = on_the_way(adam, gradients)
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
     empty = adam.parameter(torch.zeros((0, 3), device=adam.device))
@@ -213,7 +213,7 @@ def gradient_scaler(device):
 
 @pytest.mark.parametrize("skipped", [0, 1])
 @given(p=parameters, gradients=runs)
-def test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later(adam, skipped, p, gradients):
+def test_a_step_skipped_for_an_overflow_changes_neither_the_parameters_nor_later_steps(adam, skipped, p, gradients):
     """The gradient scaler skips it, or has the optimizer do so; its scales are powers of two, which round nothing."""
     scaler = gradient_scaler(adam.device)
     scaler.scale(torch.ones((), device=adam.device))  # chooses the first scale
@@ -237,7 +237,7 @@ def test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later(adam, skip
         assert_identical(torch.as_tensor(optimizer.state[scaled][name]), torch.as_tensor(value), claim=name)
 
 
-def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
+def test_a_parameter_without_a_gradient_gets_no_state_and_does_not_change(adam):
     moved, still = (adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab")
     optimizer = adam([still, moved])
 
@@ -248,7 +248,7 @@ def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
 
 
 @given(p=parameters, gradients=runs, data=st.data())
-def test_parameter_groups_go_their_own_ways_in_any_order(adam, p, gradients, data):
+def test_parameter_groups_are_independent_in_any_order(adam, p, gradients, data):
     """Two groups that differ in every option, one of them perhaps added on the way."""
     options = [
         {"lr": 4 * LR, "betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": False, "maximize": True},
@@ -389,7 +389,7 @@ def assert_same_state(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_state_that_went_through_a_file_steps_on_to_the_bit(adam, dtype):
+def test_a_state_loaded_from_a_file_takes_the_same_steps_bit_for_bit(adam, dtype):
     """Into an optimizer that was made with other options; and past 256, where bfloat16 counts no further."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     *earlier, later = (g.to(adam.device, dtype) for g in FALLING)
@@ -418,7 +418,7 @@ def test_a_state_that_went_through_a_file_steps_on_to_the_bit(adam, dtype):
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["deep", "pickle"]
 )
-def test_a_copy_steps_on_to_the_bit(adam, copied):
+def test_a_copy_takes_the_same_steps_bit_for_bit(adam, copied):
     """And apart from its original."""
     *earlier, later = (g.to(adam.device) for g in FALLING)
     p = adam.parameter(torch.ones(SHAPE, device=adam.device))
@@ -435,7 +435,7 @@ def test_a_copy_steps_on_to_the_bit(adam, copied):
     assert_same_state(read(twin, q), read(optimizer, p))
 
 
-def test_a_new_optimizer_of_moved_parameters_starts_afresh(adam):
+def test_a_new_optimizer_of_trained_parameters_starts_from_a_fresh_state(adam):
     """What another remembers of them has no say."""
     p = adam.parameter(torch.ones(SHAPE, device=adam.device))
     first = adam([p], **OTHER)
@@ -452,7 +452,7 @@ def test_a_new_optimizer_of_moved_parameters_starts_afresh(adam):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_reaches_its_own_entry_and_no_other(adam, value):
+def test_a_nonfinite_gradient_changes_only_its_own_entry(adam, value):
     """Of the parameter and of both moments, in which it stays."""
     spoilt = [g.clone() for g in FALLING]
     spoilt[1][0, 2] = value
@@ -473,7 +473,7 @@ def test_what_is_not_finite_reaches_its_own_entry_and_no_other(adam, value):
 
 
 @pytest.mark.parametrize("set_to_none", [False, True])
-def test_clearing_gradients_clears_what_is_not_finite(adam, set_to_none):
+def test_zero_grad_clears_nonfinite_gradients(adam, set_to_none):
     """In every group: to 0, or to none at all."""
     parameters = [adam.parameter(torch.ones(3, device=adam.device)) for _ in "abc"]
     optimizer = adam([{"params": parameters[:2]}, {"params": parameters[2:]}])
@@ -489,7 +489,7 @@ def test_clearing_gradients_clears_what_is_not_finite(adam, set_to_none):
             assert_identical(p.grad, torch.zeros(3), claim="cleared gradient")
 
 
-def test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each(adam):
+def test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once(adam):
     """One hook before anything moves and one after; the closure's loss is returned, its gradient stepped along."""
     p, q = (adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab")
     optimizer, seen = adam([p]), []
@@ -585,7 +585,7 @@ def longest_step(adam, gradients, betas):
 
 
 @given(data=st.data(), t=lengths, betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.5)]))
-def test_no_step_is_longer_than_cauchy_and_schwarz_allow(adam, data, t, betas):
+def test_no_step_is_longer_than_the_cauchy_schwarz_bound(adam, data, t, betas):
     """In units of the learning rate, and for any sequence of gradients."""
     gradients = [data.draw(tensors(SHAPE, elements=moderate)) for _ in range(t)]
 
@@ -611,7 +611,7 @@ def test_the_gradients_that_attain_cauchy_and_schwarz_come_within_rounding_of_th
 
 @refuted
 @given(data=st.data())
-def test_no_later_step_is_longer_than_the_learning_rate_would_be_refuted(data):
+def test_no_later_step_is_longer_than_the_learning_rate(data):
     """True of the first step only."""
     gradients = [data.draw(tensors(SHAPE, elements=moderate)) for _ in range(4)]
 
@@ -620,7 +620,7 @@ def test_no_later_step_is_longer_than_the_learning_rate_would_be_refuted(data):
 
 @pytest.mark.claim("4.2/adagrad-and-rmsprop")
 @given(gradients=runs)
-def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradients):
+def test_with_beta1_0_adam_is_rmsprop_with_bias_correction(adam, gradients):
     """beta1 = 0. torch's RMSprop has no correction, so its eps = 0 step is Adam's times sqrt(1 - beta2^t)."""
     beta2 = 0.9
     gradients = [(g + (g == 0)).double() for g in gradients]
@@ -637,7 +637,7 @@ def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradien
 
 @pytest.mark.claim("4.2/adagrad-and-rmsprop")
 @given(gradients=runs)
-def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
+def test_as_beta2_approaches_one_adam_becomes_adagrad(adam, gradients):
     """beta1 = 0, 1 - beta2 = d small, and lr / sqrt(t): Kingma and Ba 2015, §5.
 
     v_hat is then a weighted mean of the squares whose weights differ by at most (1 - d)^t, so the root is off

@@ -66,7 +66,7 @@ def test_autograd_computes_the_chain_rule(device, architecture, data, dtype):
 
 @refuted
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_gradient_off_by_a_ten_thousandth_would_be_caught(net, batch):
+def test_the_gradient_is_a_ten_thousandth_larger(net, batch):
     actual = [gradient * (1 + 2**-13) for gradient in backward(net, *batch)]
 
     assert_gradients(actual, by_hand(net, *batch), "backward")
@@ -125,7 +125,7 @@ def smooth_problem(architecture, seed):
 
 @forward_mode
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_first_and_second_derivatives_pass_torchs_own_check(architecture):
+def test_first_and_second_derivatives_pass_gradcheck(architecture):
     """By weights, inputs and targets, backward, forward and batched, twice over, and to the same bits each time."""
     loss, arguments = smooth_problem(architecture, seed=1996)
     options = {"eps": CHECK_STEP, "atol": CHECK_STEP, "rtol": 0.0, "nondet_tol": 0.0}
@@ -136,7 +136,7 @@ def test_first_and_second_derivatives_pass_torchs_own_check(architecture):
 
 @forward_mode
 @given(net=networks(hidden=few), batch=batches(few))
-def test_forward_mode_finds_the_same_gradient(device, net, batch):
+def test_forward_mode_computes_the_same_gradient(device, net, batch):
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     weights = dict(net.named_parameters())
 
@@ -146,7 +146,7 @@ def test_forward_mode_finds_the_same_gradient(device, net, batch):
 
 
 @given(net=networks(hidden=few), batch=batches(few))
-def test_gradients_of_single_rows_average_to_the_batchs(device, net, batch):
+def test_the_mean_of_the_rows_gradients_is_the_batchs_gradient(device, net, batch):
     """Row by row under vmap."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     weights = dict(net.named_parameters())
@@ -186,7 +186,7 @@ def test_the_gradient_is_linear_in_the_upstream_gradient(device, net, batch, k):
 
 
 @given(net=networks(hidden=few), batch=batches(few))
-def test_any_upstream_gradient_is_pulled_back_by_the_chain_rule(device, net, batch):
+def test_any_upstream_gradient_is_propagated_by_the_chain_rule(device, net, batch):
     """Row by row, so that what is pulled back is linear in it: additive too, not just under powers of two."""
     net, (x, upstream) = net.to(device), (rows.to(device) for rows in batch)
 
@@ -198,7 +198,7 @@ def test_any_upstream_gradient_is_pulled_back_by_the_chain_rule(device, net, bat
 
 @refuted
 @given(net=networks(hidden=few), batch=batches(few))
-def test_an_upstream_gradient_that_ignores_the_rows_would_be_caught(net, batch):
+def test_the_upstream_gradients_mean_gives_the_gradient(net, batch):
     x, upstream = batch
 
     actual = torch.autograd.grad(net(x), list(net.parameters()), upstream.mean().expand_as(upstream))
@@ -274,7 +274,7 @@ def test_the_network_is_exact_over_many_rows(device, architecture, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_weights_that_are_views_compute_what_contiguous_ones_do(device, architecture, dtype, layout):
+def test_weights_in_any_memory_layout_give_the_same_output_and_gradients(device, architecture, dtype, layout):
     """Forward and backward, and nothing around them is written to: on numbers that nothing rounds, in any type."""
     skip_where_missing(lambda one: torch.nn.functional.linear(one, one, one[0]).sigmoid(), dtype, device)
     net, x, upstream = exact_problem(architecture, 5, dtype, device)
@@ -303,7 +303,7 @@ def test_every_parameter_gets_a_gradient(device, architecture, data):
 
 
 @given(net=networks(), batch=batches(), data=st.data())
-def test_frozen_parameters_keep_every_bit_and_the_others_move_as_before(device, net, batch, data):
+def test_frozen_parameters_do_not_change_and_the_others_get_the_same_gradient(device, net, batch, data):
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     free = backward(net, x, y)
     frozen = data.draw(st.lists(st.booleans(), min_size=4, max_size=4).filter(lambda f: not all(f)), label="frozen")
@@ -377,7 +377,7 @@ def test_the_output_weights_gradient_is_the_notebooks(device, net, batch):
 
 @pytest.mark.claim("4.3/hidden-slope")
 @given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
-def test_a_hidden_units_slope_is_the_notebooks(device, net, batch):
+def test_a_hidden_units_derivative_is_the_notebooks(device, net, batch):
     """How each unit's output changes with its own two weights."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
 

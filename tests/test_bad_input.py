@@ -523,7 +523,7 @@ def test_a_message_shows_a_value_in_full_up_to_a_length_and_then_its_ends(make, 
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_an_integer_that_python_may_not_write_out_is_shown_by_its_size(sign):
+def test_an_integer_too_long_to_print_is_shown_by_its_size(sign):
     assert shown(sign * 2**2047) == "an integer of 2048 bits"
     assert shown(sign * (2**2047 - 1)).startswith(str(sign * (2**2047 - 1))[:30])
 
@@ -578,7 +578,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("call", "message"), MESSAGES, ids=[message for _, message in MESSAGES])
-def test_a_message_says_what_the_value_is_and_what_it_should_be(call, message):
+def test_a_message_has_the_value_and_what_it_should_be(call, message):
     """To the letter."""
     with pytest.raises((TypeError, ValueError)) as refused:
         call()
@@ -599,7 +599,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_ends_of_a_range_are_in_it(end):
+def test_the_ends_of_a_range_are_accepted(end):
     ENDS[end]()
 
 
@@ -613,7 +613,7 @@ def test_adam_takes_the_longest_step_that_is_accepted():
     assert all(weights.isfinite().all() for weights in network.parameters())
 
 
-def test_what_is_kept_of_an_argument_is_of_pythons_own_type():
+def test_stored_arguments_have_pythons_own_types():
     """A file with NumPy's in it does not load without running code; those that are Python's, too, are accepted."""
 
     class Width(enum.IntEnum):

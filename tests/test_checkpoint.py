@@ -69,7 +69,7 @@ def is_taken(path):
     return path[0] in checkpoint.ENTRIES
 
 
-def test_what_is_read_is_what_was_saved(content, file):
+def test_a_checkpoint_round_trips_bit_for_bit(content, file):
     file.write_bytes(content)
     expected = loaded(content)
 
@@ -86,7 +86,7 @@ def test_what_is_read_is_what_was_saved(content, file):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_a_network_is_loaded_in_the_type_it_was_saved_in(content, file, dtype):
+def test_a_network_is_loaded_in_the_dtype_it_was_saved_in(content, file, dtype):
     whole = loaded(content)
     whole["state_dict"] = {name: weight.to(dtype) for name, weight in whole["state_dict"].items()}
     file.write_bytes(saved(whole))
@@ -97,7 +97,7 @@ def test_a_network_is_loaded_in_the_type_it_was_saved_in(content, file, dtype):
     assert {parameter.dtype for parameter in net.parameters()} == {dtype}
 
 
-def test_weights_alone_are_enough_for_a_network_and_not_for_training(content, file):
+def test_a_checkpoint_with_only_weights_loads_but_does_not_resume(content, file):
     whole = loaded(content)
     file.write_bytes(saved({name: whole[name] for name in ("hyper_parameters", "state_dict")}))
 
@@ -114,7 +114,7 @@ def snapshot(directory):
 
 
 @pytest.mark.parametrize("named", ["directory", "file", "url"])
-def test_a_path_in_a_checkpoint_is_not_written_deleted_or_asked_for(content, tmp_path, monkeypatch, named):
+def test_a_path_in_a_checkpoint_is_not_written_deleted_or_opened(content, tmp_path, monkeypatch, named):
     """Lightning would remove what ``best_model_path`` names, and ask the server of a URL."""
     documents = tmp_path / "documents"
     documents.mkdir()
@@ -211,7 +211,7 @@ def test_a_small_file_cannot_take_much_memory_or_time(content, file, bomb):
     assert time.thread_time() - start < 5
 
 
-def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(file, monkeypatch):
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(file, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 1000)
     file.write_bytes(bytes(1001))
 
@@ -220,7 +220,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(file, monke
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
-def test_what_is_no_file_is_refused_at_once(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path):
     """A pipe would keep its reader waiting."""
     os.mkfifo(tmp_path / "pipe.ckpt")
     (tmp_path / "directory.ckpt").mkdir()
@@ -245,7 +245,7 @@ def outcome(file, content):
 
 
 @given(seed=st.integers(0, 2**64 - 1))
-def test_damage_is_refused_or_harmless(content, tmp_path_factory, seed):
+def test_a_damaged_checkpoint_is_refused_or_gives_the_same_bits(content, tmp_path_factory, seed):
     """A few dozen damaged files an example; harmless is what leaves the same bits."""
     generator = random.Random(seed)
     file = tmp_path_factory.getbasetemp() / "damaged.ckpt"
@@ -271,7 +271,7 @@ def test_every_flipped_bit_of_a_weight_or_moment_is_refused(content, file):
 
 
 @pytest.mark.soak
-def test_every_flipped_bit_of_the_file_is_refused_or_harmless(content, file):
+def test_every_flipped_bit_of_the_file_is_refused_or_gives_the_same_bits(content, file):
     whole = outcome(file, content)
     for bit in range(len(content) * 8):
         flipped = bytearray(content)
@@ -280,7 +280,7 @@ def test_every_flipped_bit_of_the_file_is_refused_or_harmless(content, file):
 
 
 @pytest.mark.soak
-def test_three_thousand_damaged_files_are_refused_or_harmless(content, file):
+def test_three_thousand_damaged_files_are_refused_or_give_the_same_bits(content, file):
     generator = random.Random(1996)
     whole = outcome(file, content)
     refused = 0
@@ -291,7 +291,7 @@ def test_three_thousand_damaged_files_are_refused_or_harmless(content, file):
     assert refused > 2000
 
 
-def test_members_that_are_exchanged_or_there_twice_are_refused(content, file):
+def test_swapped_or_duplicate_members_are_refused(content, file):
     """Their CRCs are right."""
     names = list(members_with_numbers(content))
     contents = loaded_members(content)
@@ -330,7 +330,7 @@ def test_another_byte_order_is_refused(content, file):
     [b"", b"not a checkpoint", b"PK\x03\x04 truncated", {"a": torch.ones(1)}, [1], "text", 7],
     ids=["empty", "text", "truncated", "other weights", "list", "string", "number"],
 )
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(file, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused_by_name(file, content):
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
 
     with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint of a SimpleNet"):
@@ -425,7 +425,7 @@ def test_every_tampered_entry_with_its_digest_is_refused(content, file):
     ],
     ids=str,
 )
-def test_a_refusal_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, message):
+def test_an_error_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, message):
     file.write_bytes(saved(with_entry(loaded(content), path, value)))
 
     with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ def cli(tmp_path, monkeypatch):
     return run
 
 
-def test_training_prints_the_truth_table_that_was_learned(cli, tmp_path):
+def test_training_prints_the_predicted_truth_table(cli, tmp_path):
     result = cli("train", "--batch-size", 4, "--plot", "run.png")
 
     assert result.exit_code == 0, result.output
@@ -106,7 +106,7 @@ LOSS = "the loss of step 7 is nan"
         ),
     ],
 )
-def test_a_report_is_the_truth_table_the_verdict_and_how_to_go_on(architecture, changes, report):
+def test_a_report_has_the_truth_table_the_result_and_a_hint(architecture, changes, report):
     """To the letter, however a run ends."""
     run = {"predictions": WRONG, "checkpoint": Path("run.ckpt"), "stopped_by": "budget", "divergence": None, **changes}
     run["predictions"] = torch.tensor(run["predictions"])[:, None]
@@ -133,7 +133,7 @@ def test_the_listing_ends_with_status_1_and_the_reason(cli):
     assert "never solve XOR" in result.output
 
 
-def test_a_run_out_of_epochs_says_how_to_go_on(cli):
+def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
     result = cli("train", "--max-epochs", 5, "--architecture", "derivation", "--batch-size", 2)
     command = re.search(r"simplenet (train --resume) '(.*)'", result.output)
     assert result.exit_code == 1
@@ -183,7 +183,7 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
     ("flag", "value"),
     [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
 )
-def test_what_the_checkpoint_decides_is_refused_beside_it(cli, tmp_path, flag, value):
+def test_options_stored_in_the_checkpoint_are_refused_with_resume(cli, tmp_path, flag, value):
     """Even where it says the same, as a default does."""
     (tmp_path / "text.ckpt").write_text("text")
 
@@ -229,7 +229,7 @@ def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_pat
 
 @pytest.mark.parametrize("architecture", ["overview", "listing"])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypatch, architecture, name, status):
+def test_a_signal_ends_training_with_its_status_and_saves_the_state(cli, monkeypatch, architecture, name, status):
     """0 and 1 mean a run that has finished."""
     number = getattr(signal, name)
     step = SimpleNet.training_step
@@ -266,7 +266,7 @@ def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypa
 @pytest.mark.parametrize(
     "command", [["train"], ["certify"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0]
 )
-def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch, command, raised, status, message):
+def test_no_unexpected_error_exits_with_status_0_or_1(cli, tmp_path, monkeypatch, command, raised, status, message):
     """An error of SimpleNet's own shows where it was raised; the others end in one line."""
     (tmp_path / "c.ckpt").write_text("")
 
@@ -283,7 +283,7 @@ def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch,
     assert (len(result.stderr.splitlines()) > 1) == (status == 3)
 
 
-def test_a_reader_that_has_seen_enough_ends_a_command_as_sigpipe_would(monkeypatch):
+def test_a_closed_pipe_ends_a_command_with_the_status_of_sigpipe(monkeypatch):
     """Without a word, and what is left to be written goes nowhere."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -298,7 +298,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_as_sigpipe_would(monkeypat
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
-def test_a_command_says_nothing_of_torch_and_lightning_but_their_errors(cli, monkeypatch, level):
+def test_commands_hide_warnings_of_torch_and_lightning_but_not_their_errors(cli, monkeypatch, level):
     """What other modules warn of is shown, and what was set before is set again."""
     seen = []
 
@@ -333,7 +333,7 @@ def eager(*arguments, **options):
 
 
 @pytest.mark.parametrize("command", [["train"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0])
-def test_ctrl_c_ends_in_its_status(cli, tmp_path, monkeypatch, command):
+def test_ctrl_c_exits_with_status_130(cli, tmp_path, monkeypatch, command):
     """Click alone says 1 of it, which is a verdict of training."""
     (tmp_path / "c.ckpt").write_text("")
 
@@ -349,7 +349,7 @@ def test_ctrl_c_ends_in_its_status(cli, tmp_path, monkeypatch, command):
     assert result.stderr == ""
 
 
-def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written(cli, tmp_path, monkeypatch):
+def test_each_file_that_becomes_unwritable_is_reported_and_the_others_are_written(cli, tmp_path, monkeypatch):
     """After the verdict, which the work was for."""
     target = tmp_path / "gone" / "run.json"
     target.parent.mkdir()
@@ -372,7 +372,7 @@ def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written
 
 @pytest.mark.parametrize("command", [["train", "--plot"], ["certify", "--plot"], ["certify", "--json"]], ids=" ".join)
 @pytest.mark.parametrize("path", ["none/run.png", "directory.png", "text.ckpt/run.png"])
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path, monkeypatch, command, path):
+def test_a_file_that_cannot_be_written_is_refused_before_training(cli, tmp_path, monkeypatch, command, path):
     monkeypatch.setattr("simplenet.training.train", lambda *_, **__: pytest.fail("the work was done"))
     monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: pytest.fail("the work was done"))
     (tmp_path / "directory.png").mkdir()
@@ -415,7 +415,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
 
 
 @pytest.mark.parametrize(("score", "word"), [(0.5, "false"), (0.5000001, "true"), (0.4999999, "false"), (1.0, "true")])
-def test_a_score_of_one_half_reads_as_false(cli, tmp_path, monkeypatch, score, word):
+def test_a_prediction_of_one_half_is_false(cli, tmp_path, monkeypatch, score, word):
     """What is above reads as true."""
     net = SimpleNet()
     for parameter in net.parameters():
@@ -491,7 +491,7 @@ def test_info_names_versions_device_threads_and_flags(cli):
     assert lines["dtype"] == "float32"
 
 
-def test_help_and_the_reference_do_not_wait_for_torch():
+def test_help_and_the_reference_do_not_import_torch():
     """One new process; torch takes seconds to import."""
     program = (
         "import sys; import simplenet, simplenet.cli, simplenet.reference; "
@@ -524,7 +524,7 @@ def test_the_notebooks_run_learns_exclusive_or(finished):
     assert int(steps.replace(",", "")) < 4 * 3000
 
 
-def test_a_pipe_gets_the_report_and_nothing_else(finished):
+def test_a_pipe_gets_only_the_report(finished):
     """In a process of its own: no bar, no tip, no hardware line, no warning."""
     directory = finished(piped)
 

@@ -92,7 +92,7 @@ def trained(architecture, batch_size, steps):
 @pytest.mark.claim("4/learns")
 @pytest.mark.usefixtures("controls")
 @pytest.mark.parametrize(("architecture", "batch_size", "steps"), SOLVED)
-def test_the_rate_of_success_is_neither_lower_nor_higher_than_it_was(architecture, batch_size, steps):
+def test_the_rate_of_success_is_unchanged(architecture, batch_size, steps):
     """The positive control, tanh, does better than the sigmoid; the negative one, ReLU, fails a third of the time."""
     result = trained(architecture, batch_size, steps)
 
@@ -100,7 +100,7 @@ def test_the_rate_of_success_is_neither_lower_nor_higher_than_it_was(architectur
     assert_in_band(int(result.solved.sum()), len(FRESH), SOLVED[architecture, batch_size, steps], claim)
 
 
-def test_the_bands_tell_the_activations_apart():
+def test_the_bands_distinguish_the_activations():
     """Under an identity output, no count is in the bands of two hidden activations; so each band can fail."""
     relu, sigmoid, tanh = (band(SOLVED[name, 4, 500], len(FRESH)) for name in ("relu", "overview", "tanh"))
 
@@ -109,7 +109,7 @@ def test_the_bands_tell_the_activations_apart():
 
 
 @pytest.mark.parametrize("step", SOLVED_BY)
-def test_the_quantiles_of_the_steps_to_solve_are_where_they_were(step):
+def test_the_quantiles_of_the_steps_to_solve_are_unchanged(step):
     """A quantile is at most this step if, and only if, that share is solved by then."""
     overview = trained("overview", 4, 1000)
     solved = int((overview.solved & (overview.solved_at <= step)).sum())
@@ -125,7 +125,7 @@ def test_the_listing_is_never_solved():
     assert not result.solved.any()
 
 
-def test_one_activation_swapped_makes_the_listing_learn():
+def test_a_sigmoid_in_the_hidden_layer_makes_the_listing_learn():
     """The listing and the derivation differ by the hidden activation alone."""
     (hidden, output), (swapped, same) = ARCHITECTURES["listing"], ARCHITECTURES["derivation"]
     assert (hidden, swapped, output) == (nn.Identity, nn.Sigmoid, same)
@@ -141,7 +141,7 @@ def test_one_activation_swapped_makes_the_listing_learn():
 @example(trials=9, share=1 / 9, confidence=0.9)
 @example(trials=9, share=8 / 9, confidence=0.9)
 @example(trials=9, share=9 / 9, confidence=0.9)
-def test_the_bounds_are_where_the_count_becomes_just_so_improbable(trials, share, confidence):
+def test_at_each_bound_the_count_has_the_stated_probability(trials, share, confidence):
     """Clopper and Pearson's definition: at a bound, so many successes or more (or fewer) have the doubt's chance."""
     successes = round(share * trials)
 
@@ -187,7 +187,7 @@ def certify(tmp_path, monkeypatch):
     return run
 
 
-def test_the_certificate_names_what_was_trained_how_much_of_it_solved_xor_and_how_surely(certify, tmp_path):
+def test_the_certificate_has_its_settings_the_count_and_the_bounds(certify, tmp_path):
     result = certify("--seeds", 1000, "--steps", 500, "--target", 0.7, "--plot", "c.png", "--json", "c.json")
 
     assert result.exit_code == 0, result.output
@@ -215,7 +215,7 @@ def test_the_certificate_names_what_was_trained_how_much_of_it_solved_xor_and_ho
 
 
 @given(hidden=st.integers(1, 5), seeds=st.integers(1, 9))
-def test_a_certificate_is_of_networks_as_wide_as_they_are_asked_for(hidden, seeds):
+def test_a_certificate_has_networks_of_the_requested_width(hidden, seeds):
     """And says so where they are not the notebook's."""
     fabric = Fabric(accelerator="cpu", devices=1)
 
@@ -287,7 +287,7 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
         assert not certificate.as_dict()["compiled"]
 
 
-def test_no_seed_at_all_is_solved_within_no_step():
+def test_a_quantile_of_0_needs_no_seed_and_one_of_1_needs_all():
     """A share of 0 needs none to be solved; one of 1 needs all."""
     result = train_ensemble(range(40), steps=300, compiled=False)
     certificate = Certificate("overview", 4, 300, 0.9, result)
@@ -297,7 +297,7 @@ def test_no_seed_at_all_is_solved_within_no_step():
     assert certificate.steps_to_solve(certificate.solved / 40) == result.solved_at.max()
 
 
-def test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_seeds_sit(certify):
+def test_a_bound_below_the_target_has_status_1_and_describes_the_failed_seeds(certify):
     result = certify("--seeds", 20, "--steps", 5, "--architecture", "overview", "--architecture", "listing")
 
     assert result.exit_code == 1
@@ -330,7 +330,7 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
     assert result.output.splitlines() == ["Interrupted: no certificate without all seeds."]
 
 
-def test_a_certificate_that_was_not_compiled_says_so_and_names_the_cache(certify, monkeypatch):
+def test_an_uncompiled_certificate_says_so_and_names_the_cache(certify, monkeypatch):
     """Which another type of CPU may have filled."""
 
     def broken(*_):
@@ -403,7 +403,7 @@ def made(solved_at, *, confidence=0.999):
 
 
 @given(n=st.integers(1, 60), data=st.data(), confidence=st.sampled_from([0.5, 0.9, 0.999]))
-def test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true(n, data, confidence):
+def test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true(n, data, confidence):
     """A lower one down and an upper one up, by less than a tenth of a percent."""
     solved = data.draw(st.integers(0, n), label="solved")
     certificate = made([1] * solved + [ensemble.NEVER] * (n - solved), confidence=confidence)
@@ -417,7 +417,7 @@ def test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true(n, data,
 
 
 @given(steps=st.lists(st.one_of(st.none(), st.integers(0, 99)), min_size=1, max_size=12), share=st.integers(0, 12))
-def test_the_steps_to_solve_are_those_of_the_share_asked_for(steps, share):
+def test_the_steps_to_solve_are_the_requested_quantile(steps, share):
     """By its definition: the least step by which that many seeds of all are solved for good, if there is one."""
     n = len(steps)
     share = min(share, n)
@@ -467,7 +467,7 @@ def certified(certify, monkeypatch):
 
 
 @pytest.mark.parametrize("solved", [0, 15, 20])
-def test_a_target_between_the_two_bounds_is_not_cleared(certified, solved):
+def test_a_target_between_the_two_bounds_is_not_reached(certified, solved):
     """What the rate is at least decides, and is enough where it is the target itself."""
     lower, upper = certified(solved, 20)[1].bounds
 
@@ -477,7 +477,7 @@ def test_a_target_between_the_two_bounds_is_not_cleared(certified, solved):
 
 
 @pytest.mark.parametrize("architectures", [["overview", "listing"], ["listing", "overview"]])
-def test_one_target_that_is_missed_of_several_is_enough_for_status_1(certify, monkeypatch, architectures):
+def test_one_missed_target_of_several_has_status_1(certify, monkeypatch, architectures):
     """In whichever place."""
     monkeypatch.setattr(
         "simplenet.certificate.certify",
@@ -490,7 +490,7 @@ def test_one_target_that_is_missed_of_several_is_enough_for_status_1(certify, mo
 
 
 @pytest.mark.parametrize("failed", [0, 1, 11, 12, 13])
-def test_a_list_that_is_exactly_full_has_no_ellipsis(certified, failed):
+def test_a_list_at_its_length_limit_has_no_ellipsis(certified, failed):
     """Twelve seeds are named; only a thirteenth is left out. Of three it is said where they sit."""
     result, _ = certified(20 - failed, 20)
 
@@ -529,7 +529,9 @@ SADDLE = "curves up in 5, down in 4, neither in 8: shaped like a saddle"
     ],
     ids=["all", "not all"],
 )
-def test_the_verdict_names_the_bound_the_steps_and_what_failed(certify, monkeypatch, solved_at, fallback, verdict):
+def test_the_certify_output_has_the_bound_the_steps_and_the_failed_seeds(
+    certify, monkeypatch, solved_at, fallback, verdict
+):
     """To the letter. Weights of 0 predict 0, and each output weight makes a saddle with its unit's input."""
     certificate = made(solved_at)
     certificate = replace(certificate, ensemble=replace(certificate.ensemble, fallback=fallback))
@@ -538,7 +540,7 @@ def test_the_verdict_names_the_bound_the_steps_and_what_failed(certify, monkeypa
     assert certify().stdout.splitlines() == verdict
 
 
-def test_what_is_no_result_goes_to_stderr(certify, monkeypatch):
+def test_everything_but_results_goes_to_stderr(certify, monkeypatch):
     """A pipe gets results alone."""
 
     def interrupt(*_, **__):
@@ -585,7 +587,7 @@ def test_the_curvatures_of_a_critical_point_are_counted_by_their_signs(curvature
     assert str(point) == f"predicts 0.000 0.000 0.000 0.000, MSE 0.0000, gradient 0e+00; {words}"
 
 
-def test_a_critical_point_is_said_in_a_line():
+def test_a_critical_point_is_summarized_in_one_line():
     point = CriticalPoint([0.0, 0.25, -0.5, 1.0004], 0.12345, 2.5e-7, torch.tensor([1.0, -1.0]).double())
 
     assert str(point) == (
@@ -595,7 +597,7 @@ def test_a_critical_point_is_said_in_a_line():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (16,), (18,), (17, 1)])
-def test_weights_of_no_network_are_refused_with_their_shape(shape):
+def test_weights_of_an_impossible_shape_are_refused_with_that_shape(shape):
     message = f"weights have shape {shape}, but should have shape (4 h + 1,), for h units"
 
     with pytest.raises(ValueError, match=re.escape(message)) as refused:
@@ -634,7 +636,7 @@ eighths = st.integers(-24, 24).map(lambda n: n / 8)  # exact, as are their sums 
 
 
 @given(a=eighths, b=eighths)
-def test_a_network_that_says_one_half_to_everything_rests_at_a_quarter(a, b):
+def test_predicting_one_half_for_every_row_has_an_mse_of_a_quarter_and_no_gradient(a, b):
     """Its output weights are 0, so its gradient is too; in the listing, that is as low as it gets."""
     weights = torch.tensor([a, b, a - b, a, b, 1.0, a, b] + [a] * 4 + [0.0] * 5)
 
@@ -665,7 +667,7 @@ def exact_listing_mse(parameters, hidden):
 
 @pytest.mark.claim("5/listing-learns")
 @given(data=st.data(), hidden=st.integers(1, 4))
-def test_the_listings_mse_is_at_least_a_quarter_for_any_weights_whatever(data, hidden):
+def test_the_listings_mse_is_at_least_a_quarter_for_any_weights(data, hidden):
     """Over every finite float64, from subnormal to largest; the proof is in docs/claims.md."""
     size = 4 * hidden + 1
     parameters = data.draw(st.lists(floats(torch.float64), min_size=size, max_size=size))
@@ -680,7 +682,7 @@ positive = st.fractions(min_value=0, max_value=10**6).filter(bool)
 
 
 @given(x=positive, y=positive)
-def test_the_identity_that_the_proof_rests_on_is_one(x, y):
+def test_the_identity_in_the_proof_is_true(x, y):
     """In exact arithmetic; what is on the right is a sum of squares over what is positive."""
     left = 1 / (1 + x) ** 2 + 1 / (1 + y) ** 2 - 1 / (1 + x * y)
 
@@ -736,7 +738,7 @@ def test_the_derivations_mse_can_be_below_a_quarter(data, hidden):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_an_optimiser_that_tries_cannot_bring_the_listing_below_a_quarter(seed):
+def test_an_optimizer_cannot_bring_the_mse_of_the_listing_below_a_quarter(seed):
     """BFGS in float64, from starts up to 10 times as large as usual; it is let loose, not held back."""
     torch.manual_seed(seed)
     start = parameters_to_vector(SimpleNet("listing").double().parameters()).detach() * (1 + seed)
@@ -774,12 +776,12 @@ def separated(targets):
 
 @pytest.mark.claim("3.1/not-separable")
 @pytest.mark.parametrize("targets", list(itertools.product((0, 1), repeat=4)), ids=str)
-def test_every_truth_table_but_exclusive_or_and_its_complement_has_a_separating_line(targets):
+def test_every_truth_table_except_exclusive_or_and_its_complement_is_linearly_separable(targets):
     """Fourteen have a line; for the other two the inequalities add up to a contradiction, so none has both."""
     assert separated(targets) != inseparable(targets)
     assert inseparable(targets) == (targets in {(0, 1, 1, 0), (1, 0, 0, 1)})
 
 
 @pytest.mark.claim("3.1/not-separable")
-def test_the_proof_is_about_the_targets_that_we_train_on():
+def test_the_proof_uses_the_targets_of_xor():
     assert inseparable([int(y) for y in xor()[1]])

@@ -22,7 +22,7 @@ def test_the_targets_are_the_exclusive_or_of_the_inputs():
     assert targets.flatten().tolist() == [a != b for a, b in inputs.tolist()]
 
 
-def test_each_call_returns_tensors_of_its_own():
+def test_xor_returns_new_tensors():
     """A caller that writes into the table does not change it for the next one."""
     inputs, targets = xor()
     inputs.fill_(7)
@@ -46,7 +46,7 @@ def test_an_epoch_is_the_truth_table_in_its_order(batch_size):
 @pytest.mark.parametrize(
     "loader", [xor_dataloader, lambda: XORDataModule().train_dataloader()], ids=["loader", "module"]
 )
-def test_a_batch_holds_one_pair_unless_more_are_asked_for(loader):
+def test_the_default_batch_size_is_one(loader):
     """Four batches of one row and its target."""
     batches = list(loader())
 
@@ -71,7 +71,7 @@ def test_a_variable_is_the_tensor_it_wraps(data, shape, requires_grad):
 
 @pytest.mark.claim("3.1/variable")
 @given(seed=seeds, architecture=architectures)
-def test_training_on_variables_gives_the_bits_of_training_without(seed, architecture):
+def test_training_on_variables_gives_the_same_bits_as_on_tensors(seed, architecture):
     """§3.1's loader of wrapped pairs against ours, over an epoch."""
     pairs = [tuple(map(Variable, pair)) for pair in zip(*xor(), strict=True)]
     weights = []
@@ -98,7 +98,7 @@ def test_a_batch_size_that_is_not_a_positive_integer_is_refused(make, batch_size
         make(batch_size)
 
 
-def test_the_data_module_serves_the_same_batches():
+def test_the_data_module_yields_the_same_batches():
     module = XORDataModule(batch_size=3)
 
     served = [rows.tolist() for batch in module.train_dataloader() for rows in batch]
@@ -107,7 +107,7 @@ def test_the_data_module_serves_the_same_batches():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
-def test_lightnings_own_command_line_drives_the_model_and_the_data(tmp_path, monkeypatch):
+def test_lightningcli_runs_the_model_and_the_data(tmp_path, monkeypatch):
     """``LightningCLI(SimpleNet, XORDataModule)`` needs nothing but the two classes."""
     arguments = [
         "fit",

@@ -55,7 +55,7 @@ def test_a_hundred_repetitions_are_identical(device):
 
 @refuted
 @given(seed=seeds)
-def test_training_that_draws_its_seed_anew_would_be_caught(device, seed):
+def test_training_gives_the_same_weights_for_another_seed(device, seed):
     first = trained_weights(device, seed, "overview", 1, 2)
 
     assert_identical(trained_weights(device, seed ^ 1, "overview", 1, 2), first, claim=f"seed {seed}")
@@ -103,7 +103,7 @@ def two_sums_rtol(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alone(device, dtype):
+def test_the_number_of_threads_changes_sums_over_many_rows_only_by_rounding(device, dtype):
     """Two threads add in another order: measured, an ulp of the output bias' gradient at 40,000 rows."""
     with num_threads(1):
         one = all_positive_step(MANY_ROWS, dtype, device)
@@ -117,7 +117,7 @@ def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alo
 
 @refuted
 @given(missing=st.integers(1, 9))
-def test_a_thread_that_leaves_out_a_row_would_be_caught(missing):
+def test_omitting_a_row_stays_within_the_bound(missing):
     """In float64; float32's bound is wider than a row."""
     whole = torch.ones(1, dtype=torch.float64)
 
@@ -184,7 +184,7 @@ class Interruption(BaseException):
 @pytest.mark.parametrize("way_out", [None, ValueError, Interruption], ids=["its end", "an error", "an interrupt"])
 @given(before=flags, changed=flags)
 @example(before=AS_TORCH_STARTS, changed=AS_TORCH_STARTS)
-def test_deterministic_gives_back_every_flag(way_out, before, changed):
+def test_deterministic_restores_every_flag(way_out, before, changed):
     """However the block is left, and whatever it did to the flags itself."""
     with flags_set(before):
         try:
@@ -201,7 +201,7 @@ def test_deterministic_gives_back_every_flag(way_out, before, changed):
 
 
 @given(before=flags)
-def test_deterministic_nests(before):
+def test_deterministic_blocks_can_be_nested(before):
     """Leaving the inner block leaves the outer one as it was."""
     with flags_set(before):
         with deterministic():
@@ -267,7 +267,7 @@ def test_loading_a_checkpoint_draws_nothing(device, checkpoint, seed, drawn):
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # there is no Trainer to log to
 @given(seed=seeds, architecture=architectures)
-def test_a_step_a_score_and_a_save_draw_nothing(device, tmp_path_factory, seed, architecture):
+def test_a_training_step_a_prediction_and_a_save_draw_no_random_numbers(device, tmp_path_factory, seed, architecture):
     """Once the weights are drawn, training is a function of the rows."""
     set_seed(seed)
     net = SimpleNet(architecture).to(device)
@@ -328,7 +328,7 @@ def order_of_rows(**options):
 
 @pytest.mark.parametrize("beside", MEANWHILE)
 @pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
-def test_the_order_of_the_rows_does_not_depend_on_what_happens_beside_training(tmp_path, beside):
+def test_the_order_of_the_rows_does_not_depend_on_logging_saving_or_validation(tmp_path, beside):
     """Shuffled epochs under the Trainer, with it and without."""
     without = order_of_rows()
 

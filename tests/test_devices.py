@@ -42,7 +42,7 @@ def untested(config, items):
     return {"cpu", *["cuda"] * torch.cuda.is_available()} - offered
 
 
-def test_every_device_offers_itself(device):
+def test_every_device_runs_the_network(device):
     """And computes: what it returns lies there."""
     assert SimpleNet().to(device)(xor()[0].to(device)).device.type == device.type
 
@@ -54,7 +54,7 @@ def test_a_run_on_a_machine_with_a_gpu_checks_it(request):
     assert not missing, f"this run holds no test on {missing}, but should test every device that is here"
 
 
-def test_a_gpu_that_no_test_runs_on_would_be_noticed(request, monkeypatch):
+def test_a_gpu_that_no_test_runs_on_is_reported(request, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     on_the_cpu = [item for item in request.session.items if "cuda" not in item.name]
 
@@ -69,14 +69,14 @@ def probe(device):
     return values, values @ torch.eye(64, device=device)
 
 
-def test_float32_products_are_not_cut_to_tf32(device):
+def test_float32_products_are_not_rounded_to_tf32(device):
     """With torch's settings as they are; of any device."""
     values, product = probe(device)
 
     assert_identical(product, values, claim="values times the identity")
 
 
-def test_products_cut_to_tf32_would_be_caught(device):
+def test_products_in_tf32_are_rounded(device):
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         pytest.skip(f"{device} here has no TF32: it came with CUDA capability 8.0")
     with matmul_precision("high"):
@@ -130,7 +130,7 @@ def test_moving_to_a_device_and_back_in_mid_training_changes_no_bit(device, net)
 @pytest.mark.parametrize(
     ("version", "found", "left"), [((2, 9), None, ":4096:8"), ((2, 9), ":16:8", ":16:8"), ((2, 10), None, None)]
 )
-def test_cublas_is_deterministic_before_the_first_product_where_torch_looks_only_then(version, found, left):
+def test_cublas_is_configured_before_the_first_product_on_cuda(version, found, left):
     environment = {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
 
     conftest.settle_cublas(environment, version)
@@ -138,7 +138,7 @@ def test_cublas_is_deterministic_before_the_first_product_where_torch_looks_only
     assert environment.get("CUBLAS_WORKSPACE_CONFIG") == left
 
 
-def test_the_first_use_of_cuda_is_not_held_against_the_test_that_makes_it(monkeypatch):
+def test_variables_set_by_the_first_use_of_cuda_are_allowed(monkeypatch):
     """Torch up to 2.8 and Lightning leave a variable each in the environment."""
     before = conftest._global_state()  # noqa: SLF001
 
@@ -175,7 +175,7 @@ def test_the_default_device_decides_where_weights_and_data_are_made(name):
     assert torch.ones(()).device.type == "cpu"
 
 
-def test_a_default_device_can_be_taken_back():
+def test_the_default_device_can_be_reset():
     """As torch documents it, by ``None``; Lightning's modules ask for the default."""
 
     def make():
@@ -186,7 +186,7 @@ def test_a_default_device_can_be_taken_back():
     assert in_a_thread(make).device.type == "cpu"
 
 
-def test_the_suite_is_collected_for_each_device_where_there_is_a_gpu(finished):
+def test_with_a_gpu_the_suite_is_collected_for_each_device(finished):
     """No row of tests/ledger/defects.toml demands a test of a device that was not asked for."""
     output = (finished(pretended_gpu) / "output").read_text("utf-8")
 
@@ -194,7 +194,7 @@ def test_the_suite_is_collected_for_each_device_where_there_is_a_gpu(finished):
         assert f"collected with {tuple(options.split())}: <ExitCode.OK: 0>" in output, output
 
 
-def test_training_on_the_cpu_beside_a_gpu_warns_of_nothing(finished):
+def test_training_on_the_cpu_with_a_gpu_available_warns_of_nothing(finished):
     """Whoever says ``--device cpu`` knows that there is a GPU."""
     output = (finished(pretended_gpu) / "output").read_text("utf-8")
 

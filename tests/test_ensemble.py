@@ -81,7 +81,7 @@ def test_each_network_of_many_weights_starts_from_the_bits_of_its_seed(hidden, a
         check_beginnings([0, 1, 2**31 - 1, 2**31, 2**32 - 1], architecture, hidden)
 
 
-def test_each_network_starts_from_the_bits_of_its_seed_should_torch_draw_in_another_way(monkeypatch):
+def test_each_network_starts_from_the_bits_of_its_seed_even_if_torch_draws_differently(monkeypatch):
     """Which here is not foreseen: what is drawn at once is another's."""
     monkeypatch.setattr(ensemble, "draw", lambda seeds, *_: draw([seed ^ 1 for seed in seeds], *_))
 
@@ -97,7 +97,7 @@ def test_networks_start_on_the_cpu_whatever_the_default_device():
     assert_identical(actual, expected, claim="initial weights")
 
 
-def test_the_generator_is_given_back():
+def test_the_generator_is_restored():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -108,7 +108,7 @@ def test_the_generator_is_given_back():
 
 
 @given(batch_size=st.integers(1, 9), steps=st.integers(1, 9))
-def test_the_schedule_serves_the_batches_of_the_loader(batch_size, steps):
+def test_the_schedule_has_the_batches_of_the_loader(batch_size, steps):
     """A row's share is the 2/n of the loss's gradient in the batches that it is in, and 0 in the others."""
     batches = [inputs.tolist() for inputs, _ in xor_dataloader(batch_size)]
 
@@ -214,7 +214,7 @@ def test_a_step_of_the_single_network_is_exact_to_its_roundings(drawn):
 
 @refuted
 @given(drawn=steps_to_take())
-def test_a_step_longer_by_a_ten_thousandth_would_be_caught(drawn):
+def test_a_step_of_a_replica_is_a_ten_thousandth_longer(drawn):
     state, step = drawn
     with default_dtype(state[0].dtype):
         check_step(step_of_many(state, **{**step, "lr": step["lr"] * 1.0001}), state, **step)
@@ -224,7 +224,7 @@ ACTIVATIONS = sys.modules[ensemble.Formulas.__module__]._ACTIVATIONS  # noqa: SL
 
 
 @pytest.mark.parametrize("module", ACTIVATIONS)
-def test_the_slope_of_an_activation_is_that_of_autograd(module):
+def test_the_derivative_of_an_activation_is_that_of_autograd(module):
     """Of each that there is, those of the notebook's networks and others, and the kink of one at 0 included."""
     value, slope = ACTIVATIONS[module]
     z = torch.linspace(-6, 6, 97, dtype=torch.float64, requires_grad=True)
@@ -260,7 +260,7 @@ def test_solved_at_is_the_step_from_which_all_rows_stay_right_to_the_end(right):
 SIGMOID_ROUNDINGS = EXP_ROUNDINGS + 2  # the sum and the quotient
 
 
-def test_what_is_said_of_a_replica_holds_for_the_network_that_its_weights_make():
+def test_a_network_with_a_replicas_weights_has_its_loss_and_predictions():
     """After 300 steps, when some are solved and some are not."""
     many = train_ensemble(range(40), steps=300, compiled=False)
 
@@ -282,7 +282,7 @@ def test_what_is_said_of_a_replica_holds_for_the_network_that_its_weights_make()
         assert_within(loss, expected, atol=atol, rtol=2 * gamma(6, torch.float32), claim="MSE of a replica")
 
 
-def test_a_seed_that_comes_twice_is_trained_twice():
+def test_a_repeated_seed_is_trained_twice():
     result = train_ensemble((7, 3, 7), steps=20, compiled=False)
 
     assert result.seeds.tolist() == [7, 3, 7]
@@ -299,7 +299,7 @@ def assert_same_seeds_same_bits(actual, expected):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_a_seed_gives_the_same_bits_whichever_seeds_are_trained_with_it(batch_size):
+def test_the_bits_of_a_seed_do_not_depend_on_the_other_seeds(batch_size):
     """Alone, or in the second chunk of several."""
     options = {"steps": 30, "batch_size": batch_size, "compiled": False}
 
@@ -337,7 +337,7 @@ def blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_run_takes_block_after_block_of_full_chunks_each_in_one_thread(blocks, monkeypatch, threads):
+def test_every_chunk_is_full_and_runs_all_its_blocks_in_one_thread(blocks, monkeypatch, threads):
     """As many side by side as torch had threads, and has again; one step is taken beforehand, to compile it."""
     workers = []
     executor = ensemble.ThreadPoolExecutor
@@ -357,7 +357,7 @@ def test_a_run_takes_block_after_block_of_full_chunks_each_in_one_thread(blocks,
     assert after == threads
 
 
-def test_a_run_that_is_to_stop_begins_no_block(monkeypatch):
+def test_a_run_starts_no_block_after_a_request_to_stop(monkeypatch):
     monkeypatch.setattr(ensemble, "_BLOCK", 2)
     stop = threading.Event()
     begun = []
@@ -391,7 +391,7 @@ class Chunks:
         return [columns[0]]
 
 
-def test_an_error_stops_all_chunks_and_begins_no_more():
+def test_an_error_stops_all_chunks_and_starts_no_new_one():
     """But those that are begun before it is known."""
     chunks = Chunks(failing=1)
 
@@ -403,7 +403,7 @@ def test_an_error_stops_all_chunks_and_begins_no_more():
 
 
 @pytest.mark.parametrize(("progress", "disabled"), [(True, None), (False, True)])
-def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress, disabled):
+def test_a_progress_bar_counts_the_seeds_in_a_terminal(monkeypatch, progress, disabled):
     """None is what tqdm calls that."""
     said, updates = [], []
 
@@ -420,7 +420,7 @@ def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress,
     assert torch.cat([result[0] for result in results]).tolist() == weights[0].tolist()
 
 
-def test_python_does_not_wait_for_the_thread_that_compiles():
+def test_python_exits_without_waiting_for_the_compiling_thread():
     """It is a daemon: a signal ends the process while it is at work."""
     daemons = []
 
@@ -445,7 +445,7 @@ in_the_background = Background(start_compiled)
 
 
 @pytest.mark.skipif(TORCH < (2, 5), reason="torch compiles a loop on the CPU from 2.5 on")
-def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_is_told(finished):
+def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_requested_steps(finished):
     """From the states that 250 steps have led to."""
     found = torch.load(finished(in_the_background) / "compiled.pt", weights_only=True)
     before, after = State(*found["before"]), State(*found["after"])
@@ -509,7 +509,7 @@ def kernel_states(case, device, finished):
 
 
 @pytest.mark.parametrize("case", triton_kernel.CASES, ids=str)
-def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_states, case):
+def test_every_step_of_the_triton_kernel_is_exact_to_its_roundings(kernel_states, case):
     """From states that it has led to itself; it does nothing in no step, and the same in three at once or singly."""
     architecture, hidden = case
     before, after = kernel_states["before"], kernel_states["after"]
@@ -553,7 +553,7 @@ def start_two(directory):
 two = Background(start_two)
 
 
-def test_two_processes_give_exactly_the_answer_of_one(finished):
+def test_two_processes_give_exactly_the_result_of_one(finished):
     """An odd number of seeds, shared out by Lightning Fabric over gloo."""
     directory = finished(two)
 
@@ -573,7 +573,7 @@ def test_two_processes_give_exactly_the_answer_of_one(finished):
         ("backend raised:\nno vectors\nand more", "backend raised: no vectors"),
     ],
 )
-def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(monkeypatch, message, line):
+def test_without_a_compiler_the_same_steps_run_eagerly_and_fallback_says_why(monkeypatch, message, line):
     def broken(*_arguments, **_options):
         raise RuntimeError(message)
 
@@ -601,7 +601,7 @@ def test_a_compiler_that_fails_at_the_first_call_of_a_step_is_a_fallback_too(mon
     assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
 
 
-def test_the_step_that_compiles_is_not_among_those_that_train(monkeypatch):
+def test_the_compiling_step_is_not_a_training_step(monkeypatch):
     taken = []
 
     def on_cuda(architecture, hidden, device, _dtype):

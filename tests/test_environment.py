@@ -45,7 +45,7 @@ def test_a_device_is_found_by_each_of_its_names_and_no_other(gpus, count, mps):
 
 @pytest.mark.parametrize("torch_version", [(2, 3), (2, 4)], ids=str)
 @pytest.mark.filterwarnings("ignore:torch.is_autocast_cpu_enabled:DeprecationWarning")
-def test_an_autocast_region_is_one_of_its_own_device(monkeypatch, torch_version):
+def test_an_autocast_region_applies_only_to_its_device(monkeypatch, torch_version):
     """From torch 2.4 on by a function that knows the device; before, all that are no CPU were taken for CUDA."""
     monkeypatch.setattr(environment, "TORCH", min(torch_version, environment.TORCH))
 
@@ -99,7 +99,7 @@ def test_a_cpu_is_named_as_linux_does(monkeypatch, tmp_path, cpuinfo, name):
 
 
 @pytest.mark.parametrize(("built", "name"), [("CPU capability usage: AVX9\nand more", "AVX9"), ("nothing", "CPU")])
-def test_a_description_has_each_entry_in_full(monkeypatch, built, name):
+def test_describe_returns_every_entry_in_full(monkeypatch, built, name):
     """Names and values, as a record of a run keeps them."""
     monkeypatch.setattr(torch.__config__, "show", lambda: f"PyTorch built with:\n  - {built}")
     monkeypatch.setattr(platform, "machine", lambda: "abacus")
@@ -122,11 +122,11 @@ def test_a_description_has_each_entry_in_full(monkeypatch, built, name):
 
 
 @pytest.mark.parametrize("function", [processor, describe])
-def test_what_is_no_device_is_refused_by_name(function):
+def test_an_unknown_device_is_refused_by_name(function):
     with pytest.raises(TypeError, match=re.escape("device is 'cpu' of type str, but should be a device")):
         function("cpu")
 
 
-def test_a_device_that_is_no_name_is_refused_by_name():
+def test_a_device_that_is_not_a_string_is_refused_by_name():
     with pytest.raises(TypeError, match=re.escape("device is 0 of type int, but should be a str")):
         resolve_device(0)

@@ -76,7 +76,7 @@ def test_a_planted_fault_is_killed_by_an_assertion(finished, name):
 
 @forks
 @pytest.mark.parametrize("name", OWN)
-def test_what_becomes_of_a_fault_is_said(finished, name):
+def test_the_outcome_of_each_fault_is_printed(finished, name):
     """A survivor, a kill by anything but an assertion, a fault that is none: none of them passes for a kill."""
     outcome = outcomes(finished)[name]
 
@@ -106,7 +106,7 @@ def double(x):
     return 2 * x
 
 
-def test_a_function_is_edited_wherever_it_is_held_and_only_where_the_code_is_there():
+def test_edit_changes_every_reference_to_a_function_and_refuses_missing_code():
     held, code = double, double.__code__
     try:
         edit(double, ("2 * x", "3 * x"))
@@ -121,7 +121,7 @@ def test_a_function_is_edited_wherever_it_is_held_and_only_where_the_code_is_the
         double.__code__ = code
 
 
-def test_an_object_that_is_nowhere_is_not_replaced():
+def test_replacing_an_object_that_no_module_holds_is_refused():
     with pytest.raises(StaleFault, match="no module holds"):
         replace(object(), None)
     with pytest.raises(StaleFault, match="has no such_a_thing"):

@@ -92,7 +92,7 @@ def test_a_step_from_a_recorded_state_is_exact_to_its_roundings(trajectory, gold
         check_step(trajectory, before, step_from(trajectory, before), (mark.loss, (mark.after,)))
 
 
-def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free_run, golden, request):
+def test_every_recorded_step_of_a_run_is_exact_to_its_roundings(free_run, golden, request):
     """From states of its own; how far it drifts from the recorded run is measured and reported, and no verdict."""
     run = train(free_run)
 
@@ -115,7 +115,7 @@ def with_mark(trajectory, t, **changes):
 
 
 @given(trajectory=trajectories, entry=st.integers(0, 16), bit=st.integers(0, 31))
-def test_one_flipped_bit_in_the_initial_weights_would_be_caught(trajectory, entry, bit):
+def test_one_flipped_bit_in_the_initial_weights_fails_the_comparison(trajectory, entry, bit):
     weights = committed.runs[trajectory].marks[1].p
     flipped = weights.clone()
     flipped.numpy().view(np.uint32)[entry] ^= np.uint32(1 << bit)
@@ -128,7 +128,7 @@ def test_one_flipped_bit_in_the_initial_weights_would_be_caught(trajectory, entr
 
 
 @given(trajectory=trajectories, entry=st.integers(0, 16), sign=st.sampled_from([-1, 1]))
-def test_an_initial_weight_of_four_draws_further_would_be_caught_between_kernels(trajectory, entry, sign):
+def test_an_initial_weight_drawn_four_numbers_later_fails_the_comparison(trajectory, entry, sign):
     """Neighbouring draws are 2^-23 bounds apart; the bound is three of them."""
     weights = committed.runs[trajectory].marks[1].p
     fan_in = 2 if entry < 12 else 4
@@ -175,7 +175,7 @@ def test_a_fused_draw_has_the_same_bits(k, fan_in):
 
 @pytest.mark.parametrize("t", MARKS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_weight_that_lands_a_hundredth_of_the_learning_rate_off_would_be_caught(architecture, t):
+def test_an_error_of_a_hundredth_of_the_learning_rate_in_a_weight_fails_the_comparison(architecture, t):
     """Each by itself."""
     mark = committed.runs[Trajectory("for-loop", architecture, 1996)].marks[t]
     _, expected = where_a_step_leads(architecture, state_before(t, mark))
@@ -188,7 +188,7 @@ def test_a_weight_that_lands_a_hundredth_of_the_learning_rate_off_would_be_caugh
 @pytest.mark.parametrize("part", "pmv")
 @pytest.mark.parametrize("t", [10, 100])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_recorded_state_that_is_off_by_a_hundredth_would_be_caught(architecture, t, part):
+def test_a_recorded_state_that_is_off_by_a_hundredth_fails_the_comparison(architecture, t, part):
     """The step recorded from it does not start there. Later on, two of three runs have no gradient but roundings."""
     trajectory = Trajectory("for-loop", architecture, 1996)
     values = getattr(committed.runs[trajectory].marks[t], part)
@@ -200,7 +200,7 @@ def test_a_recorded_state_that_is_off_by_a_hundredth_would_be_caught(architectur
 
 
 @given(trajectory=trajectories, changed=st.integers(1, 9), entry=st.integers(0, 16))
-def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, changed, entry):
+def test_a_run_that_is_changed_by_an_ulp_is_reported_from_that_step(trajectory, changed, entry):
     """Which takes place after the step's own update; at the mark it shows as that one ulp."""
 
     class Nudged(Training):
@@ -224,7 +224,7 @@ def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, c
 
 
 @given(start=floats(torch.float32, min_exponent=-126, max_exponent=126), n=st.integers(0, 99))
-def test_ulps_count_the_numbers_between(start, n):
+def test_the_distance_in_ulps_counts_the_numbers_in_between(start, n):
     end = torch.tensor(start)
     for _ in range(n):
         end = torch.nextafter(end, torch.tensor(torch.inf))
@@ -232,7 +232,7 @@ def test_ulps_count_the_numbers_between(start, n):
     assert ulps(torch.tensor(start), end) == ulps(end, torch.tensor(start)) == n
 
 
-def test_zero_lies_between_the_smallest_numbers_of_both_signs():
+def test_zero_is_between_the_smallest_numbers_of_both_signs():
     smallest = torch.tensor(2.0**-149)
 
     assert ulps(-smallest, smallest) == 2
@@ -267,7 +267,7 @@ def test_the_line_names_the_first_differing_step_of_each_implementation(found, t
     assert f"): {text}" in line(committed, found)
 
 
-def test_the_table_has_the_earliest_step_and_the_farthest_weight_over_all_seeds():
+def test_the_table_has_the_first_step_and_the_largest_difference_over_all_seeds():
     found = [
         Drift("foreach", "listing", 0, None, [0] * 5, [0] * 5),
         Drift("foreach", "listing", 7, 57, [0, 0, 4, 9, 1], [0] * 5),
@@ -293,7 +293,7 @@ def test_the_table_has_the_earliest_step_and_the_farthest_weight_over_all_seeds(
     ],
     ids=str,
 )
-def test_the_same_kernels_are_those_of_one_build_system_and_capability(change, kernels, release):
+def test_kernels_are_the_same_for_one_build_system_and_cpu_capability(change, kernels, release):
     there = {
         **committed.environment,
         "python": "3.11.7 on Linux",
@@ -312,11 +312,11 @@ def test_the_committed_file_holds_every_run():
     assert list(committed.runs) == TRAJECTORIES
 
 
-def test_a_file_is_read_to_the_bits_that_were_written():
+def test_a_golden_file_round_trips_bit_for_bit():
     assert dumps(committed) == COMMITTED.read_text("utf-8")
 
 
-def test_what_is_recorded_is_what_here_is_trained(monkeypatch, tmp_path):
+def test_record_writes_the_trained_runs(monkeypatch, tmp_path):
     trajectory = TRAJECTORIES[0]
     monkeypatch.setattr("tests.environments.golden.TRAJECTORIES", [trajectory])
     monkeypatch.setattr("tests.training.train", committed.runs.__getitem__)
@@ -363,7 +363,7 @@ SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(che
         "base64",
     ],
 )
-def test_a_file_that_cannot_be_compared_with_is_refused_in_a_line(text, message, tmp_path):
+def test_an_incomparable_golden_file_is_refused_in_one_line(text, message, tmp_path):
     path = tmp_path / "golden.json"
     if text is not None:
         path.write_text(text, "utf-8")

@@ -111,7 +111,7 @@ def test_distinct_seeds_give_distinct_initial_weights(device):
     assert len(rows) == len(SEEDS) >= 10_000
 
 
-def test_drawing_again_equals_a_new_network(device):
+def test_reset_parameters_draws_the_weights_of_a_new_network(device):
     """So that what the other tests draw is what a user gets."""
     weights = initial_weights(device)
 
@@ -124,7 +124,7 @@ def test_drawing_again_equals_a_new_network(device):
 
 
 @given(seed=seeds, hidden=hidden_widths)
-def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed, hidden):
+def test_no_initial_weight_exceeds_one_over_the_square_root_of_its_fan_in(device, seed, hidden):
     """Not even by a rounding: the bound as a float32 is the limit."""
     set_seed(seed)
     with device:
@@ -137,7 +137,7 @@ def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed,
 
 
 @given(seed=seeds)
-def test_initial_weights_in_float64_are_no_float32s(device, seed):
+def test_initial_weights_in_float64_use_all_bits(device, seed):
     """All 53 bits are drawn: that a number happens to end in 29 zeros has the probability 2^-29."""
     with default_dtype(torch.float64), device:
         set_seed(seed)
@@ -173,7 +173,7 @@ def test_the_moments_of_the_initial_weights_are_those_of_the_uniform_distributio
         )
 
 
-def test_no_two_initial_weights_go_together(device):
+def test_no_two_initial_weights_are_correlated(device):
     """Uncorrelated over the seeds, so hidden units start apart and can learn to differ."""
     weights = initial_weights(device)
 
@@ -184,7 +184,7 @@ def test_no_two_initial_weights_go_together(device):
 
 @refuted
 @given(factor=st.sampled_from([0.99, 1.01]))
-def test_a_bound_one_hundredth_off_would_be_caught(device, factor):
+def test_the_bound_of_the_initial_weights_is_a_hundredth_off(device, factor):
     values = initial_weights(device)[:, 0] * factor
     share = math.log(1 / FALSE_ALARM) / len(values)
 
@@ -193,7 +193,7 @@ def test_a_bound_one_hundredth_off_would_be_caught(device, factor):
 
 @refuted
 @given(parameter=st.integers(0, 16))
-def test_normal_weights_of_the_same_variance_would_be_caught(parameter):
+def test_normal_weights_of_the_same_variance_pass_the_uniformity_test(parameter):
     values = torch.randn(len(SEEDS), dtype=torch.float64) / math.sqrt(3)
 
     assert stats.kstest(values.numpy(), stats.uniform(-1, 2).cdf).pvalue > FALSE_ALARM, parameter
@@ -201,7 +201,7 @@ def test_normal_weights_of_the_same_variance_would_be_caught(parameter):
 
 @refuted
 @given(parameter=st.integers(0, 15))
-def test_weights_that_share_a_quarter_of_their_value_would_be_caught(device, parameter):
+def test_weights_that_share_a_quarter_of_their_value_look_uncorrelated(device, parameter):
     one, other = initial_weights(device)[:, parameter : parameter + 2].T
 
     assert_mean(one * (0.75 * other + 0.25 * one), 0, 2, claim="product")

@@ -55,7 +55,7 @@ def pairs(draw, rows, dtype=torch.float32, *, dyadic=False):
 
 @pytest.mark.claim("4.1/mean-of-squares")
 @given(pair=pairs(powers_of_two, dyadic=True), dtype=wide_dtypes)
-def test_mse_is_the_exact_mean_where_nothing_rounds(device, pair, dtype):
+def test_mse_is_the_exact_mean_if_no_operation_rounds(device, pair, dtype):
     """Dyadic numbers, in rational arithmetic; the result keeps dtype and device, and has no dimension."""
     predictions, targets = (values.to(device, dtype) for values in pair)
 
@@ -82,7 +82,7 @@ def test_mse_is_the_mean_of_squared_differences(device, data, dtype):
 
 @refuted
 @given(pair=pairs(batch_sizes))
-def test_one_rounding_would_not_be_enough(pair):
+def test_the_mse_has_the_error_of_a_single_rounding(pair):
     expected = float(exact_mean_of_squares(*pair))
 
     assert_within(mse_loss(*pair), expected, rtol=gamma(1, torch.float32), claim="mse")
@@ -90,7 +90,7 @@ def test_one_rounding_would_not_be_enough(pair):
 
 @refuted
 @given(pair=pairs(batch_sizes))
-def test_half_the_mean_would_be_caught(pair):
+def test_the_mse_is_half_the_mean_of_squared_differences(pair):
     """Bishop's loss carries a factor 1/2; ours does not, and the bound can tell."""
     expected = float(exact_mean_of_squares(*pair)) / 2
 
@@ -100,7 +100,7 @@ def test_half_the_mean_would_be_caught(pair):
 @pytest.mark.filterwarnings("ignore:Applying the CPU mse kernel on half-type tensors")  # torch 2.0, on speed
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @given(data=st.data())
-def test_sixteen_bits_keep_their_type_and_their_bound(device, dtype, data):
+def test_the_mse_in_sixteen_bits_keeps_its_dtype_and_its_bound(device, dtype, data):
     """In eighths up to 8, whose squares neither overflow nor vanish; their sums round."""
     skip_where_missing(lambda one: mse_loss(one, one), dtype, device)
     predictions, targets = (v.to(device) for v in data.draw(pairs(batch_sizes, dtype, dyadic=True), label="pair"))
@@ -140,7 +140,7 @@ def test_scaling_by_a_power_of_two_scales_the_mse_by_its_square(device, pair, k)
 
 
 @given(pair=pairs(powers_of_two, dyadic=True), offset=st.integers(-(2**17), 2**17))
-def test_a_common_offset_changes_nothing_where_it_rounds_nothing(device, pair, offset):
+def test_an_exactly_representable_offset_does_not_change_the_mse(device, pair, offset):
     """Up to 2^17 an eighth still has its place; the mean of a^2 - 2ab + b^2 would have lost it."""
     a, b = (values.to(device) for values in pair)
 
@@ -148,7 +148,7 @@ def test_a_common_offset_changes_nothing_where_it_rounds_nothing(device, pair, o
 
 
 @given(pair=pairs(powers_of_two, dyadic=True))
-def test_sum_and_mean_reduce_the_same_squares(device, pair):
+def test_every_reduction_uses_the_same_squares(device, pair):
     """Of torch's own loss, whose mean is ours."""
     a, b = (values.to(device) for values in pair)
     squares = functional.mse_loss(a, b, reduction="none")
@@ -171,7 +171,7 @@ def test_the_mean_of_equal_batches_means_is_the_mean(pair, data):
 
 @refuted
 @given(pair=pairs(powers_of_two, dyadic=True))
-def test_the_mean_of_unequal_batches_means_would_be_the_mean(pair):
+def test_the_mean_of_unequal_batches_means_is_the_mean(pair):
     """As with batch size 3 over four rows: the last one counts three times."""
     means = torch.stack([mse_loss(a, b) for a, b in zip(*(values.split(3) for values in pair), strict=True)])
 
@@ -200,7 +200,7 @@ def test_the_gradient_is_twice_the_difference_over_the_count(device, pair, dtype
 
 @pytest.mark.claim("4.1/mean-of-squares")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_loss_and_gradient_are_right_at_every_size(device, dtype):
+def test_loss_and_gradient_are_exact_at_every_number_of_rows(device, dtype):
     """Of 1 to 128 rows, each size by itself; what is drawn elsewhere leaves some out.
 
     The rows differ by 1/8, 3/8, 5/8 and so on, so that n squares add up, without a rounding, to n (4n² - 1)/192. What
@@ -238,7 +238,7 @@ def test_the_gradient_is_twice_the_difference_over_the_count_in_sixteen_bits(dev
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(2**17, 1), (2**11, 2**6), (2**3, 2, 2**2), (1, 2**16)], ids=str)
-def test_the_loss_is_exact_over_many_rows_and_columns(device, dtype, shape):
+def test_the_mse_of_exact_numbers_is_exact_at_every_size(device, dtype, shape):
     """Differences of 1/2 and 1, in turn, and 2^k of them: squares, their sum and their mean round nothing."""
     place = torch.arange(math.prod(shape), device=device).reshape(shape)
     difference = (1 + place % 2).to(dtype) / 2
@@ -254,7 +254,7 @@ def test_the_loss_is_exact_over_many_rows_and_columns(device, dtype, shape):
 
 @refuted
 @given(pair=pairs(batch_sizes))
-def test_the_gradient_would_not_be_taken_for_half_of_itself(pair):
+def test_the_gradient_is_the_difference_over_the_count(pair):
     grad_a, _ = gradients(mse_loss, pair)
 
     assert_identical(grad_a, (pair[0] - pair[1]) / len(pair[0]), claim="gradient of half the loss")
@@ -280,7 +280,7 @@ def test_an_upstream_gradient_multiplies_the_gradient(device, pair, upstream):
 
 
 @given(a=eighths, b=eighths)
-def test_a_single_number_has_a_loss_and_a_gradient_too(device, a, b):
+def test_the_loss_of_tensors_without_dimensions_has_a_gradient(device, a, b):
     """Without any dimension."""
     pair = [torch.tensor(value, device=device) for value in (a, b)]
 
@@ -289,7 +289,7 @@ def test_a_single_number_has_a_loss_and_a_gradient_too(device, a, b):
 
 
 @given(pair=pairs(batch_sizes))
-def test_asking_for_the_targets_gradient_does_not_change_the_loss(device, pair):
+def test_requiring_the_targets_gradient_does_not_change_the_loss(device, pair):
     """Torch has had two code paths here."""
     a, b = (values.to(device) for values in pair)
 
@@ -340,7 +340,7 @@ def test_an_mse_of_zero_means_equality_unless_a_square_underflows(device, data, 
 
 
 @given(pair=pairs(batch_sizes), data=st.data(), value=st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_what_is_not_finite_reaches_the_loss(device, pair, data, value):
+def test_nonfinite_values_make_the_loss_nonfinite(device, pair, data, value):
     """From either side and any row; infinity minus itself is NaN."""
     a, b = pair = [values.to(device) for values in pair]
     row = data.draw(st.integers(0, len(a) - 1), label="row")
@@ -353,7 +353,7 @@ def test_what_is_not_finite_reaches_the_loss(device, pair, data, value):
     assert mse_loss(a, b).isnan()
 
 
-def test_targets_without_a_column_are_refused_where_torch_only_warns(device):
+def test_targets_without_a_column_are_refused_although_torch_only_warns(device):
     """Torch compares each of n predictions with each of n targets, n^2 pairs: another loss altogether."""
     predictions = torch.tensor([[0.0], [1.0], [1.0], [0.0]], device=device)
     targets = predictions.flatten()
@@ -368,7 +368,7 @@ def test_targets_without_a_column_are_refused_where_torch_only_warns(device):
 
 
 @given(pair=pairs(st.integers(2, 8), dyadic=True))
-def test_what_torch_computes_there_is_the_mean_over_all_pairs(pair):
+def test_torchs_loss_of_targets_without_a_column_is_the_mean_over_all_pairs(pair):
     a, b = pair
     every_a, every_b = a.expand(len(a), len(a)), b.T.expand(len(a), len(a))
 
@@ -380,7 +380,7 @@ def test_what_torch_computes_there_is_the_mean_over_all_pairs(pair):
 
 
 @given(shapes=st.lists(st.sampled_from([(), (1,), (4,), (1, 1), (4, 1), (1, 4), (2, 2)]), min_size=2, unique=True))
-def test_shapes_that_differ_are_refused_even_where_they_broadcast(shapes):
+def test_different_shapes_are_refused_even_if_they_broadcast(shapes):
     with pytest.raises(ValueError, match=r"targets have shape .* but should have that of the predictions"):
         mse_loss(torch.ones(shapes[0]), torch.ones(shapes[1]))
 
@@ -393,7 +393,7 @@ def test_an_empty_batch_is_refused(shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.complex64], ids=str)
-def test_what_is_not_floating_point_is_refused_by_name(dtype):
+def test_tensors_that_are_not_floating_point_are_refused_by_name(dtype):
     whole, real = torch.ones(4, 1, dtype=dtype), torch.ones(4, 1)
 
     with pytest.raises(TypeError, match=f"predictions have dtype {dtype}, but should be floating-point"):
@@ -415,7 +415,7 @@ NARROW = [dtype for dtype in DTYPES if dtype != torch.float64]  # what an autoca
 
 @pytest.mark.parametrize(("predictions", "targets"), list(product(NARROW, repeat=2)), ids=str)
 @given(pair=pairs(few, dyadic=True))
-def test_an_autocast_region_computes_the_loss_of_any_two_in_float32(device, predictions, targets, pair):
+def test_an_autocast_region_computes_the_loss_of_any_two_dtypes_in_float32(device, predictions, targets, pair):
     """Bit for bit that of both cast by hand, and its gradient arrives in the type of the predictions."""
     a, b = pair[0].to(device, predictions).requires_grad_(), pair[1].to(device, targets)
     by_hand = a.detach().float().requires_grad_()
@@ -443,7 +443,7 @@ def test_float64_beside_another_type_is_refused_in_an_autocast_region_too(device
         mse_loss(*pair if wide_first else reversed(pair))
 
 
-def test_autocast_counts_only_where_it_is_on_for_the_tensors(device):
+def test_autocast_allows_mixed_dtypes_only_if_it_is_enabled_for_their_device(device):
     """Not where it is switched off inside a region, nor in a region of another type of device."""
     pair = torch.ones(4, 1, dtype=torch.bfloat16, device=device), torch.ones(4, 1, device=device)
 

@@ -19,7 +19,7 @@ bounds = st.floats(0, 100)
 
 
 @pytest.mark.parametrize("twists", [1, 2, 5])
-def test_the_words_are_those_of_torchs_state(twists):
+def test_the_words_equal_torchs_state(twists):
     """All 624 of it, after one twist and after more."""
     words = state_words(np.array(CORNERS, np.uint32), 624 * twists)
 
@@ -35,7 +35,7 @@ edges = [n + i for n in (227, 397, 624, 2 * 227, 2 * 397, 2 * 624) for i in (-1,
 
 
 @pytest.mark.parametrize("count", [1, *edges])
-def test_any_number_of_words_is_the_beginning_of_more(count):
+def test_the_first_words_do_not_depend_on_how_many_are_computed(count):
     """Fewer of the first state are computed for few."""
     seeds = np.array(CORNERS, np.uint32)
 
@@ -47,7 +47,7 @@ def test_any_number_of_words_is_the_beginning_of_more(count):
     calls=st.lists(st.builds(Uniform, st.integers(1, 1500), bounds.map(float.__neg__), bounds), min_size=1, max_size=4),
     dtype=dtypes,
 )
-def test_each_seed_draws_what_torch_draws_of_it(drawn, calls, dtype):
+def test_each_seed_draws_the_numbers_of_torch(drawn, calls, dtype):
     """To the bit, in every type, whatever the calls and their bounds."""
     many = draw(drawn, calls, dtype)
 
@@ -73,7 +73,7 @@ def test_the_block_that_a_seed_is_in_changes_no_bit(dtype, most_seeds, most_word
 @pytest.mark.parametrize(
     ("limit", "most", "numbers", "many"), [("_MOST_SEEDS", 8, 17, 1600), ("_MOST_WORDS", 8 * 6000, 5000, 160)]
 )
-def test_blocks_need_less_memory_than_their_result_beside_it(monkeypatch, limit, most, numbers, many):
+def test_the_working_memory_of_a_block_is_smaller_than_the_result(monkeypatch, limit, most, numbers, many):
     """All seeds in one block need more than that: 624 words each, and one for each number."""
     monkeypatch.setattr(mt19937, limit, most)
     calls = [Uniform(numbers, -1.0, 1.0)]
@@ -89,7 +89,7 @@ def test_blocks_need_less_memory_than_their_result_beside_it(monkeypatch, limit,
     assert size < peak < 2 * size
 
 
-def test_calls_are_noted_with_the_bounds_that_torch_leaves_out():
+def test_recorded_calls_include_default_bounds():
     """A default is not handed on, and a weight that one unit feeds has a bound of 1."""
     tensor = torch.empty(2, 3)
 

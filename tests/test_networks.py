@@ -38,7 +38,7 @@ def test_the_same_seed_builds_the_same_network(network, seed, rows):
 
 
 @given(seed=seeds, rows=row_counts)
-def test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself(network, seed, rows):
+def test_forward_changes_nothing_draws_nothing_and_repeats_itself(network, seed, rows):
     net = network(seed).eval()
     x = network.inputs(rows, seed)
     before = state_of(net, x)
@@ -51,7 +51,7 @@ def test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself(network, see
 
 
 @given(seed=seeds, rows=row_counts)
-def test_the_record_for_gradients_does_not_change_the_output(network, seed, rows):
+def test_recording_gradients_does_not_change_the_output(network, seed, rows):
     net = network(seed).eval()
     x = network.inputs(rows, seed)
     expected = network.score(net, x)
@@ -80,7 +80,7 @@ def test_a_row_does_not_see_the_others(network, mode, seed, rows):
 
 
 @given(seed=seeds, rows=row_counts)
-def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, rows):
+def test_every_parameter_gets_a_gradient_and_a_step_against_it_lowers_the_loss(network, seed, rows):
     """Some step along its opposite lowers the loss: in float64, where the loss' roundings are far below its slope."""
     net = network(seed).double()
     x = network.inputs(rows, seed)
@@ -113,7 +113,7 @@ def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, ro
 
 
 @given(seed=seeds, rows=row_counts)
-def test_training_repeats_itself_to_the_bit(network, seed, rows):
+def test_training_repeats_bit_for_bit(network, seed, rows):
     def trained():
         net = network(seed)
         x = network.inputs(rows, seed)
@@ -144,19 +144,19 @@ def test_another_network_with_its_state_loaded_is_the_same_network(network, seed
 
 KILLED_BY = {
     "weights from a generator of their own": test_the_same_seed_builds_the_same_network,
-    "noise in the output": test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself,
-    "input written to": test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself,
-    "calls counted while scoring": test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself,
+    "noise in the output": test_forward_changes_nothing_draws_nothing_and_repeats_itself,
+    "input written to": test_forward_changes_nothing_draws_nothing_and_repeats_itself,
+    "calls counted while scoring": test_forward_changes_nothing_draws_nothing_and_repeats_itself,
     "mean of the batch taken off": test_a_row_does_not_see_the_others,
     "weight that is no parameter": test_another_network_with_its_state_loaded_is_the_same_network,
-    "parameter left out": test_every_parameter_gets_a_gradient_and_it_leads_downhill,
-    "gradient negated": test_every_parameter_gets_a_gradient_and_it_leads_downhill,
-    "dropout from a generator of its own": test_training_repeats_itself_to_the_bit,
+    "parameter left out": test_every_parameter_gets_a_gradient_and_a_step_against_it_lowers_the_loss,
+    "gradient negated": test_every_parameter_gets_a_gradient_and_a_step_against_it_lowers_the_loss,
+    "dropout from a generator of its own": test_training_repeats_bit_for_bit,
 }
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_the_properties_kill_every_planted_fault(fault):
+def test_the_properties_detect_every_planted_fault(fault):
     """A plain network keeps them all; broken in any one place it does not keep the one that speaks of it."""
     network = NetworkUnderTest(f"fault {fault}", lambda: FaultyNetwork(fault), torch.device("cpu"))
     sample = {"network": network, "seed": 1996, "rows": 5}

@@ -38,7 +38,7 @@ def gradients(count):
 
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_fused_step_is_the_same_in_every_layout(fused, layout, gradient_layout):
+def test_a_fused_step_is_the_same_in_every_memory_layout(fused, layout, gradient_layout):
     """Bit for bit, and nothing outside the parameter is written to."""
     start, *steps = gradients(4)
     placed, plain = place(start, layout), start.clone()
@@ -55,7 +55,7 @@ def test_a_fused_step_is_the_same_in_every_layout(fused, layout, gradient_layout
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_a_skipped_step_changes_nothing_then_or_later(fused, device, skipped):
+def test_a_skipped_step_changes_neither_the_parameters_nor_later_steps(fused, device, skipped):
     """As a gradient scaler skips it, by ``found_inf``: parameter, state and all steps after are those without it."""
     start, *steps = gradients(4).to(device)
     p, untouched = start.clone().requires_grad_(), start.clone().requires_grad_()
@@ -103,7 +103,7 @@ def test_a_loaded_optimizer_shares_no_state_with_its_source():
 
 
 @pytest.mark.skipif(TORCH < (2, 1), reason="torch takes a learning rate in a tensor from 2.1 on")
-def test_a_schedule_does_not_write_to_the_callers_rate():
+def test_a_schedule_does_not_change_the_callers_lr_tensor():
     """The tensor that a caller has given as the rate may be another optimizer's rate too."""
     rate = torch.tensor(1.0)
     optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)], lr=rate)

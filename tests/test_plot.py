@@ -43,7 +43,7 @@ def texts(axes):
     }
 
 
-def test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps(figure):
+def test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps(figure):
     """At each step the seeds solved by then, and what Clopper and Pearson have for half of the doubt on either side."""
     solved_at = [3, 3, 50, 90, ensemble.NEVER]
     n = len(solved_at)
@@ -70,7 +70,7 @@ def test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps(
     }
 
 
-def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_each(figure):
+def test_the_plot_of_certificates_has_a_curve_and_a_band_for_each(figure):
     """The title and the end are the first one's."""
     made = [certificate([3, ensemble.NEVER], 120, 0.9), certificate([40] * 1200, 50, 0.99, hidden=2)]
 
@@ -91,7 +91,7 @@ def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_ea
 
 
 @pytest.mark.parametrize("solved_at", [3, ensemble.NEVER])
-def test_fractions_are_drawn_on_the_scale_from_0_to_1_whatever_they_are(figure, solved_at):
+def test_fractions_are_plotted_on_the_scale_from_0_to_1(figure, solved_at):
     """Which is nearly all of the height."""
     (axes,) = figure(plot_certificates, [certificate([solved_at] * 1000, 9, 0.9)]).axes
 
@@ -101,7 +101,7 @@ def test_fractions_are_drawn_on_the_scale_from_0_to_1_whatever_they_are(figure, 
 
 
 @pytest.mark.parametrize("losses", [6, 4, 3])
-def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure, losses):
+def test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface(figure, losses):
     """The losses at the steps that they are of, after a resume too; the score over both inputs, and where it is 1/2."""
     values = [2.0**-i for i in range(losses)]
     torch.manual_seed(1996)
@@ -163,7 +163,7 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
+def test_a_run_is_plotted_in_the_dtype_of_its_training(tmp_path, dtype):
     with default_dtype(dtype):
         run = TrainingRun(SimpleNet(), xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget", None)
 
@@ -173,7 +173,7 @@ def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(("name", "beginning"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("A.B.SVG", b"<?xml")])
-def test_the_suffix_of_a_picture_names_its_format(tmp_path, name, beginning):
+def test_the_suffix_of_a_plot_selects_its_format(tmp_path, name, beginning):
     """In capitals, too."""
     path = tmp_path / name
     check_picture(path)
@@ -184,7 +184,7 @@ def test_the_suffix_of_a_picture_names_its_format(tmp_path, name, beginning):
 
 
 @pytest.mark.parametrize("name", ["a", "a.docx", "png", "a.png.docx"])
-def test_a_picture_of_no_format_is_refused_by_name(tmp_path, name):
+def test_a_plot_of_an_unknown_format_is_refused_by_name(tmp_path, name):
     path = tmp_path / name
 
     with pytest.raises(ValueError, match=r"^plot is ") as refused:
@@ -196,7 +196,7 @@ def test_a_picture_of_no_format_is_refused_by_name(tmp_path, name):
     assert formats.split(", ") == sorted(formats.split(", "))
 
 
-def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
+def test_a_plot_in_a_missing_directory_is_refused_by_name(tmp_path):
     path = tmp_path / "none" / "a.png"
 
     with pytest.raises(ValueError, match=r"^plot is ") as refused:
@@ -214,7 +214,7 @@ def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
     ],
     ids=["no sequence", "none", "another"],
 )
-def test_what_is_no_certificate_is_refused_by_name(tmp_path, certificates, message):
+def test_an_argument_that_is_not_a_certificate_is_refused_by_name(tmp_path, certificates, message):
     with pytest.raises((TypeError, ValueError), match=r"^certificates") as refused:
         plot_certificates(certificates, tmp_path / "a.png")
 

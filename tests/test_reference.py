@@ -15,7 +15,7 @@ TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 32])
-def test_its_mse_is_the_mean_of_squared_differences(n):
+def test_the_references_mse_is_the_mean_of_squared_differences(n):
     """Of eighths, whose squares and sums of squares round nothing; nor does a quotient by a power of two."""
     y, y_hat = np.random.default_rng(1996).integers(-64, 65, (2, n, 1)) / 8
 
@@ -29,7 +29,7 @@ def test_its_mse_is_the_mean_of_squared_differences(n):
 FIRST_STEP_ROUNDINGS = 13
 
 
-def test_its_first_step_is_the_notebooks():
+def test_the_references_first_step_is_the_notebooks():
     """From no memory, with the settings of §4.2: both corrections undo their averages, lr g / (|g| + eps) is left."""
     g = np.array([2.0**-30, -1.0, 1e12, 3e-9])
 
@@ -43,7 +43,7 @@ def test_its_first_step_is_the_notebooks():
 
 
 @pytest.mark.parametrize(("architecture", "solved"), [("overview", True), ("derivation", True), ("listing", False)])
-def test_it_learns_exclusive_or_by_itself_but_for_the_listing(architecture, solved):
+def test_the_reference_learns_exclusive_or_except_the_listing(architecture, solved):
     """From weights of its own, in a loop of its own; why the listing cannot, docs/claims.md says."""
     draw = np.random.default_rng(1996).uniform
     p = reference.Parameters(draw(-1, 1, (4, 2)), draw(-1, 1, 4), draw(-1, 1, (1, 4)), draw(-1, 1, 1))

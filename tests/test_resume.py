@@ -220,9 +220,7 @@ def save_each_step(directory):
     ("order", "validation"),
     [*((order, "none") for order in ORDERS), *(("shuffled", validation) for validation in list(VALIDATION)[1:])],
 )
-def test_a_run_that_is_resumed_after_any_step_ends_as_one_that_was_never_interrupted(
-    tmp_path, device, order, validation
-):
+def test_a_run_that_is_resumed_after_any_step_equals_an_uninterrupted_run(tmp_path, device, order, validation):
     """The checkpoints are a ModelCheckpoint's, in the middle of an epoch and at its end."""
     case = Case(order=order, validation=validation)
     whole = train(case, save_each_step(tmp_path), ExactResume(), device=device)
@@ -307,7 +305,7 @@ class Unreadable(Rows):
         return super().__getitem__(index)
 
 
-def test_a_resumed_run_may_be_interrupted_while_it_fetches_again_what_it_has_trained_on(tmp_path):
+def test_a_resumed_run_may_be_interrupted_while_it_fetches_discarded_batches(tmp_path):
     case, saver = Case(), Saver(tmp_path, "on_exception")
     whole = train(case, ExactResume())
     train(case, ExactResume(), max_steps=5).trainer.save_checkpoint(tmp_path / "stopped.ckpt")
@@ -408,7 +406,7 @@ def interrupted(case, how, step, directory):
 @example(case=Case(validation="after each epoch"), step=1)
 @example(case=Case(), step=2)
 @settings(max_examples=settings.default.max_examples // 2)
-def test_what_interrupts_a_run_does_not_matter(tmp_path_factory, how, case, step):
+def test_a_run_resumes_exactly_after_any_kind_of_interruption(tmp_path_factory, how, case, step):
     """A stop in the middle of an epoch, which Lightning counts as its end; an exception, which undoes its batch."""
     whole = train(case, ExactResume())
 
@@ -421,7 +419,7 @@ def test_what_interrupts_a_run_does_not_matter(tmp_path_factory, how, case, step
         assert_goes_on(whole, whole.seen[:taken], resumed, f"{how} after step {taken} of {case.steps}")
 
 
-def test_a_stop_at_a_validation_that_is_not_due_is_in_the_examples():
+def test_the_examples_include_a_stop_at_an_unscheduled_validation():
     """A validation that only the stop brings moves generators that an uninterrupted run leaves alone."""
     case = Case(validation="after each epoch")
     validations = []
@@ -436,7 +434,7 @@ def test_a_stop_at_a_validation_that_is_not_due_is_in_the_examples():
 
 
 @pytest.mark.parametrize("generator", ["torch", "numpy", "random", "own"])
-def test_a_resume_that_forgets_a_generator_would_be_caught(tmp_path, monkeypatch, generator):
+def test_a_resume_that_omits_a_generator_fails_the_comparison(tmp_path, monkeypatch, generator):
     case = Case(order="loader")
     whole = train(case, save_each_step(tmp_path), ExactResume())
     restore = resume._restore  # noqa: SLF001
@@ -477,7 +475,7 @@ def main(directory, name="whole"):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_run_that_is_resumed_in_another_process_ends_as_one_that_was_never_interrupted(finished, workers):
+def test_a_run_that_is_resumed_in_another_process_equals_an_uninterrupted_run(finished, workers):
     """In the middle of the second epoch; with and without DataLoader workers, which draw from generators of theirs."""
     directory = finished(processes)
     whole, resumed = (
@@ -491,7 +489,7 @@ def test_a_run_that_is_resumed_in_another_process_ends_as_one_that_was_never_int
 @pytest.mark.parametrize("order", ["fixed", "shuffled"])
 @pytest.mark.parametrize("where", ["at the end of an epoch", "in its middle", "after a stop in its middle"])
 @pytest.mark.parametrize("by", ["Lightning", "ExactResume"])
-def test_the_rows_after_a_resume_are_those_that_come_next(tmp_path, by, where, order):
+def test_after_a_resume_training_continues_with_the_next_rows(tmp_path, by, where, order):
     """What Lightning resumes by itself, from a DataLoader, and what it resumes with ours."""
     case, step = Case(order=order), 3 if where == "at the end of an epoch" else 4
     loader, callbacks = (DataLoader, []) if by == "Lightning" else (ResumableDataLoader, [ExactResume()])
@@ -514,7 +512,7 @@ globally = global_generators()
 
 @given(case=cases, stop=st.integers(0, 12))
 @example(case=Case(order="loader"), stop=4)
-def test_a_loader_by_itself_gives_the_batches_of_a_dataloader(case, stop):
+def test_a_resumable_loader_yields_the_batches_of_a_dataloader(case, stop):
     """And leaves the generators where that would; stopped after any batch, another one goes on."""
     per_epoch = -(-case.rows // case.batch_size)
     stop = min(stop, per_epoch * case.epochs)
@@ -599,7 +597,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("message", FORGED)
-def test_a_state_that_this_callback_does_not_save_is_refused_by_name(tmp_path, checkpoint, message):
+def test_a_state_that_the_callback_did_not_save_is_refused_by_name(tmp_path, checkpoint, message):
     forged, (entry, value) = torch.load(checkpoint, weights_only=True), FORGED[message]
     *path, name = entry
     holder = forged
@@ -614,7 +612,7 @@ def test_a_state_that_this_callback_does_not_save_is_refused_by_name(tmp_path, c
         train(Case(order="loader"), ExactResume(), checkpoint=tmp_path / "forged.ckpt")
 
 
-def test_a_cuda_generator_is_refused_where_there_is_no_such_device(tmp_path, checkpoint, monkeypatch):
+def test_the_state_of_a_cuda_generator_is_refused_without_cuda(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     forged = torch.load(checkpoint, weights_only=True)
     forged["callbacks"]["ExactResume"]["generators"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
@@ -624,14 +622,14 @@ def test_a_cuda_generator_is_refused_where_there_is_no_such_device(tmp_path, che
         train(Case(order="loader"), ExactResume(), checkpoint=tmp_path / "forged.ckpt")
 
 
-def test_a_checkpoint_saved_without_the_callback_is_said_to_resume_otherwise(tmp_path):
+def test_resuming_a_checkpoint_saved_without_the_callback_warns(tmp_path):
     train(Case(), save_each_step(tmp_path))
 
     with pytest.warns(UserWarning, match="saved without ExactResume"):
         train(Case(), ExactResume(), checkpoint=tmp_path / "step=3.ckpt")
 
 
-def test_a_checkpoint_is_validated_without_a_word_about_resuming(tmp_path):
+def test_validating_a_checkpoint_warns_of_nothing(tmp_path):
     train(Case(), save_each_step(tmp_path))
     trainer = Trainer(accelerator="cpu", barebones=True, callbacks=[ExactResume()])
 
@@ -696,7 +694,7 @@ def test_a_run_of_several_processes_is_refused(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
 @pytest.mark.parametrize("classes", ["given to it", "named in the command"])
-def test_lightnings_own_command_line_trains_saves_and_resumes(tmp_path, monkeypatch, classes):
+def test_lightningcli_trains_saves_and_resumes(tmp_path, monkeypatch, classes):
     """``fit``, and ``fit --ckpt_path``: to the bits of one run, in order."""
     monkeypatch.setattr("sys.argv", ["program"])
 
@@ -726,7 +724,7 @@ class Data(LightningDataModule):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_run_on_lightnings_command_line_is_resumed_exactly_with_the_callback(tmp_path, monkeypatch):
+def test_a_run_under_lightningcli_resumes_exactly_with_the_callback(tmp_path, monkeypatch):
     """``--trainer.callbacks=simplenet.ExactResume``; stopped in the middle of an epoch."""
     monkeypatch.setattr("sys.argv", ["program"])
 

@@ -115,7 +115,7 @@ def test_set_seed_repeats_every_generator(device, seed, disturbance):
 @pytest.mark.parametrize("generator", ["numpy", "random"])
 @refuted
 @given(seed=seeds)
-def test_the_notebooks_seeding_repeating_every_generator_would_be_caught(generator, seed):
+def test_the_notebooks_seeding_repeats_every_generator(generator, seed):
     """It seeds torch alone; the other two go on from where they were."""
     draw = global_generators()[generator].draw
     notebook_set_seed(seed)
@@ -128,7 +128,7 @@ def test_the_notebooks_seeding_repeating_every_generator_would_be_caught(generat
 
 @pytest.mark.claim("2.3/everything-repeats")
 @given(seed=seeds)
-def test_the_notebooks_seeding_leaves_numpy_and_random_where_they_were(seed):
+def test_the_notebooks_seeding_does_not_change_numpy_and_random(seed):
     """And torch where a generator of its own with that seed stands."""
     torch.manual_seed(seed)
 
@@ -137,7 +137,7 @@ def test_the_notebooks_seeding_leaves_numpy_and_random_where_they_were(seed):
 
 
 @pytest.mark.skipif(Version(version("lightning")) < Version("2.4"), reason="Lightning before 2.4 announces each seed")
-def test_set_seed_says_nothing(caplog):
+def test_set_seed_logs_nothing(caplog):
     with caplog.at_level("DEBUG"):
         set_seed(1996)
 
@@ -173,7 +173,7 @@ def test_a_seed_with_one_bit_flipped_draws_other_numbers(device, seed, bit):
 @example(seed=-1)
 @example(seed=2**32)
 @example(seed=1 + 2**32)
-def test_an_integer_out_of_range_is_refused_and_nothing_is_seeded(seed):
+def test_a_seed_out_of_range_is_refused_and_nothing_is_seeded(seed):
     """Such a seed would repeat the stream of a smaller one on the CPU."""
     set_seed(0)
 
@@ -201,7 +201,7 @@ def test_an_integer_out_of_range_is_refused_and_nothing_is_seeded(seed):
     )
 )
 @example(seed=1996.0)
-def test_what_is_no_int_is_refused_and_nothing_is_seeded(seed):
+def test_a_seed_that_is_not_an_int_is_refused_and_nothing_is_seeded(seed):
     """A NumPy integer neither: the seed of a run should be what its log says."""
     set_seed(0)
 
@@ -213,7 +213,7 @@ def test_what_is_no_int_is_refused_and_nothing_is_seeded(seed):
 
 
 @given(seed=seeds, drawn=counts)
-def test_a_state_put_back_repeats_what_followed(device, seed, drawn):
+def test_a_restored_generator_state_repeats_the_same_numbers(device, seed, drawn):
     """From anywhere in a stream, half a pair of normal numbers included."""
     generators = global_generators(device)
     set_seed(seed)
@@ -228,7 +228,7 @@ def test_a_state_put_back_repeats_what_followed(device, seed, drawn):
     assert draw_from_each(device) == first
 
 
-def test_the_state_of_a_gpu_is_that_of_the_gpu_that_draws(monkeypatch):
+def test_a_gpus_generator_state_is_not_that_of_the_current_gpu(monkeypatch):
     """Not the current one's, which is torch's default."""
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="the current one": device)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="the current one": (state, device))
@@ -240,7 +240,7 @@ def test_the_state_of_a_gpu_is_that_of_the_gpu_that_draws(monkeypatch):
 
 
 @given(seed=seeds, batch_size=st.integers(1, 4), disturbance=disturbances)
-def test_the_same_seed_serves_the_same_shuffled_batches(seed, batch_size, disturbance):
+def test_the_same_seed_yields_the_same_shuffled_batches(seed, batch_size, disturbance):
     loader = DataLoader(TensorDataset(*xor()), batch_size, shuffle=True)
     set_seed(seed)
     first = [rows for batch in loader for rows in batch]
@@ -256,7 +256,7 @@ def test_the_same_seed_serves_the_same_shuffled_batches(seed, batch_size, distur
 
 @refuted
 @given(seed=seeds, other=seeds)
-def test_shuffling_that_ignores_the_seed_would_be_caught(seed, other):
+def test_shuffling_ignores_the_seed(seed, other):
     """The four rows have 24 orders, so other seeds soon give another one."""
     loader = DataLoader(TensorDataset(torch.arange(4)), shuffle=True)
 
@@ -316,7 +316,7 @@ def test_manual_seed_all_repeats_every_gpu(device, seed, n, disturbance):
 @pytest.mark.parametrize("seeding", SEEDINGS)
 @pytest.mark.parametrize("available", [True, False], ids=["CUDA", "no CUDA"])
 @pytest.mark.parametrize("before", [(False, True), (True, False), (False, False), (True, True)], ids=str)
-def test_cudnn_is_held_to_deterministic_algorithms_where_there_is_a_gpu(monkeypatch, seeding, available, before):
+def test_set_seed_makes_cudnn_deterministic_if_cuda_is_available(monkeypatch, seeding, available, before):
     """The flags alone, so torch is only told whether a GPU is there; without one they stay as they are."""
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "deterministic", before[0])

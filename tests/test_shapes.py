@@ -86,7 +86,7 @@ def test_the_notebooks_network_has_17_parameters():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_the_output_is_the_formulas(device, dtype, data):
+def test_the_output_is_that_of_the_formulas(device, dtype, data):
     """§4 in exact arithmetic, give or take the roundings of ``dtype``."""
     skip_where_missing(affine, dtype, device)
     net = data.draw(networks(hidden=few, dtype=dtype, device=device), label="net")
@@ -100,7 +100,7 @@ def test_the_output_is_the_formulas(device, dtype, data):
 
 @refuted
 @given(data=st.data(), net=networks(hidden=few), batch=batches(few))
-def test_a_weight_off_by_a_ten_thousandth_would_be_caught(data, net, batch):
+def test_the_output_ignores_a_change_of_a_weight_by_a_ten_thousandth(data, net, batch):
     p, rows = in_balls(net, batch[0])
     weight = data.draw(st.sampled_from([net.input_layer.weight, net.output_layer.weight]))
     weight.data *= 1 + 2**-13
@@ -110,7 +110,7 @@ def test_a_weight_off_by_a_ten_thousandth_would_be_caught(data, net, batch):
 
 @refuted
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_missing_bias_would_be_caught(net, batch):
+def test_the_output_does_not_depend_on_the_bias(net, batch):
     p, rows = in_balls(net, batch[0])
     net.input_layer.bias.data.zero_()
 
@@ -151,7 +151,7 @@ def test_the_memory_layout_of_the_input_changes_no_bit(net, batch, layout):
 
 
 @given(data=st.data(), net=networks(), n=batch_sizes)
-def test_a_row_or_column_repeated_without_memory_of_its_own_is_one_like_any_other(data, net, n):
+def test_an_expanded_input_has_the_output_of_a_contiguous_one(data, net, n):
     """An expanded input has stride 0."""
     x = data.draw(tensors((n, 2)), label="inputs")
     for view in (x[:1].expand(n, 2), x[:, :1].expand(n, 2)):
@@ -159,7 +159,7 @@ def test_a_row_or_column_repeated_without_memory_of_its_own_is_one_like_any_othe
 
 
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_row_alone_is_the_row_of_the_batch_up_to_roundings(device, net, batch):
+def test_a_single_row_has_the_output_of_its_batch_to_within_rounding_errors(device, net, batch):
     """Both lie in the ball of the exact value: the sigmoid of 16 numbers is vectorised, that of 4 is not."""
     net, x = net.to(device), batch[0].to(device)
     p, rows = in_balls(net, x)
@@ -170,7 +170,7 @@ def test_a_row_alone_is_the_row_of_the_batch_up_to_roundings(device, net, batch)
 
 
 @given(net=networks(st.just("listing"), hidden=st.just(4)), data=st.data())
-def test_a_row_alone_is_the_row_of_the_batch_where_no_sigmoid_is_vectorised(net, data):
+def test_a_single_row_has_the_output_of_its_batch_if_no_sigmoid_is_vectorized(net, data):
     """To the bit: up to four rows of the listing, on the CPU; beyond, the sigmoids' vectors begin."""
     x = data.draw(tensors((data.draw(st.integers(1, 4), label="rows"), 2)), label="inputs")
 
@@ -188,7 +188,7 @@ def test_permuting_the_rows_of_the_truth_table_permutes_the_outputs(net, order):
 
 
 @given(net=networks(), batch=batches())
-def test_batch_dimensions_are_rows_in_another_arrangement(device, net, batch):
+def test_reshaping_the_batch_dimensions_reshapes_the_output(device, net, batch):
     net, x = net.to(device), batch[0].to(device)
 
     assert_identical(net(x[None, :, None]), net(x)[None, :, None], claim="dimensions of size 1")
@@ -214,7 +214,7 @@ def test_the_outputs_dtype_is_the_parameters_and_mixed_ones_are_refused(device, 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_autocast_computes_as_a_network_cast_by_hand(device, architecture):
+def test_autocast_gives_the_output_of_a_cast_network(device, architecture):
     """The output is that of a bfloat16 network, bit for bit; parameters and their gradients stay in float32."""
     net = SimpleNet(architecture).to(device)
     x, y = (rows.to(device) for rows in xor())
@@ -231,7 +231,7 @@ def test_autocast_computes_as_a_network_cast_by_hand(device, architecture):
 
 @pytest.mark.parametrize("parameters", DTYPES, ids=lambda dtype: f"parameters={dtype}")
 @pytest.mark.parametrize("inputs", DTYPES, ids=lambda dtype: f"inputs={dtype}")
-def test_an_autocast_region_takes_inputs_of_another_dtype_but_for_float64(device, parameters, inputs):
+def test_an_autocast_region_takes_inputs_of_another_dtype_except_float64(device, parameters, inputs):
     """It casts them as it casts the weights; float64 it leaves alone."""
     net = SimpleNet().to(device, parameters)
     x = xor()[0].to(device, inputs)
@@ -247,7 +247,7 @@ def test_an_autocast_region_takes_inputs_of_another_dtype_but_for_float64(device
 @pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")  # which Lightning 2.0 calls for 64-true
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_lightnings_precisions_train_on_float32_rows(architecture, precision):
+def test_the_network_trains_at_every_precision_of_lightning(architecture, precision):
     """On the CPU; bf16-mixed makes predictions in bfloat16 for targets in float32, 64-true casts both."""
     net = SimpleNet(architecture)
     before = parameters_to_vector(net.parameters()).detach().clone()
@@ -272,7 +272,7 @@ def test_the_default_dtype_decides_that_of_weights_and_data(dtype):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_shapes_can_be_had_without_numbers(architecture):
+def test_the_meta_device_gives_the_output_shape(architecture):
     """On the meta device nothing is stored and nothing computed."""
     with torch.device("meta"):
         net, x = SimpleNet(architecture), torch.empty(5, 3, 2)
@@ -324,7 +324,7 @@ def test_a_wrong_width_is_refused_with_both_widths(shape, width):
         SimpleNet()(x)
 
 
-def test_a_number_that_is_no_row_is_refused():
+def test_an_input_without_dimensions_is_refused():
     with pytest.raises(ValueError, match=r"inputs have shape \(\), but the last dimension should be 2"):
         SimpleNet()(torch.tensor(1.0))
 
@@ -349,7 +349,7 @@ class Quantized(torch.nn.Module):
         return self.layer(x)
 
 
-def test_a_network_whose_layers_are_quantized_still_scores():
+def test_a_network_with_quantized_layers_still_predicts():
     """There is no dtype to compare that of the inputs with."""
     net = SimpleNet()
     expected = net(xor()[0])
@@ -373,7 +373,7 @@ def curvature(net):
 
 @pytest.mark.claim("4/nonlinear")
 @given(data=st.data(), net=this_net)
-def test_without_the_sigmoid_between_them_the_layers_are_affine(data, net):
+def test_without_the_hidden_sigmoid_the_network_is_affine(data, net):
     """Exactly, in integers; of the listing, this is what stands before its last sigmoid."""
     for parameter in net.parameters():
         parameter.data = data.draw(tensors(tuple(parameter.shape), elements=integers))
@@ -384,7 +384,7 @@ def test_without_the_sigmoid_between_them_the_layers_are_affine(data, net):
 
 @pytest.mark.claim("4/nonlinear")
 @pytest.mark.parametrize("architecture", ["overview", "derivation"])
-def test_the_sigmoid_between_the_layers_makes_the_network_nonlinear(architecture):
+def test_the_hidden_sigmoid_makes_the_network_nonlinear(architecture):
     """A unit that adds its inputs and saturates: 1/2 + 1 - 2 sigmoid(4) = -0.46, times 4."""
     net = SimpleNet(architecture, hidden=1)
     for parameter, value in zip(net.parameters(), (4.0, 0.0, 4.0, 0.0), strict=True):
@@ -407,7 +407,7 @@ def test_the_listing_computes_what_the_overview_describes(data, net):
 
 @pytest.mark.claim("4/forward-is-the-listing")
 @given(data=st.data(), net=networks(st.just("listing")))
-def test_the_listings_two_layers_collapse_into_one(data, net):
+def test_the_listings_two_layers_equal_one_layer(data, net):
     """sigmoid((W2 W1) x + (W2 b1 + b2)): to the bit, in integers."""
     for parameter in net.parameters():
         parameter.data = data.draw(tensors(tuple(parameter.shape), elements=integers))
@@ -443,7 +443,7 @@ def test_the_optimizer_is_adam_at_a_hundredth_over_all_parameters(architecture, 
 
 @pytest.mark.claim("4/training-step")
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_training_steps_loss_is_the_mse_of_outputs_and_targets(device, net, batch):
+def test_the_loss_of_a_training_step_is_the_mse_of_outputs_and_targets(device, net, batch):
     """It is what is logged, too."""
     net = net.to(device)
     x, y = (rows.to(device) for rows in batch)

@@ -53,7 +53,7 @@ def test_the_listing_is_not_solved_and_its_mse_is_not_below_a_quarter(tmp_path):
     assert result.mse >= 0.25
 
 
-def test_the_trainer_adds_nothing_to_a_bare_loop(tmp_path):
+def test_the_trainer_trains_to_the_bits_of_a_bare_loop(tmp_path):
     """The same bits as forward, backward and step by hand."""
     result = run(tmp_path, batch_size=1, max_epochs=25)
 
@@ -82,7 +82,7 @@ def leaves(value, path=()):
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monkeypatch, resumed):
+def test_the_bare_loop_leaves_the_same_state_as_the_trainers_loop(tmp_path, monkeypatch, resumed):
     """The whole checkpoint: weights, moments, the counters of every loop; past one that is saved on the way."""
     results = []
     for led in ("bare", "trainer"):
@@ -120,14 +120,14 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does n
 
 
 @forks
-def test_a_run_that_is_killed_and_resumed_equals_one_that_never_stopped(finished):
+def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_run(finished):
     """By SIGKILL, which no handler sees, at random moments."""
     assert_same_bits(finished(killed))
 
 
 @forks
 @pytest.mark.soak
-def test_two_hundred_runs_that_are_killed_and_resumed_equal_one_that_never_stopped(tmp_path):
+def test_two_hundred_runs_that_are_killed_and_resumed_equal_an_uninterrupted_run(tmp_path):
     (process,) = kill_and_resume(200, 7, tmp_path)
 
     _, errors = process.communicate()
@@ -136,7 +136,7 @@ def test_two_hundred_runs_that_are_killed_and_resumed_equal_one_that_never_stopp
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped(tmp_path, batch_size):
+def test_a_resumed_run_saves_the_same_checkpoint_as_an_uninterrupted_run(tmp_path, batch_size):
     """All of it, the counters of Lightning's loops too."""
     first = run(tmp_path / "parts", batch_size=batch_size, max_epochs=13)
 
@@ -149,7 +149,7 @@ def test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped(tmp_path,
 
 @pytest.mark.parametrize("stop", [1, 37])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_stopped(tmp_path, stop, batch_size):
+def test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run(tmp_path, stop, batch_size):
     whole = run(tmp_path / "whole", batch_size=batch_size, max_epochs=40)
 
     stopped = run(tmp_path / "parts", batch_size=batch_size, max_epochs=stop)
@@ -194,7 +194,7 @@ def test_a_run_keeps_its_newest_checkpoint_and_removes_no_other_file(tmp_path):
         assert torch.load(result.checkpoint, weights_only=True)["global_step"] == result.steps
 
 
-def test_a_second_run_into_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
+def test_a_second_run_in_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
     names = [run(tmp_path, max_epochs=3).checkpoint.name for _ in range(3)]
 
     assert names == ["epoch=2-step=3.ckpt", "epoch=2-step=3-v1.ckpt", "epoch=2-step=3-v2.ckpt"]
@@ -222,7 +222,7 @@ def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monke
     [(0.0, True), (0.1, True), (0.3, True), (0.4999, True), (0.5, False), (0.9, False), (math.nan, False)],
 )
 @pytest.mark.parametrize("row", range(4))
-def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
+def test_a_prediction_of_one_half_is_right_for_neither_target(row, error, right):
     """What is nearer is, beyond the margin that stops a run too; one row that is wrong leaves XOR unsolved."""
     predictions = xor()[1]
     predictions[row] = (predictions[row] - error).abs()
@@ -234,7 +234,7 @@ def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_result_is_read_in_the_type_of_its_run(dtype):
+def test_a_result_has_the_dtype_of_its_run(dtype):
     """Whatever the default is by then."""
     result = training.TrainingRun(SimpleNet(), xor()[1].to(dtype), [], 0, 0.0, None, "budget", None)
     with default_dtype(torch.float32 if dtype is torch.float64 else torch.float64):
@@ -275,7 +275,7 @@ def handlers():
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_the_first_signal_ends_the_run_after_its_epoch_with_the_state_kept(
+def test_the_first_signal_ends_the_run_after_its_epoch_and_saves_the_state(
     tmp_path, handlers, signal_in_the_third_epoch, number
 ):
     """And gives the handlers back that were there."""
@@ -303,7 +303,7 @@ def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_th
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_signal_that_is_ignored_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
+def test_an_ignored_signal_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
     """As nohup has it for SIGHUP; the fixture gives the handlers back."""
     assert number in handlers
     signal.signal(number, signal.SIG_IGN)
@@ -341,7 +341,7 @@ class Spoiled(XORDataModule):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("part", "row", "batch_size", "batch"), [(0, 2, 1, 3), (1, 3, 3, 2), (0, 0, 4, 1)])
-def test_data_that_are_not_finite_stop_the_run_before_their_step(tmp_path, part, row, batch_size, batch, value):
+def test_nonfinite_data_stop_the_run_before_their_step(tmp_path, part, row, batch_size, batch, value):
     """In an input or a target; the loss of an infinite input may be finite, for a sigmoid is."""
     data = Spoiled(batch_size, part, row, value)
 
@@ -355,7 +355,7 @@ def test_data_that_are_not_finite_stop_the_run_before_their_step(tmp_path, part,
 
 
 @pytest.mark.parametrize("epoch", [2, 101, 150])
-def test_a_loss_that_is_not_finite_stops_at_its_batch_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, epoch):
+def test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, epoch):
     """In a step that the Trainer leads (the epoch after a checkpoint) and in a bare one."""
     step = SimpleNet.training_step
     calls = []
@@ -378,7 +378,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_keeps_the_last_checkpo
         assert result.checkpoint is None
 
 
-def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
+def test_nonfinite_predictions_stop_the_run(tmp_path):
     result = run(tmp_path, lr=1e30, max_epochs=50)
 
     assert result.stopped_by == "divergence"
@@ -386,7 +386,7 @@ def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
     assert result.steps < 50
 
 
-def test_a_moment_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+def test_a_nonfinite_moment_is_not_saved(tmp_path, monkeypatch):
     """A gradient may be finite and its square not; the weights stay where they are from there on."""
     backward = torch.Tensor.backward
 
@@ -414,7 +414,7 @@ def test_a_moment_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_a_run_that_is_not_the_checkpoints_is_refused_by_name(tmp_path, change, message):
+def test_resuming_with_other_settings_than_the_checkpoints_is_refused_by_name(tmp_path, change, message):
     first = run(tmp_path, max_epochs=13)
     net = SimpleNet(change.get("architecture", "overview"), change.get("hidden", 4), change.get("lr", 0.01))
     data = XORDataModule(change.get("batch_size", 4))
@@ -431,7 +431,7 @@ def test_epochs_that_are_no_int_are_refused(tmp_path, max_epochs):
 
 
 @pytest.mark.parametrize("name", ["https:x", "http-runs", "file:x", "a::b", "s3:", "with space", "best", "last"])
-def test_a_directory_is_a_path_and_no_url(tmp_path, monkeypatch, name):
+def test_a_checkpoint_directory_is_a_path_and_not_a_url(tmp_path, monkeypatch, name):
     """And ``best`` and ``last`` are names like others; relative, as a command line gives them."""
     monkeypatch.chdir(tmp_path)
     stopped = run(name, max_epochs=3)
@@ -472,7 +472,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_one_bar_over_the_whole_run(tmp_path, monkeypatch):
+def test_a_terminal_shows_one_progress_bar_for_the_whole_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", Terminal())
 
     run(tmp_path, max_epochs=30)
@@ -483,7 +483,7 @@ def test_a_terminal_shows_one_bar_over_the_whole_run(tmp_path, monkeypatch):
     assert re.search(r"mse=2\.\d\de-01", bar)
 
 
-def test_after_a_resume_the_bar_goes_on_and_ends_full_where_xor_is_solved(tmp_path, monkeypatch):
+def test_after_a_resume_the_progress_bar_continues_and_ends_full_when_xor_is_solved(tmp_path, monkeypatch):
     first = run(tmp_path, max_epochs=13)
     bars = []
 

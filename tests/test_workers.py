@@ -104,7 +104,7 @@ def test_the_streams_of_workers_differ(axis, forked, generator):
 
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_the_way_workers_are_started_does_not_change_what_they_draw(answers, start_method, generator):
+def test_the_start_method_of_workers_does_not_change_what_they_draw(answers, start_method, generator):
     """A forked worker inherits the generators and a spawned one starts afresh; both are seeded before they draw."""
     here = answers("cpu")["started"]
 
@@ -113,7 +113,7 @@ def test_the_way_workers_are_started_does_not_change_what_they_draw(answers, sta
     assert streams == [[worker[generator] for worker in epoch] for epoch in here[START_METHODS[0]]]
 
 
-def test_set_seed_has_lightning_seed_the_workers(monkeypatch):
+def test_set_seed_makes_lightning_seed_the_workers(monkeypatch):
     """By rank too: torch alone gives the workers of two ranks of one seed the same streams."""
     monkeypatch.setenv("PL_SEED_WORKERS", "0")
 
@@ -164,7 +164,7 @@ def test_lightnings_seed_of_a_worker_depends_on_nothing_else(one):
 
 @refuted
 @given(base_seed=WORKER["base_seed"], worker=st.integers(1, 2**16 - 1))
-def test_workers_that_draw_alike_would_be_caught(base_seed, worker):
+def test_all_workers_draw_the_same_numbers(base_seed, worker):
     """As NumPy's did under torch before 1.9, where only the process was copied."""
     one, other = (worker_streams(base_seed, each, rank=0) for each in (0, worker))
 
