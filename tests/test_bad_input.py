@@ -436,7 +436,7 @@ def given_up():
 
 
 def refuse(name, parameter, value):
-    """Demand that a call is refused, in a message that starts with the argument, before it does anything."""
+    """Assert that a call is refused, in a message that starts with the argument, before it does anything."""
     __tracebackhide__ = True
     call = CALLS[name]
     arguments = {**call.good(), parameter: value}

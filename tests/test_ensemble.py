@@ -122,7 +122,7 @@ def test_the_schedule_has_the_batches_of_the_loader(batch_size, steps):
 
 @given(data=st.data(), dtype=dtypes, lr=st.sampled_from([0.0, 0.01, 1e37]))
 def test_the_schedule_holds_the_corrections_of_each_step(data, dtype, lr):
-    """To the bit, beyond where they are constant too, which is computed once."""
+    """Bit for bit, beyond where they are constant too, which is computed once."""
     steps = data.draw(st.integers(1, 2 * CORRECTED), label="steps")
     t = data.draw(st.sampled_from(sorted({1, CORRECTED - 1, CORRECTED, CORRECTED + 1, steps})).filter(steps.__ge__))
 

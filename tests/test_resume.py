@@ -205,7 +205,7 @@ def plain(value):
 
 
 def assert_goes_on(whole, interrupted, resumed, claim):
-    """Demand that two runs, one after the other, are the whole one."""
+    """Assert that two runs, one after the other, are the whole one."""
     __tracebackhide__ = True
     assert interrupted + resumed.seen == whole.seen, f"{claim}: rows are given twice, or never, or in another order"
     differing = [name for name in whole.left if resumed.left[name] != whole.left[name]]
@@ -695,7 +695,7 @@ def test_a_run_of_several_processes_is_refused(monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
 @pytest.mark.parametrize("classes", ["given to it", "named in the command"])
 def test_lightningcli_trains_saves_and_resumes(tmp_path, monkeypatch, classes):
-    """``fit``, and ``fit --ckpt_path``: to the bits of one run, in order."""
+    """``fit``, then ``fit --ckpt_path``: the same bits as one run."""
     monkeypatch.setattr("sys.argv", ["program"])
 
     def fit(directory, epochs, *options):

@@ -73,7 +73,7 @@ def compiled_for_cuda(x, take):
 
 
 def check_step(net, x, y, before, after, *, tensor_scalars=False, triton=False):
-    """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
+    """Assert that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(**net.hparams).to(x)
     vector_to_parameters(before.p.clone(), twin.parameters())
@@ -384,7 +384,7 @@ def sigmoid_on_cuda(z):
 
 
 def check_sigmoid_on_cuda(kind):
-    """Demand that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
+    """Assert that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
     z = torch.linspace(-80, 80, 801)
     in_its_ball = reference.sigmoid(balls(z, dtype=z.dtype, roundings=5, kind=kind))
     assert_in_balls(sigmoid_on_cuda(z), in_its_ball, claim="sigmoid")
