@@ -1,4 +1,4 @@
-"""Other processes that tests ask: started before the first test, waited for by the last."""
+"""Background processes of tests: they start before the first test, and the tests that need them run last."""
 
 import gc
 from collections.abc import Callable
@@ -15,14 +15,14 @@ def _waits(item: pytest.Item) -> TypeGuard[pytest.Function]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that wait last, and the others in their order."""
+    """Move the tests that wait for background processes to the end."""
     items.sort(key=_waits)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what tests will wait for; under xdist no worker knows who waits, so each starts when it does."""
+    """Start the background processes; under xdist, a worker starts each when a test waits for it."""
     if session.config.option.collectonly:
-        gc.freeze()  # mutmut forks from here, for each mutant: what was imported is no garbage of theirs
+        gc.freeze()  # mutmut forks here for each mutant, and the imported objects need not be collected there
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     for module in {item.module for item in session.items if _waits(item)}:
@@ -33,5 +33,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def finished() -> Callable[[Background], Path]:
-    """Wait for processes that work while the other tests run; return the directory that they wrote into."""
+    """Return a function that waits for background processes and returns the directory with their results."""
     return Background.finish

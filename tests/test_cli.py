@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses, and how it ends."""
+"""The command line: its output, its errors and its exit status."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from tests.children.background import Background
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch):
-    """Run a command line in an empty directory."""
+    """Return a function that runs a command line in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -107,7 +107,7 @@ LOSS = "the loss of step 7 is nan"
     ],
 )
 def test_a_report_has_the_truth_table_the_result_and_a_hint(architecture, changes, report):
-    """To the letter, however a run ends."""
+    """However a run ends."""
     run = {"predictions": WRONG, "checkpoint": Path("run.ckpt"), "stopped_by": "budget", "divergence": None, **changes}
     run["predictions"] = torch.tensor(run["predictions"])[:, None]
 
@@ -184,7 +184,7 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
     [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
 )
 def test_options_stored_in_the_checkpoint_are_refused_with_resume(cli, tmp_path, flag, value):
-    """Even where it says the same, as a default does."""
+    """Even with the same value."""
     (tmp_path / "text.ckpt").write_text("text")
 
     result = cli("train", "--resume", "text.ckpt", f"--{flag}", value)
@@ -230,7 +230,7 @@ def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_pat
 @pytest.mark.parametrize("architecture", ["overview", "listing"])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_training_with_its_status_and_saves_the_state(cli, monkeypatch, architecture, name, status):
-    """0 and 1 mean a run that has finished."""
+    """The statuses 0 and 1 are for a run that finishes."""
     number = getattr(signal, name)
     step = SimpleNet.training_step
 
@@ -267,7 +267,7 @@ def test_a_signal_ends_training_with_its_status_and_saves_the_state(cli, monkeyp
     "command", [["train"], ["certify"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0]
 )
 def test_no_unexpected_error_exits_with_status_0_or_1(cli, tmp_path, monkeypatch, command, raised, status, message):
-    """An error of SimpleNet's own shows where it was raised; the others end in one line."""
+    """Status 3 with a traceback; expected errors have status 2 and one line."""
     (tmp_path / "c.ckpt").write_text("")
 
     def fail(*_, **__):
@@ -284,7 +284,7 @@ def test_no_unexpected_error_exits_with_status_0_or_1(cli, tmp_path, monkeypatch
 
 
 def test_a_closed_pipe_ends_a_command_with_the_status_of_sigpipe(monkeypatch):
-    """Without a word, and what is left to be written goes nowhere."""
+    """Without a message; later output is discarded."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stdout:
@@ -299,7 +299,7 @@ def test_a_closed_pipe_ends_a_command_with_the_status_of_sigpipe(monkeypatch):
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
 def test_commands_hide_warnings_of_torch_and_lightning_but_not_their_errors(cli, monkeypatch, level):
-    """What other modules warn of is shown, and what was set before is set again."""
+    """Warnings of other modules are shown, and the logging level is restored."""
     seen = []
 
     def warn(device):
@@ -334,7 +334,7 @@ def eager(*arguments, **options):
 
 @pytest.mark.parametrize("command", [["train"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0])
 def test_ctrl_c_exits_with_status_130(cli, tmp_path, monkeypatch, command):
-    """Click alone says 1 of it, which is a verdict of training."""
+    """Click by itself exits with 1, which is a result of training."""
     (tmp_path / "c.ckpt").write_text("")
 
     def interrupt(*_, **__):
@@ -350,7 +350,7 @@ def test_ctrl_c_exits_with_status_130(cli, tmp_path, monkeypatch, command):
 
 
 def test_each_file_that_becomes_unwritable_is_reported_and_the_others_are_written(cli, tmp_path, monkeypatch):
-    """After the verdict, which the work was for."""
+    """After the result is printed."""
     target = tmp_path / "gone" / "run.json"
     target.parent.mkdir()
 
@@ -373,8 +373,8 @@ def test_each_file_that_becomes_unwritable_is_reported_and_the_others_are_writte
 @pytest.mark.parametrize("command", [["train", "--plot"], ["certify", "--plot"], ["certify", "--json"]], ids=" ".join)
 @pytest.mark.parametrize("path", ["none/run.png", "directory.png", "text.ckpt/run.png"])
 def test_a_file_that_cannot_be_written_is_refused_before_training(cli, tmp_path, monkeypatch, command, path):
-    monkeypatch.setattr("simplenet.training.train", lambda *_, **__: pytest.fail("the work was done"))
-    monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: pytest.fail("the work was done"))
+    monkeypatch.setattr("simplenet.training.train", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: pytest.fail("it was trained"))
     (tmp_path / "directory.png").mkdir()
     (tmp_path / "text.ckpt").write_text("")
 
@@ -387,7 +387,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_training(cli, tmp_path,
 
 
 def test_hidden_sets_the_width_of_the_network(cli, tmp_path):
-    """2-2-1 too, which is known to fail on XOR often."""
+    """Here of 2-2-1, which often fails on XOR."""
     cli("train", "--hidden", 2, "--max-epochs", 1)
 
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
@@ -416,7 +416,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
 
 @pytest.mark.parametrize(("score", "word"), [(0.5, "false"), (0.5000001, "true"), (0.4999999, "false"), (1.0, "true")])
 def test_a_prediction_of_one_half_is_false(cli, tmp_path, monkeypatch, score, word):
-    """What is above reads as true."""
+    """A larger one is true."""
     net = SimpleNet()
     for parameter in net.parameters():
         parameter.data.zero_()
@@ -453,8 +453,8 @@ FLAGS = {
 
 
 @pytest.fixture
-def flags_given_back(monkeypatch):
-    """Put back every flag that ``describe`` shows."""
+def flags_restored(monkeypatch):
+    """Restore every flag that ``describe`` shows."""
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.get_num_threads()
     monkeypatch.setattr(cudnn, "deterministic", False)
@@ -469,7 +469,7 @@ def flags_given_back(monkeypatch):
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-@pytest.mark.usefixtures("flags_given_back")
+@pytest.mark.usefixtures("flags_restored")
 def test_each_entry_of_a_description_follows_the_flag_that_it_names(flag):
     """And no other entry does."""
     turn, name, shown = FLAGS[flag]
@@ -492,7 +492,7 @@ def test_info_names_versions_device_threads_and_flags(cli):
 
 
 def test_help_and_the_reference_do_not_import_torch():
-    """One new process; torch takes seconds to import."""
+    """In a new process; importing torch takes seconds."""
     program = (
         "import sys; import simplenet, simplenet.cli, simplenet.reference; "
         "assert 'SimpleNet' in dir(simplenet); "
@@ -505,7 +505,7 @@ def test_help_and_the_reference_do_not_import_torch():
 
 
 def train_into_files(directory):
-    """Run the notebook's own setting, seed 1996 and batch size 1."""
+    """Run with the notebook's settings, seed 1996 and batch size 1."""
     command = [sys.executable, "-m", "simplenet", "train"]
     with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
         return [subprocess.Popen(command, cwd=directory, stdout=stdout, stderr=stderr)]
@@ -516,7 +516,7 @@ piped = Background(train_into_files)
 
 @pytest.mark.claim("4/learns")
 def test_the_notebooks_run_learns_exclusive_or(finished):
-    """And ends with status 0, which ``finished`` demands."""
+    """And exits with status 0, which ``finished`` asserts."""
     report = (finished(piped) / "stdout").read_text()
 
     assert report.count("  right\n") == 4
@@ -525,10 +525,10 @@ def test_the_notebooks_run_learns_exclusive_or(finished):
 
 
 def test_a_pipe_gets_only_the_report(finished):
-    """In a process of its own: no bar, no tip, no hardware line, no warning."""
+    """No progress bar, and no tips, hardware lines or warnings of Lightning."""
     directory = finished(piped)
 
     assert (directory / "stderr").read_text() == ""
     lines = (directory / "stdout").read_text().splitlines()
     assert lines[0].startswith("python")
-    assert len(lines) == 14  # five of origin, the table, verdict and checkpoint
+    assert len(lines) == 14  # five about the environment, the table, the result and the checkpoint

@@ -1,8 +1,8 @@
-"""Convergence as a statistic: how often XOR is solved, after how many steps, and by which network never.
+"""Convergence as a statistic: how often XOR is solved, after how many steps, and which network never solves it.
 
 The rates are those of 100,000 seeds, 0 to 99,999, counted by ``train_ensemble`` under torch 2.13.
-The seeds here are others. What is asserted holds for any fresh seeds with the stated probability,
-and the seeds are fixed, so that a run that passes passes again.
+The tests use other seeds. An assertion is true for new seeds with the stated probability, and the
+seeds are fixed, so that a run that passes once always passes.
 """
 
 import itertools
@@ -37,13 +37,13 @@ from simplenet.testing.assertions import assert_identical, assert_within, refute
 from simplenet.testing.bounds import gamma
 from simplenet.testing.strategies import floats, tensors
 
-# For the whole of this module: the probability that a correct SimpleNet, on fresh seeds, fails any of its bands.
+# The probability that a correct SimpleNet, on new seeds, fails any band of this module.
 FALSE_ALARM = 1e-6
 
 COUNTED = 100_000
 FRESH = range(10**6, 10**6 + 2048)
 
-# How many of the counted seeds are solved after so many steps in batches of so many rows.
+# How many of the counted seeds are solved, by architecture, batch size and number of steps.
 SOLVED = {
     ("overview", 4, 500): 80_379,
     ("overview", 4, 1000): 99_216,
@@ -53,20 +53,20 @@ SOLVED = {
     ("tanh", 4, 500): 99_745,
     ("relu", 4, 500): 65_183,
 }
-# How many of them, at batch 4 within 1,000 steps, were solved for good by which step: near the quartiles.
+# How many of them, at batch 4 and 1,000 steps, are solved from this step to the last; the steps are near the quartiles.
 SOLVED_BY = {200: 24_725, 313: 49_542, 400: 66_209, 613: 90_037}
 
 BANDS = len(SOLVED) + len(SOLVED_BY)
 
-# What the suite adds to the notebook's three: its hidden layer with another activation.
+# Two architectures besides the notebook's three: the overview with another hidden activation.
 CONTROLS = {"relu": (nn.ReLU, nn.Identity), "tanh": (nn.Tanh, nn.Identity)}
 
 
 def band(counted, fresh):
-    """Bound a count among fresh seeds, given that among the counted ones.
+    """Bound a count among new seeds, given that among the counted ones.
 
-    Four things can go wrong, each with the same probability: the rate is below or above what the
-    counted seeds say, or the fresh seeds fall below or above what the rate says.
+    Four errors are possible, each with the same probability: the rate is below or above the bounds
+    from the counted seeds, or the new count is below or above the bounds from the rate.
     """
     doubt = FALSE_ALARM / BANDS / 4
     lowest, highest = clopper_pearson(counted, COUNTED, 1 - doubt)
@@ -93,7 +93,7 @@ def trained(architecture, batch_size, steps):
 @pytest.mark.usefixtures("controls")
 @pytest.mark.parametrize(("architecture", "batch_size", "steps"), SOLVED)
 def test_the_rate_of_success_is_unchanged(architecture, batch_size, steps):
-    """The positive control, tanh, does better than the sigmoid; the negative one, ReLU, fails a third of the time."""
+    """The positive control, tanh, succeeds more often than the sigmoid; the negative one, ReLU, fails for a third."""
     result = trained(architecture, batch_size, steps)
 
     claim = f"{architecture} solves XOR in {steps} steps of {batch_size} rows"
@@ -101,7 +101,7 @@ def test_the_rate_of_success_is_unchanged(architecture, batch_size, steps):
 
 
 def test_the_bands_distinguish_the_activations():
-    """Under an identity output, no count is in the bands of two hidden activations; so each band can fail."""
+    """With an identity output, the bands of two hidden activations do not overlap; so each band can fail."""
     relu, sigmoid, tanh = (band(SOLVED[name, 4, 500], len(FRESH)) for name in ("relu", "overview", "tanh"))
 
     assert relu[1] < sigmoid[0]
@@ -110,7 +110,7 @@ def test_the_bands_distinguish_the_activations():
 
 @pytest.mark.parametrize("step", SOLVED_BY)
 def test_the_quantiles_of_the_steps_to_solve_are_unchanged(step):
-    """A quantile is at most this step if, and only if, that share is solved by then."""
+    """A quantile is at most this step if and only if that fraction is solved by then."""
     overview = trained("overview", 4, 1000)
     solved = int((overview.solved & (overview.solved_at <= step)).sum())
 
@@ -119,14 +119,14 @@ def test_the_quantiles_of_the_steps_to_solve_are_unchanged(step):
 
 @pytest.mark.claim("5/listing-learns")
 def test_the_listing_is_never_solved():
-    """Ten thousand seeds, 250 steps: the theorem says why; here is that the code agrees."""
+    """Ten thousand seeds, 250 steps; docs/claims.md has the proof."""
     result = train_ensemble(range(10_000), "listing", steps=250, compiled=False)
 
     assert not result.solved.any()
 
 
 def test_a_sigmoid_in_the_hidden_layer_makes_the_listing_learn():
-    """The listing and the derivation differ by the hidden activation alone."""
+    """The listing and the derivation differ only in the hidden activation."""
     (hidden, output), (swapped, same) = ARCHITECTURES["listing"], ARCHITECTURES["derivation"]
     assert (hidden, swapped, output) == (nn.Identity, nn.Sigmoid, same)
 
@@ -142,7 +142,7 @@ def test_a_sigmoid_in_the_hidden_layer_makes_the_listing_learn():
 @example(trials=9, share=8 / 9, confidence=0.9)
 @example(trials=9, share=9 / 9, confidence=0.9)
 def test_at_each_bound_the_count_has_the_stated_probability(trials, share, confidence):
-    """Clopper and Pearson's definition: at a bound, so many successes or more (or fewer) have the doubt's chance."""
+    """The definition: at the lower (upper) bound, at least (most) this count has the probability 1 - confidence."""
     successes = round(share * trials)
 
     lower, upper = clopper_pearson(successes, trials, confidence)
@@ -155,7 +155,7 @@ def test_at_each_bound_the_count_has_the_stated_probability(trials, share, confi
             p = Decimal(p)
             return sum(weights[k] * p**k * (1 - p) ** (trials - k) for k in ks)
 
-        # An inverse that is right to 1e-9 of itself, SciPy's word for it, moves a chance by at most n times as much.
+        # SciPy's inverse has a relative error of 1e-9, which changes a probability by at most n times as much.
         slack = Decimal("1e-9") * trials
         if successes:
             assert abs(chance(lower, range(successes, trials + 1)) - doubt) <= slack
@@ -172,9 +172,9 @@ def test_at_each_bound_the_count_has_the_stated_probability(trials, share, confi
 
 @pytest.fixture
 def certify(tmp_path, monkeypatch):
-    """Run ``simplenet certify`` in an empty directory, its steps not compiled."""
+    """Return a function that runs ``simplenet certify`` in an empty directory, without compiling."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("simplenet.cli.kill_children", lambda: None)  # this process has others: those beside the tests
+    monkeypatch.setattr("simplenet.cli.kill_children", lambda: None)  # it would kill the child processes of other tests
     monkeypatch.setattr(
         ensemble,
         "_compiled",
@@ -216,7 +216,7 @@ def test_the_certificate_has_its_settings_the_count_and_the_bounds(certify, tmp_
 
 @given(hidden=st.integers(1, 5), seeds=st.integers(1, 9))
 def test_a_certificate_has_networks_of_the_requested_width(hidden, seeds):
-    """And says so where they are not the notebook's."""
+    """Its summary names a width that is not the notebook's."""
     fabric = Fabric(accelerator="cpu", devices=1)
 
     certificate = certify_one(
@@ -231,7 +231,7 @@ def test_a_certificate_has_networks_of_the_requested_width(hidden, seeds):
 
 
 class OneOfSeveral(Fabric):
-    """What Fabric is on one of several devices; the others are not there."""
+    """A Fabric on one of several simulated devices."""
 
     def __init__(self, rank, count, gather):
         super().__init__(accelerator="cpu", devices=1)
@@ -248,7 +248,7 @@ class OneOfSeveral(Fabric):
 @pytest.mark.parametrize(("count", "seeds"), [(1, 4), (2, 1), (2, 5), (2, 6), (3, 7), (4, 9)])
 @pytest.mark.parametrize("chosen", [{}, {"hidden": 3, "compiled": False}], ids=["by default", "chosen"])
 def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypatch, count, seeds, chosen):
-    """The same as one device alone; the first shows a bar, and all train equally many."""
+    """The same certificate as on one device; the first shows a progress bar, and all train the same number of seeds."""
     asked, parts = [], [[] for _ in range(count)]
 
     def train(share, architecture, **options):
@@ -261,13 +261,13 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
         return certify_one(fabric, "derivation", batch_size=3, steps=5, seeds=seeds, confidence=0.9, **chosen)
 
     monkeypatch.setattr("simplenet.certificate.train_ensemble", train)
-    for rank in range(count):  # what each device hands in, and then what it makes of all that was handed in
+    for rank in range(count):  # first record what each device gathers, then pass all of it to each device
         certify_on(rank, lambda mine, rank=rank: (parts[rank].append(mine), torch.stack([mine] * count))[1])
-    handed_in = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+    gathered = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
     certificates = []
     for rank in range(count):
-        left = iter(handed_in)
-        certificates.append(certify_on(rank, lambda _, left=left: next(left)))
+        remaining = iter(gathered)
+        certificates.append(certify_on(rank, lambda _, remaining=remaining: next(remaining)))
 
     hidden = chosen.get("hidden", 4)
     options = {"hidden": hidden, "batch_size": 3, "steps": 5, "device": "cpu", "compiled": not chosen}
@@ -288,7 +288,6 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
 
 
 def test_a_quantile_of_0_needs_no_seed_and_one_of_1_needs_all():
-    """A share of 0 needs none to be solved; one of 1 needs all."""
     result = train_ensemble(range(40), steps=300, compiled=False)
     certificate = Certificate("overview", 4, 300, 0.9, result)
 
@@ -314,11 +313,11 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
     finish = threading.Event()
 
     def interrupted(*_):
-        os.kill(os.getpid(), number)  # to the process, whose main thread waits for this one
+        os.kill(os.getpid(), number)  # to the main thread, which waits for this one
         finish.wait(60)
 
     monkeypatch.setattr(ensemble._Training, "__call__", interrupted)  # noqa: SLF001
-    handler = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL  # a background job ignores some
+    handler = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL  # a background job may ignore it
     before = signal.signal(number, handler)
     try:
         result = certify("--seeds", 5000)
@@ -331,8 +330,6 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
 
 
 def test_an_uncompiled_certificate_says_so_and_names_the_cache(certify, monkeypatch):
-    """Which another type of CPU may have filled."""
-
     def broken(*_):
         raise RuntimeError("no C++ compiler")
 
@@ -345,11 +342,11 @@ def test_an_uncompiled_certificate_says_so_and_names_the_cache(certify, monkeypa
 
 
 def test_a_signal_ends_a_certificate_while_its_step_is_being_compiled(certify, monkeypatch):
-    """Without waiting for the compiler, which takes longer than a cluster waits before it kills."""
+    """Without waiting for the compiler, which may take longer than a cluster's grace period before SIGKILL."""
     finish = threading.Event()
 
     def compile_for_long(*_):
-        os.kill(os.getpid(), signal.SIGTERM)  # to the process, whose main thread waits for this one
+        os.kill(os.getpid(), signal.SIGTERM)  # to the main thread, which waits for this one
         finish.wait(60)
 
     monkeypatch.setattr(ensemble._Training, "warm", compile_for_long)  # noqa: SLF001
@@ -396,7 +393,7 @@ def test_bad_input_to_certify_ends_with_one_clear_line_and_status_2(certify, arg
 
 
 def made(solved_at, *, confidence=0.999):
-    """Make up a certificate of networks that were solved for good at these steps."""
+    """Make a certificate of networks that are solved from these steps to the last."""
     n = len(solved_at)
     result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), torch.zeros(n, 17), None)
     return Certificate("overview", 4, 100, confidence, result)
@@ -404,7 +401,7 @@ def made(solved_at, *, confidence=0.999):
 
 @given(n=st.integers(1, 60), data=st.data(), confidence=st.sampled_from([0.5, 0.9, 0.999]))
 def test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true(n, data, confidence):
-    """A lower one down and an upper one up, by less than a tenth of a percent."""
+    """A lower bound down and an upper bound up, by less than a tenth of a percent."""
     solved = data.draw(st.integers(0, n), label="solved")
     certificate = made([1] * solved + [ensemble.NEVER] * (n - solved), confidence=confidence)
 
@@ -418,7 +415,7 @@ def test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true(n, 
 
 @given(steps=st.lists(st.one_of(st.none(), st.integers(0, 99)), min_size=1, max_size=12), share=st.integers(0, 12))
 def test_the_steps_to_solve_are_the_requested_quantile(steps, share):
-    """By its definition: the least step by which that many seeds of all are solved for good, if there is one."""
+    """The definition: the first step by which that fraction of all seeds is solved and stays so, or None."""
     n = len(steps)
     share = min(share, n)
     certificate = made([ensemble.NEVER if step is None else step for step in steps])
@@ -434,7 +431,7 @@ def test_the_steps_to_solve_are_the_requested_quantile(steps, share):
 
 
 def test_a_record_holds_the_whole_certificate():
-    """By the names that readers of a JSON file look for."""
+    """By the keys of the JSON file."""
     certificate = made([3, 1, ensemble.NEVER, 7])
     lower, upper = clopper_pearson(3, 4, 0.999)
 
@@ -456,7 +453,7 @@ def test_a_record_holds_the_whole_certificate():
 
 @pytest.fixture
 def certified(certify, monkeypatch):
-    """Run ``simplenet certify`` on a certificate that is made up."""
+    """Return a function that runs ``simplenet certify`` with a given count."""
 
     def run(solved, seeds, *arguments):
         certificate = made([1] * solved + [ensemble.NEVER] * (seeds - solved))
@@ -468,7 +465,7 @@ def certified(certify, monkeypatch):
 
 @pytest.mark.parametrize("solved", [0, 15, 20])
 def test_a_target_between_the_two_bounds_is_not_reached(certified, solved):
-    """What the rate is at least decides, and is enough where it is the target itself."""
+    """The lower bound decides, and suffices if it equals the target."""
     lower, upper = certified(solved, 20)[1].bounds
 
     for target, status in [(0.0, 0), (lower, 0), (math.nextafter(lower, 1), 1), ((lower + upper) / 2, 1), (upper, 1)]:
@@ -478,7 +475,7 @@ def test_a_target_between_the_two_bounds_is_not_reached(certified, solved):
 
 @pytest.mark.parametrize("architectures", [["overview", "listing"], ["listing", "overview"]])
 def test_one_missed_target_of_several_has_status_1(certify, monkeypatch, architectures):
-    """In whichever place."""
+    """At either position."""
     monkeypatch.setattr(
         "simplenet.certificate.certify",
         lambda _, architecture, **__: made([1 if architecture == "overview" else ensemble.NEVER] * 20),
@@ -491,7 +488,7 @@ def test_one_missed_target_of_several_has_status_1(certify, monkeypatch, archite
 
 @pytest.mark.parametrize("failed", [0, 1, 11, 12, 13])
 def test_a_list_at_its_length_limit_has_no_ellipsis(certified, failed):
-    """Twelve seeds are named; only a thirteenth is left out. Of three it is said where they sit."""
+    """Twelve failed seeds are named, a thirteenth is not; three are described."""
     result, _ = certified(20 - failed, 20)
 
     lines = re.findall(r"^failed     (.*)$", result.stdout, re.MULTILINE)
@@ -532,7 +529,7 @@ SADDLE = "curves up in 5, down in 4, neither in 8: shaped like a saddle"
 def test_the_certify_output_has_the_bound_the_steps_and_the_failed_seeds(
     certify, monkeypatch, solved_at, fallback, verdict
 ):
-    """To the letter. Weights of 0 predict 0, and each output weight makes a saddle with its unit's input."""
+    """Weights of 0 predict 0, and the loss has a saddle in each output weight and its unit's input weight."""
     certificate = made(solved_at)
     certificate = replace(certificate, ensemble=replace(certificate.ensemble, fallback=fallback))
     monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: certificate)
@@ -541,7 +538,7 @@ def test_the_certify_output_has_the_bound_the_steps_and_the_failed_seeds(
 
 
 def test_everything_but_results_goes_to_stderr(certify, monkeypatch):
-    """A pipe gets results alone."""
+    """So that a pipe gets only results."""
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -581,7 +578,7 @@ def test_devices_and_strategy_reach_fabric(certify, monkeypatch, devices, strate
     ],
 )
 def test_the_curvatures_of_a_critical_point_are_counted_by_their_signs(curvatures, words):
-    """What rounding leaves of 0, at most a unit of float64 for each of them, is none: here three of the largest."""
+    """Within the rounding error of an eigenvalue, here three units of float64 times the largest, it counts as 0."""
     point = CriticalPoint([0.0] * 4, 0.0, 0.0, torch.tensor(curvatures, dtype=torch.float64))
 
     assert str(point) == f"predicts 0.000 0.000 0.000 0.000, MSE 0.0000, gradient 0e+00; {words}"
@@ -608,10 +605,10 @@ def test_weights_of_an_impossible_shape_are_refused_with_that_shape(shape):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_curvatures_are_those_of_the_loss(architecture):
-    """Those of torch's Hessian of the network itself, by another path: a difference of two gradients in float64.
+    """The expected Hessian is the difference quotient of the network's gradients in float64.
 
-    As in the check of derivatives, an entry's truncation and rounding together stay below h, and by Weyl's theorem no
-    eigenvalue of 17 rows is off by more than 17 times that.
+    As in the check of derivatives, an entry's truncation and rounding errors are together below h, and by Weyl's
+    theorem the error of an eigenvalue of 17 rows is at most 17 times that.
     """
     torch.manual_seed(1996)
     net = SimpleNet(architecture).double()
@@ -637,21 +634,21 @@ eighths = st.integers(-24, 24).map(lambda n: n / 8)  # exact, as are their sums 
 
 @given(a=eighths, b=eighths)
 def test_predicting_one_half_for_every_row_has_an_mse_of_a_quarter_and_no_gradient(a, b):
-    """Its output weights are 0, so its gradient is too; in the listing, that is as low as it gets."""
+    """If the output weights are 0; for the listing, that is the smallest MSE."""
     weights = torch.tensor([a, b, a - b, a, b, 1.0, a, b] + [a] * 4 + [0.0] * 5)
 
-    place = critical_point(weights, "listing")
+    point = critical_point(weights, "listing")
 
-    assert place.loss == 1 / 4
-    assert place.gradient == 0
-    assert place.predictions == [1 / 2] * 4
+    assert point.loss == 1 / 4
+    assert point.gradient == 0
+    assert point.predictions == [1 / 2] * 4
 
 
 # --- the impossible ---
 
 
 def exact_listing_mse(parameters, hidden):
-    """Evaluate the listing's MSE on XOR with no rounding up to the sigmoid, and 60 digits from there."""
+    """Evaluate the listing's MSE on XOR exactly up to the sigmoid, and with 60 digits from there."""
     exact = [Fraction(p) for p in parameters]
     w_in, b_in = exact[: 2 * hidden], exact[2 * hidden : 3 * hidden]
     w_out, b_out = exact[3 * hidden : 4 * hidden], exact[-1]
@@ -668,13 +665,13 @@ def exact_listing_mse(parameters, hidden):
 @pytest.mark.claim("5/listing-learns")
 @given(data=st.data(), hidden=st.integers(1, 4))
 def test_the_listings_mse_is_at_least_a_quarter_for_any_weights(data, hidden):
-    """Over every finite float64, from subnormal to largest; the proof is in docs/claims.md."""
+    """For all finite float64 numbers, from subnormal to the largest; docs/claims.md has the proof."""
     size = 4 * hidden + 1
     parameters = data.draw(st.lists(floats(torch.float64), min_size=size, max_size=size))
 
     loss = exact_listing_mse(parameters, hidden)
 
-    # The root of the slack of 60 digits; a loss that is truly 1/4 comes out within about 1e-60 of it.
+    # 60 digits give an error of about 1e-60.
     assert loss >= Decimal(1) / 4 - Decimal(10) ** -50
 
 
@@ -683,7 +680,7 @@ positive = st.fractions(min_value=0, max_value=10**6).filter(bool)
 
 @given(x=positive, y=positive)
 def test_the_identity_in_the_proof_is_true(x, y):
-    """In exact arithmetic; what is on the right is a sum of squares over what is positive."""
+    """In exact arithmetic; the right side is a sum of squares over a positive number."""
     left = 1 / (1 + x) ** 2 + 1 / (1 + y) ** 2 - 1 / (1 + x * y)
 
     right = (x * y * (x - y) ** 2 + (x * y - 1) ** 2) / ((1 + x) ** 2 * (1 + y) ** 2 * (1 + x * y))
@@ -691,11 +688,11 @@ def test_the_identity_in_the_proof_is_true(x, y):
 
 
 def slack(net):
-    """Bound how far below 1/4 rounding may push the computed MSE of a listing, whose true MSE is not below it.
+    """Bound the rounding error of the computed MSE of a listing, whose exact MSE is at least 1/4.
 
-    Rounding makes the computed map less than affine, the more so the larger its terms. A pre-activation
-    has 3 roundings in the hidden layer and hidden + 1 products and sums in the output's; the sigmoid passes
-    on 1/4 of that and adds 6; an error below 1 is squared, and the mean adds 1 + 1 + 4 of its own.
+    The error grows with the terms of the affine map. A pre-activation has 3 roundings in the hidden layer
+    and hidden + 1 products and sums in the output layer; the sigmoid multiplies their error by at most 1/4
+    and adds 6 roundings; the square of an error below 1 and the mean add 1 + 1 + 4 roundings.
     """
     w_in, b_in, w_out, b_out = (p.detach().abs() for p in net.parameters())
     terms = float((w_out @ (w_in.sum(1) + b_in) + b_out).sum())
@@ -717,7 +714,7 @@ def computed_mse(net):
 
 @given(data=st.data(), hidden=st.integers(1, 4))
 def test_the_listings_computed_mse_is_at_least_a_quarter_to_its_roundings(data, hidden):
-    """In float64, as SimpleNet computes it."""
+    """Computed by SimpleNet in float64."""
     elements = floats(torch.float64, min_exponent=-30, max_exponent=10)
     net = listing(data.draw(tensors((4 * hidden + 1,), torch.float64, elements)))
 
@@ -727,7 +724,7 @@ def test_the_listings_computed_mse_is_at_least_a_quarter_to_its_roundings(data, 
 @refuted
 @given(data=st.data(), hidden=st.integers(1, 4))
 def test_the_derivations_mse_can_be_below_a_quarter(data, hidden):
-    """The same claim about the network that differs by one activation."""
+    """The same bound for the network with another hidden activation."""
     net = SimpleNet("derivation", hidden).double()
     weights = data.draw(
         tensors((4 * hidden + 1,), torch.float64, floats(torch.float64, min_exponent=-3, max_exponent=5))
@@ -739,7 +736,7 @@ def test_the_derivations_mse_can_be_below_a_quarter(data, hidden):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_an_optimizer_cannot_bring_the_mse_of_the_listing_below_a_quarter(seed):
-    """BFGS in float64, from starts up to 10 times as large as usual; it is let loose, not held back."""
+    """By BFGS in float64, from initial weights up to 10 times as large as usual."""
     torch.manual_seed(seed)
     start = parameters_to_vector(SimpleNet("listing").double().parameters()).detach() * (1 + seed)
     losses = []
@@ -754,20 +751,20 @@ def test_an_optimizer_cannot_bring_the_mse_of_the_listing_below_a_quarter(seed):
     minimize(loss_and_gradient, start.numpy(), jac=True, method="BFGS", options={"gtol": 0, "maxiter": 100})
 
     assert all(loss >= 1 / 4 - permitted for loss, permitted in losses)
-    assert min(losses)[0] < losses[0][0], "the optimiser did not try"
+    assert min(losses)[0] < losses[0][0], "the optimizer did not lower the loss"
 
 
 ROWS = list(itertools.product((0, 1), repeat=2))
 
 
 def inseparable(targets):
-    """Whether adding up the inequalities of a separating line, each once, leaves 0 > 0; exact, in integers."""
+    """Whether the sum of the inequalities of a separating line is the contradiction 0 > 0; exact, in integers."""
     signed = [[x if y else -x for x in (a, b, 1)] for (a, b), y in zip(ROWS, targets, strict=True)]
     return [sum(column) for column in zip(*signed, strict=True)] == [0, 0, 0]
 
 
 def separated(targets):
-    """Whether one of a few lines, w . x + b > 0 just where the target is 1, separates the rows; exact, in integers."""
+    """Whether one of a few lines has w . x + b > 0 exactly for the rows with target 1; exact, in integers."""
     return any(
         all((2 * (u * a + v * b) + c > 0) == y for (a, b), y in zip(ROWS, targets, strict=True))
         for u, v, c in itertools.product((-1, 0, 1), (-1, 0, 1), (-3, -1, 1, 3))
@@ -777,7 +774,7 @@ def separated(targets):
 @pytest.mark.claim("3.1/not-separable")
 @pytest.mark.parametrize("targets", list(itertools.product((0, 1), repeat=4)), ids=str)
 def test_every_truth_table_except_exclusive_or_and_its_complement_is_linearly_separable(targets):
-    """Fourteen have a line; for the other two the inequalities add up to a contradiction, so none has both."""
+    """Fourteen have a separating line; for the other two the sum of the inequalities is a contradiction."""
     assert separated(targets) != inseparable(targets)
     assert inseparable(targets) == (targets in {(0, 1, 1, 0), (1, 0, 0, 1)})
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever stops the writing, and no other file is touched."""
+"""Files are written completely or not at all, whatever interrupts the writing, and no other file changes."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simplenet import files
 from simplenet.files import STALE_AFTER, check_writable, remove_stale_files, write_file, write_new_file
 
-OLD, NEW = b"what was there before", b"new content"
+OLD, NEW = b"old content", b"new content"
 
 
 def temporary_files(directory):
@@ -21,7 +21,7 @@ def temporary_files(directory):
 
 
 def age(path):
-    """Let a file look as if nothing had been written to it for longer than any write takes."""
+    """Make a file look stale."""
     past = path.stat().st_mtime - STALE_AFTER - 1
     os.utime(path, (past, past))
 
@@ -29,7 +29,7 @@ def age(path):
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="this platform has no SIGKILL")
 @pytest.mark.parametrize("function", ["write_file", "write_new_file"])
 def test_a_kill_at_any_line_of_a_write_leaves_complete_files(tmp_path, function):
-    """The old content or the new one under the name; what else is left is recognised, and removed once it is old."""
+    """The file has the old or the new content; a temporary file that is left is removed when it is stale."""
     killed = 0
     for line in range(1000):
         directory = tmp_path / str(line)
@@ -58,14 +58,14 @@ def test_a_kill_at_any_line_of_a_write_leaves_complete_files(tmp_path, function)
 
 
 def test_a_recent_temporary_file_is_not_removed_as_stale(tmp_path, monkeypatch):
-    """Another run may look for stale files at any moment."""
+    """Another run may remove stale files at any time."""
     fsync = os.fsync
 
-    def fsync_and_look(descriptor):
+    def remove_and_fsync(descriptor):
         remove_stale_files(tmp_path)
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", fsync_and_look)
+    monkeypatch.setattr(files.os, "fsync", remove_and_fsync)
 
     assert write_new_file(tmp_path / "file", NEW).read_bytes() == NEW
 
@@ -122,7 +122,7 @@ def test_write_new_file_replaces_no_file(tmp_path_factory, count, stem):
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 def test_concurrent_writers_get_different_names(tmp_path, monkeypatch, links):
-    """One after another where the file system has no hard links: there a rename has to look first."""
+    """Without hard links only one after another, because checking for a name and renaming are two operations."""
     if not links:
 
         def refuse(*_):
@@ -158,7 +158,7 @@ def test_symbolic_links_and_devices_are_written_to_and_not_replaced(tmp_path):
 
 
 def test_a_file_has_the_default_permissions(tmp_path):
-    """And not those of a temporary file, which its owner alone may read."""
+    """And not those of a temporary file, which only its owner may read."""
     (tmp_path / "other").write_bytes(OLD)
 
     write_file(tmp_path / "file", NEW)

@@ -1,4 +1,4 @@
-"""Signals that ask a program to end, and what is left of it then: nothing that it has started."""
+"""Signals that end a program, and the child processes that it kills."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ BY_EXCEPTION = [number for number in ENDING if number != signal.SIGINT]
 
 
 @pytest.fixture(autouse=True)
-def _handlers_are_given_back():
-    """And are the system's own until a test sets others: a shell's background jobs ignore some."""
+def _handlers_are_restored():
+    """Set the default handlers before each test, because a shell's background jobs ignore some signals."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
     yield
     for number, handler in before.items():
@@ -26,7 +26,7 @@ def _handlers_are_given_back():
 
 @pytest.fixture
 def got():
-    """Note in a list what signals arrive, each of those that end a program."""
+    """Handle the ending signals, and record them in a list."""
     arrived = []
     for number in ENDING:
         signal.signal(number, lambda number, _: arrived.append(number))
@@ -38,7 +38,7 @@ def handlers():
 
 
 def in_a_thread(work):
-    """Return what it returns there, where no signal can be handled."""
+    """Call a function in another thread, where signals cannot be handled."""
     results = []
     thread = threading.Thread(target=lambda: results.append(work()))
     thread.start()
@@ -52,7 +52,7 @@ def test_a_status_is_128_plus_the_number_of_the_signal():
 
 @pytest.mark.parametrize("number", ENDING)
 def test_the_first_signal_is_recorded_and_the_second_acts_as_usual(got, number):
-    """From ``listen`` on; whichever it is, the others go through with it."""
+    """From ``listen`` on; after the first, all handlers are restored."""
     before = handlers()
     with FirstSignal() as first:
         signal.raise_signal(number)
@@ -92,7 +92,7 @@ def test_an_ignored_signal_stays_ignored_by_the_command():
 
 
 def test_a_handler_not_installed_by_python_becomes_the_default(got, monkeypatch):
-    """One that was not set by Python cannot be set again."""
+    """Python cannot restore a handler that it has not installed."""
     with monkeypatch.context() as patch:
         patch.setattr(signal, "getsignal", lambda _: None)
         first = FirstSignal()
@@ -157,7 +157,7 @@ def test_in_another_thread_signal_handlers_are_unchanged(got):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no list of child processes")
 def test_descendants_are_listed_and_killed_but_not_the_process_itself(monkeypatch):
-    """With theirs; one that has ended meanwhile is no error."""
+    """A process that has already ended is no error."""
 
     def kill_one_that_has_ended(process, number):
         kill(process, number)

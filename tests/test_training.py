@@ -1,6 +1,6 @@
-"""Training under the Trainer: what stops it, what it leaves behind, and going on from there.
+"""Training under the Trainer: what stops it, what it saves, and how it resumes.
 
-What a checkpoint may hold is tested in ``test_checkpoint.py``.
+``test_checkpoint.py`` tests the contents of checkpoints.
 """
 
 import io
@@ -54,7 +54,7 @@ def test_the_listing_is_not_solved_and_its_mse_is_not_below_a_quarter(tmp_path):
 
 
 def test_the_trainer_trains_to_the_bits_of_a_bare_loop(tmp_path):
-    """The same bits as forward, backward and step by hand."""
+    """Of forward, backward and step."""
     result = run(tmp_path, batch_size=1, max_epochs=25)
 
     set_seed(SEED)
@@ -73,7 +73,7 @@ def test_the_trainer_trains_to_the_bits_of_a_bare_loop(tmp_path):
 
 
 def leaves(value, path=()):
-    """Yield everything in a checkpoint, with where it is; floats of a tensor's dtype lose nothing in a list."""
+    """Yield every value in a checkpoint with its path; a tensor's values are exact in a list of Python's floats."""
     if isinstance(value, dict | list | tuple):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(part, (*path, name))
@@ -83,21 +83,19 @@ def leaves(value, path=()):
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_bare_loop_leaves_the_same_state_as_the_trainers_loop(tmp_path, monkeypatch, resumed):
-    """The whole checkpoint: weights, moments, the counters of every loop; past one that is saved on the way."""
+    """The whole checkpoint: weights, moments, the counters of every loop; also after an earlier checkpoint."""
     results = []
-    for led in ("bare", "trainer"):
-        if led == "trainer":
-            monkeypatch.setattr(
-                training, "_is_saved", lambda *_: True
-            )  # an epoch that is saved is not followed by bare ones
-        directory = tmp_path / led
+    for loop in ("bare", "trainer"):
+        if loop == "trainer":
+            monkeypatch.setattr(training, "_is_saved", lambda *_: True)  # the bare loop ends at a saved epoch
+        directory = tmp_path / loop
         first = run(directory, batch_size=3, max_epochs=13)
         result = run(directory, batch_size=3, max_epochs=130, resume=first.checkpoint) if resumed else first
         results.append((result, torch.load(result.checkpoint, weights_only=True)))
 
-    (bare, left), (led, expected) = results
-    assert bare.losses == led.losses
-    assert bare.checkpoint.name == led.checkpoint.name
+    (bare, left), (trainers, expected) = results
+    assert bare.losses == trainers.losses
+    assert bare.checkpoint.name == trainers.checkpoint.name
     assert dict(leaves(left)) == dict(leaves(expected))
 
 
@@ -110,7 +108,7 @@ killed = Background(partial(kill_and_resume, 4, 1996))
 
 
 def assert_same_bits(directory):
-    """Three of four kills come after the first save, so that there is something to resume from."""
+    """At least three of four kills come after the first save, so that there is a checkpoint to resume from."""
     answer = json.loads((directory / "answer.json").read_text())
     assert answer["other"] == 0
     assert sum(epochs > 0 for epochs in answer["from"]) >= len(answer["from"]) * 3 / 4
@@ -121,7 +119,7 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does n
 
 @forks
 def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_run(finished):
-    """By SIGKILL, which no handler sees, at random moments."""
+    """By SIGKILL, which cannot be handled, at random moments."""
     assert_same_bits(finished(killed))
 
 
@@ -137,7 +135,7 @@ def test_two_hundred_runs_that_are_killed_and_resumed_equal_an_uninterrupted_run
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_resumed_run_saves_the_same_checkpoint_as_an_uninterrupted_run(tmp_path, batch_size):
-    """All of it, the counters of Lightning's loops too."""
+    """Including the counters of Lightning's loops."""
     first = run(tmp_path / "parts", batch_size=batch_size, max_epochs=13)
 
     resumed = run(tmp_path / "parts", batch_size=batch_size, max_epochs=130, resume=first.checkpoint)
@@ -201,7 +199,7 @@ def test_a_second_run_in_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
 
 
 def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monkeypatch):
-    """Of a tenth, and not before: in batches of four, an epoch is a step."""
+    """Of a tenth, and not before; in batches of four, an epoch has one step."""
     errors, end_epoch = [], training._Watch._end_epoch  # noqa: SLF001
 
     def recording(watch, net):
@@ -223,7 +221,7 @@ def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monke
 )
 @pytest.mark.parametrize("row", range(4))
 def test_a_prediction_of_one_half_is_right_for_neither_target(row, error, right):
-    """What is nearer is, beyond the margin that stops a run too; one row that is wrong leaves XOR unsolved."""
+    """A nearer one is right, also outside of the margin that stops a run; one wrong row leaves XOR unsolved."""
     predictions = xor()[1]
     predictions[row] = (predictions[row] - error).abs()
 
@@ -235,7 +233,7 @@ def test_a_prediction_of_one_half_is_right_for_neither_target(row, error, right)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_result_has_the_dtype_of_its_run(dtype):
-    """Whatever the default is by then."""
+    """Whatever the default dtype is later."""
     result = training.TrainingRun(SimpleNet(), xor()[1].to(dtype), [], 0, 0.0, None, "budget", None)
     with default_dtype(torch.float32 if dtype is torch.float64 else torch.float64):
         assert result.mse == 0
@@ -244,7 +242,7 @@ def test_a_result_has_the_dtype_of_its_run(dtype):
 
 @pytest.fixture
 def signal_in_the_third_epoch(monkeypatch):
-    """Raise signals in the second step of the third epoch of a run in batches of one."""
+    """Return a function that makes a run in batches of one raise signals in the second step of the third epoch."""
     step = SimpleNet.training_step
     calls = []
 
@@ -263,7 +261,7 @@ def signal_in_the_third_epoch(monkeypatch):
 
 @pytest.fixture
 def handlers():
-    """Give each ending signal a handler that raises, as Ctrl-C has; a shell's background jobs ignore some."""
+    """Install a handler that raises for each ending signal; a shell's background jobs ignore some."""
 
     def raised(number, _):
         raise InterruptedError(number)
@@ -278,7 +276,7 @@ def handlers():
 def test_the_first_signal_ends_the_run_after_its_epoch_and_saves_the_state(
     tmp_path, handlers, signal_in_the_third_epoch, number
 ):
-    """And gives the handlers back that were there."""
+    """And restores the handlers."""
     signal_in_the_third_epoch(number)
 
     result = run(tmp_path, batch_size=1, max_epochs=50)
@@ -292,7 +290,7 @@ def test_the_first_signal_ends_the_run_after_its_epoch_and_saves_the_state(
 @pytest.mark.parametrize("second", ENDING)
 @pytest.mark.parametrize("first", ENDING)
 def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_the_third_epoch, first, second):
-    """By whatever it does without us."""
+    """By the handler that was installed before."""
     signal_in_the_third_epoch(first, second)
 
     with pytest.raises(InterruptedError):
@@ -304,7 +302,7 @@ def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_th
 
 @pytest.mark.parametrize("number", ENDING)
 def test_an_ignored_signal_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
-    """As nohup has it for SIGHUP; the fixture gives the handlers back."""
+    """As SIGHUP is under nohup; the fixture restores the handlers."""
     assert number in handlers
     signal.signal(number, signal.SIG_IGN)
     signal_in_the_third_epoch(number)
@@ -314,7 +312,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path, handlers, signal_in_the_third
 
 @pytest.mark.filterwarnings("ignore:Detected KeyboardInterrupt")  # Lightning before 2.5
 def test_a_second_ctrl_c_is_a_keyboard_interrupt(tmp_path, handlers, signal_in_the_third_epoch):
-    """Although Lightning from 2.5 on ends the process in status 1 at it, and one before went on."""
+    """Although Lightning from 2.5 on exits with status 1, and earlier versions continue."""
     assert signal.SIGINT in handlers
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal_in_the_third_epoch(signal.SIGINT, signal.SIGINT)
@@ -326,7 +324,7 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt(tmp_path, handlers, signal_in_t
 
 
 class Spoiled(XORDataModule):
-    """Serve the truth table with one value replaced."""
+    """The truth table with one value replaced."""
 
     def __init__(self, batch_size, part, row, value):
         super().__init__(batch_size)
@@ -342,7 +340,7 @@ class Spoiled(XORDataModule):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("part", "row", "batch_size", "batch"), [(0, 2, 1, 3), (1, 3, 3, 2), (0, 0, 4, 1)])
 def test_nonfinite_data_stop_the_run_before_their_step(tmp_path, part, row, batch_size, batch, value):
-    """In an input or a target; the loss of an infinite input may be finite, for a sigmoid is."""
+    """In an input or a target; the loss of an infinite input may be finite, because a sigmoid is."""
     data = Spoiled(batch_size, part, row, value)
 
     result = train(SimpleNet(), data, max_epochs=9, device="cpu", checkpoint_dir=tmp_path)
@@ -356,7 +354,7 @@ def test_nonfinite_data_stop_the_run_before_their_step(tmp_path, part, row, batc
 
 @pytest.mark.parametrize("epoch", [2, 101, 150])
 def test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, epoch):
-    """In a step that the Trainer leads (the epoch after a checkpoint) and in a bare one."""
+    """In a step of the Trainer's loop (the epoch after a checkpoint) and in one of the bare loop."""
     step = SimpleNet.training_step
     calls = []
 
@@ -387,7 +385,7 @@ def test_nonfinite_predictions_stop_the_run(tmp_path):
 
 
 def test_a_nonfinite_moment_is_not_saved(tmp_path, monkeypatch):
-    """A gradient may be finite and its square not; the weights stay where they are from there on."""
+    """The square of a finite gradient may be infinite; the weights do not change any more after it."""
     backward = torch.Tensor.backward
 
     def steep_backward(loss, *arguments, **options):
@@ -432,7 +430,7 @@ def test_epochs_that_are_no_int_are_refused(tmp_path, max_epochs):
 
 @pytest.mark.parametrize("name", ["https:x", "http-runs", "file:x", "a::b", "s3:", "with space", "best", "last"])
 def test_a_checkpoint_directory_is_a_path_and_not_a_url(tmp_path, monkeypatch, name):
-    """And ``best`` and ``last`` are names like others; relative, as a command line gives them."""
+    """``best`` and ``last`` have no special meaning; paths are relative, as on a command line."""
     monkeypatch.chdir(tmp_path)
     stopped = run(name, max_epochs=3)
 
