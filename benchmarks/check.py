@@ -14,7 +14,15 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 
 from simplenet import reference
-from simplenet.testing.bounds import EXP_ROUNDINGS, SQRT_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
+from simplenet.testing import balls
+from simplenet.testing.bounds import (
+    EXP_ROUNDINGS,
+    SQRT_ROUNDINGS,
+    TRITON_EXP_ROUNDINGS,
+    TRITON_ROUNDINGS,
+    gamma,
+    unit_roundoff,
+)
 from simplenet.testing.one_step import TrainingState
 from simplenet.testing.oracle import ROUNDINGS
 
@@ -30,6 +38,7 @@ class Balls(NDArrayOperatorsMixin):
     """Float64 numbers, and how far from each a float32 evaluation may lie."""
 
     ROUNDINGS, EXP_GROWTH = ROUNDINGS, 0  # of an operation, and of an exponential for each unit of its exponent
+    OPERANDS, RESULTS = balls.Balls.OPERANDS, balls.Balls.RESULTS
 
     def __init__(self, centre: Any, radius: Any = 0.0) -> None:
         self.centre, self.radius = np.asarray(centre, np.float64), np.asarray(radius, np.float64)
@@ -45,13 +54,18 @@ class Balls(NDArrayOperatorsMixin):
     def rounded(self, operations: int = 1) -> "Balls":
         """Add what the roundings of so many operations may do."""
         count = operations * self.ROUNDINGS
-        return type(self)(self.centre, self.radius + _charge(count) * self.magnitude + _TINY)
+        return type(self)(self.centre, self.radius + _charge(count) * self.magnitude + _TINY).converted()
+
+    def converted(self) -> "Balls":
+        """Return the numbers rounded to the narrower type, if there is one."""
+        own = 0.0 if self.RESULTS is None else unit_roundoff(self.RESULTS) * self.magnitude
+        return type(self)(self.centre, self.radius + own)
 
     def sum(self, axis: int) -> "Balls":
         """Add up in any order."""
         own = _charge(self.centre.shape[axis]) * self.magnitude.sum(axis)
         radius = np.broadcast_to(self.radius, self.centre.shape).sum(axis)
-        return type(self)(self.centre.sum(axis), radius + own)
+        return type(self)(self.centre.sum(axis), radius + own).converted()
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
         """Evaluate one of the operations that the reference is made of."""
@@ -72,6 +86,18 @@ class TritonBalls(Balls):
     ROUNDINGS, EXP_GROWTH = TRITON_ROUNDINGS, TRITON_EXP_ROUNDINGS
 
 
+class AutocastBalls(Balls):
+    """The same in the arithmetic of autocast to bfloat16."""
+
+    RESULTS = balls.AutocastBalls.RESULTS
+
+
+class Tf32Balls(Balls):
+    """The same with matrix products in TF32."""
+
+    OPERANDS = balls.Tf32Balls.OPERANDS
+
+
 def _multiply(a: Balls, b: Balls) -> Balls:
     radius = a.magnitude * b.radius + np.abs(b.centre) * a.radius
     return type(a)(a.centre * b.centre, radius).rounded()
@@ -85,9 +111,11 @@ def _divide(a: Balls, b: Balls) -> Balls:
 
 
 def _matmul(a: Balls, b: Balls) -> Balls:
+    a, b = (type(x)(x.centre, x.radius + x.OPERANDS * x.magnitude) for x in (a, b))
     magnitude = a.magnitude @ b.magnitude
     exact = np.abs(a.centre) @ np.abs(b.centre)
-    return type(a)(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + _charge(a.centre.shape[-1] + 1) * magnitude)
+    own = _charge(a.centre.shape[-1] + 1) * magnitude
+    return type(a)(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + own).converted()
 
 
 def _power(a: Balls, exponent: Balls) -> Balls:
@@ -98,7 +126,7 @@ def _power(a: Balls, exponent: Balls) -> Balls:
 def _exp(a: Balls) -> Balls:
     e, farthest = np.exp(a.centre), np.exp(a.centre + a.radius)
     own = _charge(EXP_ROUNDINGS) + a.EXP_GROWTH * _charge(1) * a.magnitude
-    return type(a)(e, farthest - e + own * farthest + _TINY)
+    return type(a)(e, farthest - e + own * farthest + _TINY).converted()
 
 
 def _sqrt(a: Balls) -> Balls:
@@ -142,7 +170,7 @@ def check_step(
     share: float = 1.0,
     epsilon: Callable[[int], float] = lambda _: 1e-8,
     moments: bool = True,
-    triton: bool = False,
+    kind: type[Balls] = Balls,
 ) -> None:
     """Assert that a step of ``overview`` from ``before`` ended within its roundings of the exact one.
 
@@ -156,18 +184,19 @@ def check_step(
         share: What the loss is of the mean squared error.
         epsilon: What Adam adds to the root, after the correction, by step.
         moments: Whether ``after`` has them.
-        triton: Whether the step was compiled for CUDA, whose arithmetic is less exact.
+        kind: The arithmetic of the forward and the backward pass; ``TritonBalls`` is that of the optimizer too.
 
     Raises:
         AssertionError: If it did not.
     """
-    kind = TritonBalls if triton else Balls
+    optimizer = TritonBalls if kind is TritonBalls else Balls
     hidden = (len(before.p) - 1) // 4
     weights, m, v = (part.detach().cpu().double().numpy() for part in before[:3])
     rows, targets = (kind(part.detach().cpu().double().numpy()) for part in (x, y))
+    p = kind(weights, np.zeros_like(weights)).converted()
     formulas: Any = reference  # written for arrays of NumPy; balls take their operations too
-    gradients = formulas.gradients(split(kind(weights, np.zeros_like(weights)), hidden), rows, targets, "overview")
-    g = kind(
+    gradients = formulas.gradients(split(p, hidden), rows.converted(), targets, "overview")
+    g = optimizer(
         *(
             np.concatenate([np.ravel(getattr(part, name)) for part in gradients]) * share
             for name in ("centre", "radius")
@@ -175,18 +204,18 @@ def check_step(
     )
     betas: tuple[Any, ...] = (0.9, 0.999)
     if float32_scalars:
-        betas = tuple(kind(beta, beta * _charge(1)) for beta in betas)
-    state = formulas.AdamState(kind(m), kind(v), before.t)
-    expected, remembered = formulas.adam(kind(weights), g, state, lr, *betas, epsilon(before.t + 1))
+        betas = tuple(optimizer(beta, beta * _charge(1)) for beta in betas)
+    state = formulas.AdamState(optimizer(m), optimizer(v), before.t)
+    expected, remembered = formulas.adam(optimizer(weights), g, state, lr, *betas, epsilon(before.t + 1))
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     named = {"weights": (after.p, expected)}
     if moments:
         named |= {"m": (after.m, remembered.m), "v": (after.v, remembered.v)}
-    for name, (actual, balls) in named.items():
-        error = np.abs(actual.detach().cpu().double().numpy() - balls.centre)
-        excess = error / balls.radius
+    for name, (actual, ball) in named.items():
+        error = np.abs(actual.detach().cpu().double().numpy() - ball.centre)
+        excess = error / ball.radius
         worst = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
         assert excess[worst] <= 1, (
             f"{name} after step {after.t}: error is {error[worst]:.3g}, but should be at most "
-            f"{balls.radius[worst]:.3g} [entry {worst}: expected={balls.centre[worst]!r}]"
+            f"{ball.radius[worst]:.3g} [entry {worst}: expected={ball.centre[worst]!r}]"
         )

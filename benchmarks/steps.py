@@ -1,8 +1,8 @@
-"""One training step, by execution strategy: the same numbers, at very different speeds.
+"""One training step, by execution strategy: the same formulas, at very different speeds.
 
-A step of 17 parameters is all overhead, so how it is launched decides what it costs.  Each strategy
-here takes the same Adam step on the MSE of one fixed batch; tests hold each to the one-step oracle,
-and the benchmarks time what the tests have checked.
+A step of 17 parameters is all overhead, so how it is launched decides what it costs; a large one is limited by memory,
+where a narrower type pays.  Each strategy here takes the same Adam step on the MSE of one fixed batch; tests compare
+each with the one-step oracle, and the benchmarks time what the tests have checked.
 
 References:
     PyTorch documentation, "CUDA semantics", whole-network capture.
@@ -22,6 +22,7 @@ from simplenet.environment import TORCH
 from simplenet.formulas import CORRECTED, Formulas, compile_whole, corrections, loop
 from simplenet.model import SimpleNet, mse_loss
 from simplenet.testing.one_step import TrainingState
+from simplenet.testing.settings import matmul_precision
 
 # Compiled steps in the longer of two graphs.
 _RECORDED = 16
@@ -57,9 +58,12 @@ class _Autograd(Stepper):
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimizer.state[p] = {"step": torch.zeros((), device=counted, dtype=torch.float32), **moments}
 
+    def loss(self) -> Tensor:
+        return mse_loss(self.net(self.x), self.y)
+
     def step(self) -> None:
         self.optimizer.zero_grad()
-        mse_loss(self.net(self.x), self.y).backward()
+        self.loss().backward()
         self.optimizer.step()
 
     def __call__(self, steps: int = 1) -> None:
@@ -84,6 +88,22 @@ class _Autograd(Stepper):
             own["exp_avg"].copy_(m.view_as(p))
             own["exp_avg_sq"].copy_(v.view_as(p))
             own["step"].fill_(state.t)
+
+
+class _Autocast(_Autograd):
+    """The eager step with the network in bfloat16; its loss, its weights and Adam stay in float32."""
+
+    def loss(self) -> Tensor:
+        with torch.autocast(self.x.device.type, torch.bfloat16):
+            return super().loss()
+
+
+class _Tf32(_Autograd):
+    """The eager step with matrix products in TF32, in both passes."""
+
+    def step(self) -> None:
+        with matmul_precision("high"):
+            super().step()
 
 
 @contextmanager
@@ -249,6 +269,8 @@ class _Strategy(NamedTuple):
 # compiled   the whole step in one call of compiled code
 # compiled-chunk  many steps in one call of compiled code; on CUDA the compiled step, recorded and replayed
 # cuda-graph the eager step with fused Adam, recorded and replayed
+# autocast   eager, with the network in bfloat16
+# tf32       eager, with matrix products in TF32
 _STRATEGIES = {
     "eager": _Strategy(_Autograd, {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)}),
     "foreach": _Strategy(partial(_Autograd, foreach=True), {"cpu": (2, 0), "cuda": (2, 0)}),
@@ -256,6 +278,8 @@ _STRATEGIES = {
     "compiled": _Strategy(_Compiled, {"cpu": (2, 4), "cuda": (2, 4)}),
     "compiled-chunk": _Strategy(_compiled_chunk, {"cpu": (2, 6), "cuda": (2, 4)}),
     "cuda-graph": _Strategy(_CudaGraph, {"cuda": (2, 0)}),
+    "autocast": _Strategy(_Autocast, {"cpu": (2, 0), "cuda": (2, 0)}),
+    "tf32": _Strategy(_Tf32, {"cuda": (2, 0)}),
 }
 STRATEGIES = tuple(_STRATEGIES)
 

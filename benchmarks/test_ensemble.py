@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.check import check_step
+from benchmarks.check import Balls, TritonBalls, check_step
 from benchmarks.peers import JaxVmap, unavailable
 from benchmarks.test_training_step import batch
 from simplenet import ensemble
@@ -49,7 +49,7 @@ def test_ensemble(clock, place, strategy, scale, timed, monkeypatch):
     first = train_ensemble(range(seeds), steps=1, device=str(place), compiled=compiled)
     if first.fallback is not None:
         pytest.skip(f"not compiled here: {first.fallback}")
-    check_first_step(first.weights, start.T, triton=compiled and place.type == "cuda")
+    check_first_step(first.weights, start.T, kind=TritonBalls if compiled and place.type == "cuda" else Balls)
 
     def train():
         train_ensemble(range(seeds), steps=steps, device=str(place), compiled=compiled)

@@ -25,6 +25,7 @@ from simplenet.formulas import CORRECTED, corrections
 from simplenet.model import ARCHITECTURES
 from simplenet.mt19937 import draw
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
+from simplenet.testing.balls import Balls, TritonBalls
 from simplenet.testing.bounds import EXP_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
 from simplenet.testing.one_step import TrainingState, assert_training_step, training_step
 from simplenet.testing.settings import default_dtype
@@ -188,12 +189,12 @@ def step_of_many(state, *, t, architecture, batch_size, lr):
     return [part[:, 1] for part in after[:3]]
 
 
-def check_step(actual, state, *, t, architecture, batch_size, lr, triton=False):
+def check_step(actual, state, *, t, architecture, batch_size, lr, kind=Balls):
     __tracebackhide__ = True
     net = SimpleNet(architecture, (len(state[0]) - 1) // 4, lr)
     vector_to_parameters(state[0].clone(), net.parameters())
     before = TrainingState(*state, None, t - 1)
-    _, expected = training_step(net, before, *batch_at(t, batch_size), triton=triton)
+    _, expected = training_step(net, before, *batch_at(t, batch_size), kind=kind)
     assert_training_step(actual, expected, claim=f"after step {t} of {architecture}, batch {batch_size}")
 
 
@@ -480,7 +481,7 @@ def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device, hidden):
 
     for i in (0, 1, 511, 1022, 1023):
         state, actual = ([part[:, i].cpu() for part in whole[:3]] for whole in (before, after))
-        check_step(actual, state, t=251, architecture="overview", batch_size=3, lr=0.01, triton=True)
+        check_step(actual, state, t=251, architecture="overview", batch_size=3, lr=0.01, kind=TritonBalls)
     assert fallback is None
 
 
@@ -517,7 +518,7 @@ def test_every_step_of_the_triton_kernel_is_exact_to_its_roundings(kernel_states
     for i in (0, 1, 31, 32, 33):
         state, actual = ([part[:, i] for part in whole[:3]] for whole in (before, after))
         step = {"t": triton_kernel.STEPS + 1, "batch_size": triton_kernel.BATCH_SIZE, "lr": triton_kernel.LR}
-        check_step(actual, state, architecture=architecture, triton=True, **step)
+        check_step(actual, state, architecture=architecture, kind=TritonBalls, **step)
     for part, unchanged in zip(kernel_states["none"], before, strict=True):
         assert_identical(part, unchanged, claim="state after no step")
     for part, expected in zip(kernel_states["three"], kernel_states["singly"], strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The strategies of benchmarks.steps; what else is timed beside them is a peer.
+# The strategies of benchmarks.steps that compute in float32; all others are shown as peers.
 STRATEGIES = ("eager", "foreach", "fused", "compiled", "compiled-chunk", "cuda-graph")
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from itertools import product
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from benchmarks import steps
 from benchmarks.steps import STRATEGIES, stepper, unavailable
 from simplenet import ARCHITECTURES, SimpleNet, XORDataModule, ensemble, formulas, reference, set_seed, train, xor
 from simplenet.testing.assertions import assert_identical, assert_in_balls, refuted
-from simplenet.testing.balls import Balls, TritonBalls, balls
+from simplenet.testing.balls import AutocastBalls, Balls, Tf32Balls, TritonBalls, balls
 from simplenet.testing.fused_cuda import FusedCuda
 from simplenet.testing.one_step import STEPS, TrainingState, assert_training_step, training_step
 from simplenet.testing.oracle import fused_rounds_scalars
@@ -67,17 +67,24 @@ def made(strategy, architecture, dtype, device):
     return _made(strategy, architecture, dtype, device)
 
 
-def compiled_for_cuda(x, take):
-    """Whether a stepper's kernels are Triton's, which are less exact in float32 alone."""
-    return x.device.type == "cuda" and x.dtype == torch.float32 and isinstance(take, steps._Compiled)  # noqa: SLF001
+# The arithmetic of a stepper in float32; that of compiled steps, only on CUDA.
+KINDS = {steps._Autocast: AutocastBalls, steps._Tf32: Tf32Balls}  # noqa: SLF001
 
 
-def check_step(net, x, y, before, after, *, tensor_scalars=False, triton=False):
+def arithmetic(x, take):
+    """Return the kind of balls for a stepper: float64 is neither cast nor computed by Triton's fast functions."""
+    if x.dtype == torch.float64:
+        return Balls
+    compiled = isinstance(take, steps._Compiled)  # noqa: SLF001
+    return TritonBalls if compiled and x.device.type == "cuda" else KINDS.get(type(take), Balls)
+
+
+def check_step(net, x, y, before, after, *, tensor_scalars=False, kind=Balls):
     """Assert that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(**net.hparams).to(x)
     vector_to_parameters(before.p.clone(), twin.parameters())
-    _, expected = training_step(twin, before, x, y, tensor_scalars=tensor_scalars, triton=triton)
+    _, expected = training_step(twin, before, x, y, tensor_scalars=tensor_scalars, kind=kind)
     assume(expected.bounded)
     assert after.t == before.t + 1, f"step count is {after.t}, but should be {before.t + 1}"
     assert_training_step(after, expected, claim=f"after step {after.t}")
@@ -97,7 +104,7 @@ def trainings(draw, net, gradient_scale=1.0):
 
 def check_five_steps(net, x, y, take, start):
     fused = isinstance(take, steps._Autograd) and take.optimizer.defaults["fused"]  # noqa: SLF001
-    terms = {"tensor_scalars": bool(fused) and fused_rounds_scalars(x.device), "triton": compiled_for_cuda(x, take)}
+    terms = {"tensor_scalars": bool(fused) and fused_rounds_scalars(x.device), "kind": arithmetic(x, take)}
     take.write(start)
     for _ in range(FORCED):
         before = take.read()
@@ -147,7 +154,7 @@ def test_the_network_itself_is_trained(strategy, architecture, dtype, device):
     assert_identical(weights, take.read().p, claim="parameters of the network")
 
 
-@pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
+@pytest.mark.parametrize("strategy", ["eager", "foreach", "fused", "autocast", "tf32"])
 @a_few
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_the_formulas_take_any_number_of_rows_and_units(device, strategy, data, dtype):
@@ -174,6 +181,35 @@ def test_five_steps_of_cudas_fused_kernel_need_its_rounded_scalars(rounded):
             check_five_steps(net, x, y, steps._Autograd(net, x, y, fused=True), start)  # noqa: SLF001
 
     (a_few if rounded else refuted)(steps_follow_the_formulas)()
+
+
+class Tf32Products(TorchDispatchMode):
+    """Matrix products of TF32 where torch allows them: 13 of the 23 bits of an operand's fraction are dropped."""
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        if operation in {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}:
+            assert torch.get_float32_matmul_precision() == "high"
+            *bias, a, b = args
+            args = (*bias, *((x.view(torch.int32) & ~0x1FFF).view(torch.float32) for x in (a, b)))
+        return operation(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("needed", [True, False])
+@pytest.mark.parametrize("strategy", ["autocast", "tf32"])
+def test_a_narrower_type_needs_a_bound_of_its_own(strategy, needed):
+    """On the CPU, where TF32 is emulated: the bound of float32 is refuted."""
+
+    @given(data=st.data())
+    def steps_are_within_the_bound(data):
+        net = data.draw(networks())
+        x, y = data.draw(batches(few))
+        take = steps._STRATEGIES[strategy].make(net, x, y)  # noqa: SLF001
+        with pytest.MonkeyPatch.context() as patched, Tf32Products() if strategy == "tf32" else nullcontext():
+            if not needed:
+                patched.setitem(globals(), "arithmetic", lambda *_: Balls)
+            check_five_steps(net, x, y, take, data.draw(trainings(net)))
+
+    (a_few if needed else refuted)(steps_are_within_the_bound)()
 
 
 class Launched(TorchDispatchMode):
@@ -407,7 +443,7 @@ def test_steps_compiled_for_cuda_get_the_bound_of_tritons_arithmetic(data):
     with pytest.MonkeyPatch.context() as patched:
         sigmoid = formulas._ACTIVATIONS[torch.nn.Sigmoid]._replace(value=sigmoid_on_cuda)  # noqa: SLF001
         patched.setitem(formulas._ACTIVATIONS, torch.nn.Sigmoid, sigmoid)  # noqa: SLF001
-        patched.setitem(globals(), "compiled_for_cuda", lambda *_: True)
+        patched.setitem(globals(), "arithmetic", lambda *_: TritonBalls)
         net = data.draw(networks())
         x, y = data.draw(batches(few))
         start = data.draw(trainings(net))

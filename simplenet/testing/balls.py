@@ -157,6 +157,8 @@ class Balls(NDArrayOperatorsMixin):
     __slots__ = ("centre", "dtype", "radius", "roundings")
 
     EXP_GROWTH = 0  # roundings of an exponential for each unit of its argument
+    OPERANDS = 0.0  # relative error of rounding an operand of a matrix product to a narrower type
+    RESULTS: torch.dtype | None = None  # the narrower type that the result of each operation is rounded to
 
     def __init__(
         self, centre: Array | float | Pair, radius: Array | float = 0.0, *, dtype: torch.dtype, roundings: float = 1
@@ -198,7 +200,14 @@ class Balls(NDArrayOperatorsMixin):
         ku = cost * self.roundings * unit_roundoff(self.dtype)
         own = cost * self.roundings * smallest_subnormal(self.dtype) / 2 + absolute + _TINY
         magnitude = np.abs(centre.high) * _UP + radius
-        return self.like(centre, (radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP)
+        return self.like(centre, (radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP).converted()
+
+    def converted(self) -> Self:
+        """Return the numbers rounded to the narrower type, if there is one."""
+        if self.RESULTS is None:
+            return self
+        own = self.magnitude * unit_roundoff(self.RESULTS) + smallest_subnormal(self.RESULTS) / 2
+        return self.like(self.centre, (self.radius + own) * _UP)
 
     def and_coarser(self, other: "Balls | Array | float") -> tuple["Balls", "Balls"]:
         """Return the other operand as balls, and whichever of the two has the coarser type."""
@@ -271,7 +280,7 @@ class Balls(NDArrayOperatorsMixin):
             own = magnitude * (ku / (1 - ku) + count * _OWN) + operations * smallest_subnormal(self.dtype) / 2 + _TINY
             radius = (terms.radius.sum(axis=0) + own) * (_UP + count * 2.0**-52)
         centre = Pair(*(part.sum(axis=0) for part in total))  # of one row, or of none
-        return self.like(centre, radius)
+        return self.like(centre, radius).converted()
 
     # --- NumPy's operations ---
 
@@ -311,7 +320,7 @@ class Balls(NDArrayOperatorsMixin):
             roundings = EXP_ROUNDINGS + self.EXP_GROWTH * np.minimum(self.magnitude, _LARGEST)
             relative = roundings * unit_roundoff(self.dtype) + _EXP_OWN
             own = (e.high * _UP + radius) * relative + torch.finfo(self.dtype).tiny
-            return self.like(e, (radius + own) * _UP)
+            return self.like(e, (radius + own) * _UP).converted()
 
     def maximum(self, other: "Balls | float") -> "Balls":
         """Return the larger of two numbers, without a rounding."""
@@ -329,6 +338,22 @@ class TritonBalls(Balls):
     __slots__ = ()
 
     EXP_GROWTH = TRITON_EXP_ROUNDINGS
+
+
+class AutocastBalls(Balls):
+    """Balls in the arithmetic of autocast to bfloat16: kernels compute in float32 and round what they return."""
+
+    __slots__ = ()
+
+    RESULTS = torch.bfloat16
+
+
+class Tf32Balls(Balls):
+    """Balls in the arithmetic of TF32: matrix products drop all but 10 bits of their operands' fractions."""
+
+    __slots__ = ()
+
+    OPERANDS = 2.0**-10
 
 
 def _negated(a: Balls) -> Balls:
@@ -385,6 +410,8 @@ def _power(a: Balls, exponent: int) -> Balls:
 
 def _matrix_product(a: Balls, b: Balls) -> Balls:
     """Sum the products, a block of rows at a time, to limit the memory for the products."""
+    if operands := max(a.OPERANDS, b.OPERANDS):
+        a, b = (x.like(x.centre, (x.radius + x.magnitude * operands) * _UP) for x in (a, b))
     rows = max(1, _BLOCK // max(b.size, 1))
     blocks = [(a[i : i + rows, :, None] * b[None]).sum(axis=1) for i in range(0, max(len(a), 1), rows)]
     return _concatenated(blocks)
@@ -449,10 +476,11 @@ def in_balls(net: "SimpleNet", *data: Tensor, kind: type[Balls] = Balls) -> tupl
     it is longer than 1 + k roundings.  A partial sum is at most the sum of the products' magnitudes,
     with the bias at most that plus the magnitude of the total.  So 1 + k roundings for every product and
     for the total are enough, where ``k`` is the length of the longest sum: over inputs, units or rows.
+    Autocast rounds the weights first.
     """
     tensors = [*net.parameters(), *data]
     roundings = 1 + max(*tensors[0].shape, *(len(rows) for rows in data))
     if kind is TritonBalls:
         roundings = max(roundings, TRITON_ROUNDINGS)
     arrays: list[Any] = [balls(values, dtype=values.dtype, roundings=roundings, kind=kind) for values in tensors]
-    return Parameters(*arrays[:4]), *arrays[4:]
+    return Parameters(*(array.converted() for array in arrays[:4])), *arrays[4:]

@@ -119,7 +119,13 @@ NOTEBOOK = TorchHyper(lr=0.01)
 
 
 def training_step(  # noqa: PLR0913 - a step and its arithmetic
-    net: SimpleNet, state: TrainingState, x: Tensor, y: Tensor, *, tensor_scalars: bool = False, triton: bool = False
+    net: SimpleNet,
+    state: TrainingState,
+    x: Tensor,
+    y: Tensor,
+    *,
+    tensor_scalars: bool = False,
+    kind: type[Balls] = Balls,
 ) -> tuple[Balls, Expected]:
     """Compute the balls that contain the results of a whole training step: forward, backward and Adam.
 
@@ -129,17 +135,18 @@ def training_step(  # noqa: PLR0913 - a step and its arithmetic
         x: The batch's inputs, of shape ``(n, 2)``.
         y: The batch's targets, of shape ``(n, 1)``.
         tensor_scalars: As for ``one_step``.
-        triton: Whether the step is compiled for CUDA, in float32.
+        kind: The arithmetic of the forward and the backward pass; ``TritonBalls`` is that of the optimizer too.
 
     Returns:
         The balls of the batch's loss before the step, and of the state after it.
     """
     architecture = net.hparams["architecture"]
-    p, inputs, targets = in_balls(net, x, y, kind=TritonBalls if triton else Balls)
+    p, inputs, targets = in_balls(net, x, y, kind=kind)
+    inputs = inputs.converted()
     _, y_hat = formulas.forward(p, inputs, architecture)
     loss = ((targets - y_hat) ** 2).sum() / targets.size
     g: Any = np.concatenate([part.flatten() for part in formulas.gradients(p, inputs, targets, architecture)])
-    roundings = max(ROUNDINGS, TRITON_ROUNDINGS * triton)
+    roundings = max(ROUNDINGS, TRITON_ROUNDINGS * (kind is TritonBalls))
     hyper = replace(NOTEBOOK, lr=net.hparams["lr"])
     return loss, one_step(state, g, hyper, tensor_scalars=tensor_scalars, roundings=roundings)
 
