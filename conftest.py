@@ -1,7 +1,7 @@
-"""What every run of the suite shares: its examples, its header, and a check of global state.
+"""The configuration of every run of the suite: Hypothesis profiles, the header, and a check of global state.
 
-Hypothesis runs under one of two profiles: ``default`` is quick and always draws the same
-examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.
+Hypothesis has two profiles: ``default`` is fast and always draws the same examples;
+``--hypothesis-profile=explore`` draws new examples, and many more.
 """
 
 import os
@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-# What is tested is what this torch compiles now, not what one compiled before, perhaps for another CPU: a defect with a
-# test of its own. Said before torch is imported, which reads it, and to the processes that tests start.
+# Tests use code that this torch compiles now, and not code from torch's cache, which may be for another CPU (a known
+# defect with its own test). Set before torch is imported, which reads it, and inherited by child processes.
 os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
 
 # OpenMP's threads sleep while they wait, except where they are timed: awake, they take much of the suite's CPU time.
@@ -42,10 +42,10 @@ settings.load_profile("default")
 
 
 class _TorchRandom:
-    """torch's generator as Hypothesis wants it, so that a failing example fails again.
+    """torch's CPU generator in Hypothesis' interface, so that a failing example fails again.
 
-    It is seeded by itself: ``torch.manual_seed`` also leaves word, with the whole call stack
-    written out, for the GPUs that are not there, a twelfth of the suite's time.
+    Only this generator is seeded: ``torch.manual_seed`` also records a call stack for GPUs that are not initialized,
+    which takes a twelfth of the suite's time.
     """
 
     seed = staticmethod(torch.default_generator.manual_seed)
@@ -58,37 +58,37 @@ register_random(_torch_random)
 
 
 def pytest_configure() -> None:
-    """Settle what a process settles once; share the cores among xdist's workers."""
+    """Configure cuBLAS, and share the cores among xdist's workers."""
     if torch.cuda.is_available():
-        settle_cublas(os.environ, TORCH)
+        configure_cublas(os.environ, TORCH)
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
-def settle_cublas(environment: MutableMapping[str, str], version: tuple[int, ...]) -> None:
-    """Make products on CUDA deterministic from the first one on, where torch looks only then: up to 2.9."""
+def configure_cublas(environment: MutableMapping[str, str], version: tuple[int, ...]) -> None:
+    """Make matrix products on CUDA deterministic; up to 2.9, torch reads the variable only before the first one."""
     if version < (2, 10):
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    here = selected_devices(config)
-    header = {name: value for device in here for name, value in describe(device).items()}
-    header["device"] = ", ".join(describe(device)["device"] for device in here)
-    header["adam"] = config.getoption("--adam") or ", ".join(map(str, adams(here)))
-    header["net"] = config.getoption("--net") or ", ".join(map(str, networks(here)))
+    devices = selected_devices(config)
+    header = {name: value for device in devices for name, value in describe(device).items()}
+    header["device"] = ", ".join(describe(device)["device"] for device in devices)
+    header["adam"] = config.getoption("--adam") or ", ".join(map(str, adams(devices)))
+    header["net"] = config.getoption("--net") or ", ".join(map(str, networks(devices)))
     return [f"{name}: {value}" for name, value in header.items()]
 
 
-# What set_seed changes by design; the fixture below puts these back for it.
+# The variables that set_seed changes by design; the fixture below restores them.
 _SEEDED = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTHONHASHSEED")
 
-# What torch up to 2.8 and Lightning write as they first use CUDA, for the rest of the process.
+# The variables that torch up to 2.8 and Lightning set when they first use CUDA.
 _OF_CUDA = ("CUDA_MODULE_LOADING", "CUDA_DEVICE_ORDER")
 
 
 def _autocast() -> tuple[bool, ...]:
-    if TORCH < (2, 4):  # it has a function for each type
+    if TORCH < (2, 4):  # a function for each type of device
         return torch.is_autocast_cpu_enabled(), torch.is_autocast_enabled()
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
@@ -110,15 +110,15 @@ def _global_state() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _global_state_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Assert that a test leaves no flag changed; put back the generators, which any test may draw from.
+def _global_state_is_restored(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Assert that a test changes no flag; restore the generators, which any test may use.
 
-    What ``--adam`` and ``--net`` name may change what it likes.
+    The objects that ``--adam`` and ``--net`` name may change any flag.
     """
     if not {"adam_check", "network_check"}.isdisjoint(request.fixturenames):
         yield
         return
-    torch.set_flush_denormal(False)  # what torch compiles may have turned it on: a defect with a test of its own
+    torch.set_flush_denormal(False)  # code that torch compiles may turn it on: a known defect with its own test
     before = _global_state()
     seeded = {name: os.environ.get(name) for name in _SEEDED}
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
@@ -132,8 +132,8 @@ def _global_state_is_given_back(request: pytest.FixtureRequest) -> Iterator[None
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
-    if torch.cuda.is_available():  # where set_seed changes them, again by design
+    if torch.cuda.is_available():  # set_seed changes these flags by design
         cudnn.deterministic, cudnn.benchmark = cudnn_flags
     after = _global_state()
-    kept = {name for name in before if before[name] != after[name]}
-    assert not kept, {name: (before[name], after[name]) for name in kept}
+    changed = {name for name in before if before[name] != after[name]}
+    assert not changed, {name: (before[name], after[name]) for name in changed}

@@ -144,7 +144,7 @@ def check_step(
     moments: bool = True,
     triton: bool = False,
 ) -> None:
-    """Demand that a step of ``overview`` from ``before`` ended within its roundings of the exact one.
+    """Assert that a step of ``overview`` from ``before`` ended within its roundings of the exact one.
 
     Args:
         x: The batch's inputs.

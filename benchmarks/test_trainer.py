@@ -88,7 +88,7 @@ def solved(tmp_path_factory):
 
 @pytest.mark.benchmark(group="until solved")
 @pytest.mark.parametrize("way", ["eager", "notebook", "simplenet"])
-def test_the_notebooks_run(clock, way, timed, request, tmp_path):
+def test_training_until_solved(clock, way, timed, request, tmp_path):
     """The whole of it, from the Trainer's construction to the epoch after which XOR is solved."""
     if not timed:
         pytest.skip("it takes seconds, and its epochs are those of the benchmark above")

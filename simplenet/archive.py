@@ -1,8 +1,8 @@
-"""The archives that ``torch.save`` writes, read into plain values and tensors and nothing else.
+"""Read the archives that ``torch.save`` writes, into plain values and tensors only.
 
-``torch.load(weights_only=True)`` runs no code of a file either, but it does not compare a member with its CRC,
-and releases differ in whether they compare a tensor's size with the bytes that are there. So ``zipfile``
-reads the archive, and ``pickle.Unpickler`` the pickle in it, with a list of all that it may build.
+``torch.load(weights_only=True)`` does not run code from a file either, but it does not verify the CRC of a member,
+and only some releases compare a tensor's size with the number of stored bytes. So ``zipfile`` reads the archive
+here, and a ``pickle.Unpickler`` with a list of allowed types reads the pickle in it.
 
 References:
     PyTorch documentation, "Serialization semantics". Python documentation, "Restricting Globals".
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-# What torch writes for a network is near 4 kB of pickle in 23 members.
+# torch writes about 4 kB of pickle and 23 members for a network.
 _MAX_PICKLE_BYTES = 2**16
 _MAX_MEMBERS = 1000
 
-# Every opcode that torch.save writes for values, dicts, lists, tuples and tensors. Others can allocate memory
-# of a size that the file names.
+# Every opcode that torch.save writes for values, dicts, lists, tuples and tensors. Other opcodes can allocate as
+# much memory as the file asks for.
 _OPCODES = frozenset(
     "PROTO MARK STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "  # noqa: SIM905
     "EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
@@ -43,17 +43,17 @@ _STORAGES = {
 
 
 def read_archive(content: bytes, names: Sequence[str]) -> dict[str, Any]:
-    """Read entries of the dict that an archive holds.
+    """Read entries of the dict in an archive.
 
     Args:
         content: The whole file.
-        names: The entries that are wanted; others are not looked at.
+        names: The entries to read; all others are ignored.
 
     Returns:
-        Those that are there: numbers, strings, dicts, lists, tuples, and tensors on the CPU.
+        The entries that exist: numbers, strings, dicts, lists, tuples, and tensors on the CPU.
 
     Raises:
-        ValueError: If the archive is damaged, is not one of torch's, or holds anything else.
+        ValueError: If the archive is damaged, was not written by torch, or holds values of another type.
     """
     budget = iter(range(_MAX_PICKLE_BYTES))
     try:
@@ -61,7 +61,7 @@ def read_archive(content: bytes, names: Sequence[str]) -> dict[str, Any]:
         return {name: _plain(saved[name], budget) for name in names if name in saved}
     except _DamagedError:
         raise
-    except Exception as error:  # what zipfile, pickle and torch raise depends on the damage
+    except Exception as error:  # the type that zipfile, pickle and torch raise depends on the damage
         raise _DamagedError(f"it is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -75,10 +75,11 @@ def _expect(message: str, *, holds: bool) -> None:
 
 
 def _members(content: bytes) -> dict[str, bytes]:
-    """Return the members of a zip archive by their names in its one folder, each compared with its CRC."""
-    # A file may claim any number of members, and their names alone take memory.
+    """Return the members of a zip archive by their names without the folder; verify the CRC of each."""
+    # A file can declare any number of members, and their names alone take memory.
     headers = content.count(b"PK\x01\x02")
-    _expect(f"its archive has {headers:,} members, not at most {_MAX_MEMBERS:,}", holds=headers <= _MAX_MEMBERS)
+    message = f"its archive has {headers:,} members, but should have at most {_MAX_MEMBERS:,}"
+    _expect(message, holds=headers <= _MAX_MEMBERS)
     members: dict[str, bytes] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
@@ -90,21 +91,21 @@ def _members(content: bytes) -> dict[str, bytes]:
 
 
 class _Dict(dict[Any, Any]):
-    """An ``OrderedDict`` without the attributes that torch gives it, and that a file could hide methods behind."""
+    """An ``OrderedDict`` without the attributes that torch sets on it: a file could override methods with them."""
 
     def __setstate__(self, _: object) -> None:
         pass
 
 
 class _Storage(NamedTuple):
-    """The memory of a tensor, as a file has it."""
+    """The memory of a tensor, as read from a file."""
 
     content: bytes
     dtype: torch.dtype
 
 
 class _Stored(NamedTuple):
-    """A tensor, as a file has it: not a ``Tensor`` yet, for a pickle may call methods of what it has built."""
+    """A tensor, as read from a file: not a ``Tensor`` yet, because a pickle can call methods of what it has built."""
 
     storage: object
     offset: object
@@ -112,36 +113,36 @@ class _Stored(NamedTuple):
     stride: object
 
     def tensor(self) -> Tensor:
-        """Return the tensor, in memory of its own."""
+        """Return the tensor, in its own memory."""
         storage, size, stride, offset = cast("Any", (self.storage, self.size, self.stride, self.offset))
         memory = torch.frombuffer(bytearray(storage.content), dtype=storage.dtype)
-        # A stride of 0 would make a tensor of any size.
+        # With a stride of 0, a few bytes could become a tensor of any size.
         message = f"a tensor in its data.pkl has size {size}, but {len(memory)} numbers"
         _expect(message, holds=math.prod(size) <= len(memory))
         return memory.as_strided(size, stride, offset).clone()
 
 
 def _rebuild_tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> _Stored:
-    """Take the arguments of ``torch._utils._rebuild_tensor_v2``."""
+    """Replace ``torch._utils._rebuild_tensor_v2``, with the same arguments."""
     return _Stored(storage, offset, size, stride)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Build plain values and tensors, and nothing else."""
+    """Build plain values and tensors only."""
 
     def __init__(self, members: dict[str, bytes]) -> None:
         super().__init__(io.BytesIO(members["data.pkl"]))
         self.members = members
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a class or a function that the pickle names."""
+        """Return the replacement of a class or function that the pickle names."""
         if (module, name) == ("collections", "OrderedDict"):
             return _Dict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild_tensor
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        raise _DamagedError(f"its data.pkl names {module}.{name}, but should hold tensors and plain values alone")
+        raise _DamagedError(f"its data.pkl names {module}.{name}, but should hold only tensors and plain values")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Return the storage of a tensor: ``("storage", type, member, device, elements)``."""
@@ -160,14 +161,14 @@ def _unpickled(members: dict[str, bytes]) -> Any:
     order = members.get("byteorder", sys.byteorder.encode()).decode()
     _expect(f"its byteorder is {order!r}, but should be {sys.byteorder!r}", holds=order == sys.byteorder)
     for opcode, argument, _ in pickletools.genops(members["data.pkl"]):
-        # An index makes room for all that are smaller.
+        # The memo of the unpickler grows to the largest index.
         known = opcode.name in _OPCODES and not (opcode.name == "LONG_BINPUT" and cast("int", argument) > size)
         _expect(f"its data.pkl has {opcode.name} {argument!r}, which torch.save does not write", holds=known)
     return _Unpickler(members).load()
 
 
 def _plain(value: object, budget: Iterator[int]) -> Any:
-    """Copy a nested value, its tensors made; ``budget`` runs out where references multiply a value."""
+    """Copy a nested value and build its tensors; ``budget`` runs out if references repeat a value too often."""
     next(budget)
     if isinstance(value, dict):
         return {name: _plain(part, budget) for name, part in value.items()}

@@ -1,7 +1,7 @@
 """The convergence certificate: how often XOR is solved, after how many steps, and with what confidence.
 
-Seeds are taken for independent draws from one distribution of initial weights, which is what a
-generator's seeds are for; then the number that solve XOR is binomial, and its bounds are exact.
+Seeds are treated as independent draws from one distribution of initial weights. Then the number of seeds
+that solve XOR is binomial, and its Clopper-Pearson bounds are exact.
 
 References:
     C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated in the
@@ -25,20 +25,20 @@ from simplenet.validation import MAX_HIDDEN, check_choice, check_float, check_in
 
 QUANTILES = (0.5, 0.9, 0.99)
 
-# The largest count that float64, which the bounds are computed in, holds with every one below it.
+# The bounds are computed in float64, which represents every integer up to this one.
 MAX_TRIALS = 2**53
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Bound a probability from what was counted, on either side.
+    """Bound a success probability from counted successes, from below and from above.
 
     Args:
-        successes: From 0 to ``trials``.
-        trials: Independent ones, from 1 to ``MAX_TRIALS``.
-        confidence: Of each bound by itself, a probability, neither 0 nor 1.
+        successes: A count from 0 to ``trials``.
+        trials: The number of independent trials, from 1 to ``MAX_TRIALS``.
+        confidence: The confidence of each bound by itself, above 0 and below 1.
 
     Returns:
-        The lower and the upper bound, each of which is true with at least this confidence.
+        The lower and the upper bound; each is true with at least this confidence.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -60,11 +60,11 @@ class Certificate:
     """How often seeds 0, 1, 2, ... solve XOR.
 
     Attributes:
-        architecture: Of the networks.
+        architecture: The architecture of the networks.
         batch_size: Rows in a batch.
         steps: Optimizer steps of each network.
-        confidence: Of the bounds, a probability.
-        ensemble: What was counted, with its weights.
+        confidence: The confidence of each bound, a probability.
+        ensemble: The trained networks.
     """
 
     architecture: Architecture
@@ -75,7 +75,7 @@ class Certificate:
 
     @property
     def seeds(self) -> int:
-        """How many seeds were trained."""
+        """The number of seeds trained."""
         return len(self.ensemble.seeds)
 
     @property
@@ -85,17 +85,17 @@ class Certificate:
 
     @property
     def network(self) -> str:
-        """The architecture, and the widths of the layers where they are not the notebook's."""
+        """The architecture, and the widths of the layers if they differ from the notebook's."""
         return self.architecture if self.hidden == 4 else f"{self.architecture} 2-{self.hidden}-1"  # noqa: PLR2004
 
     @property
     def solved(self) -> int:
-        """How many solve XOR after the last step."""
+        """The number of seeds that solve XOR after the last step."""
         return int(self.ensemble.solved.sum())
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What the probability is at least, and what it is at most."""
+        """The lower and the upper bound of the probability that a seed solves XOR."""
         return clopper_pearson(self.solved, self.seeds, self.confidence)
 
     @property
@@ -105,10 +105,13 @@ class Certificate:
         return seeds
 
     def steps_to_solve(self, quantile: float) -> int | None:
-        """Return the number of steps within which this share of all seeds solves XOR for good, if it does.
+        """Return the number of steps after which this fraction of all seeds has solved XOR and stays solved.
+
+        Returns:
+            A count, or ``None`` if a smaller fraction solves XOR.
 
         Raises:
-            TypeError: If the share is not a ``float``.
+            TypeError: If the fraction is not a ``float``.
             ValueError: If it is not from 0 to 1.
         """
         rank = math.ceil(check_float("quantile", quantile, 0.0, 1.0) * self.seeds)
@@ -118,7 +121,7 @@ class Certificate:
         return int(solved_at[rank - 1]) if rank <= len(solved_at) else None
 
     def __str__(self) -> str:
-        """Say it in a line; a bound is rounded to the side on which it stays true."""
+        """Summarize the certificate in one line; a bound is rounded in the direction in which it stays true."""
         lower, upper = self.bounds
         if self.solved:
             bound = f"at least {math.floor(1000 * lower) / 10:.1f} %"
@@ -131,7 +134,7 @@ class Certificate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
+        """Return the certificate as values that JSON can represent."""
         lower, upper = self.bounds
         return {
             "architecture": self.architecture,
@@ -149,7 +152,7 @@ class Certificate:
         }
 
 
-def certify(  # noqa: PLR0913 - what a certificate is about
+def certify(  # noqa: PLR0913 - the parameters of a certificate
     fabric: Fabric,
     architecture: Architecture,
     *,
@@ -160,18 +163,18 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     confidence: float,
     compiled: bool = True,
 ) -> Certificate:
-    """Train seeds 0, 1, 2, ..., a share of them on each of the fabric's devices, and count.
+    """Train seeds 0, 1, 2, ..., split among the fabric's devices, and count those that solve XOR.
 
-    The answer does not depend on the number of devices.
+    The result does not depend on the number of devices.
 
     Args:
-        fabric: Launched already.
+        fabric: A launched fabric.
         architecture: As for ``SimpleNet``.
         hidden: As for ``train_ensemble``.
         batch_size: Rows in a batch.
         steps: Optimizer steps of each network, as for ``train_ensemble``.
-        seeds: How many, at most what ``most_networks`` says: every device receives the weights of all.
-        confidence: Of the bounds, a probability, neither 0 nor 1.
+        seeds: The number of seeds, at most ``most_networks(hidden)``: every device receives all weights.
+        confidence: The confidence of each bound, above 0 and below 1.
         compiled: As for ``train_ensemble``.
 
     Returns:
@@ -187,7 +190,7 @@ def certify(  # noqa: PLR0913 - what a certificate is about
     seeds = check_int("seeds", seeds, 1, most_networks(hidden))
     confidence = check_float("confidence", confidence, 0.0, 1.0, ends=False)
     devices, rank = fabric.world_size, fabric.global_rank
-    # Every device trains equally many, so that the results can be gathered; the last seed may come twice.
+    # Every device trains the same number of seeds, so that the results can be gathered; the last seed may repeat.
     share: Sequence[int] = range(rank, seeds, devices)
     if len(share) * devices < seeds:
         share = [*share, seeds - 1]
@@ -202,26 +205,27 @@ def certify(  # noqa: PLR0913 - what a certificate is about
         progress=fabric.is_global_zero,
     )
 
-    def whole(mine: Tensor) -> Tensor:
+    def gathered(tensor: Tensor) -> Tensor:
         if devices == 1:
-            return mine
-        parts: Any = fabric.all_gather(mine)
+            return tensor
+        parts: Any = fabric.all_gather(tensor)
         merged: Tensor = parts.cpu().transpose(0, 1).flatten(0, 1)[:seeds]
         return merged
 
-    ensemble = Ensemble(whole(part.seeds), whole(part.solved_at), whole(part.loss), whole(part.weights), part.fallback)
+    seeds_, solved_at, loss, weights = map(gathered, (part.seeds, part.solved_at, part.loss, part.weights))
+    ensemble = Ensemble(seeds_, solved_at, loss, weights, part.fallback)
     return Certificate(architecture, batch_size, steps, confidence, ensemble)
 
 
 @dataclass(frozen=True)
 class CriticalPoint:
-    """Where on the loss surface a network has come to rest, all in float64.
+    """The loss surface around a trained network, in float64.
 
     Attributes:
-        predictions: For each row of the truth table.
-        loss: The MSE over it.
-        gradient: Euclidean norm of the gradient of that.
-        curvatures: Eigenvalues of the Hessian, in ascending order.
+        predictions: The predictions for the rows of the truth table.
+        loss: The MSE over the truth table.
+        gradient: Euclidean norm of the gradient of the MSE.
+        curvatures: Eigenvalues of the Hessian of the MSE, in ascending order.
     """
 
     predictions: list[float]
@@ -230,8 +234,8 @@ class CriticalPoint:
     curvatures: Float[Tensor, " parameters"]
 
     def __str__(self) -> str:
-        """Say it in a line."""
-        # What rounding leaves of an eigenvalue 0.
+        """Summarize the point in one line."""
+        # An eigenvalue of 0 is computed to within this error.
         zero = len(self.curvatures) * torch.finfo(self.curvatures.dtype).eps * float(self.curvatures.abs().max())
         down, up = int((self.curvatures < -zero).sum()), int((self.curvatures > zero).sum())
         flat = len(self.curvatures) - down - up
@@ -243,15 +247,15 @@ class CriticalPoint:
 
 
 def critical_point(weights: Float[Tensor, " parameters"], architecture: Architecture) -> CriticalPoint:
-    """Look at the loss surface around a network.
+    """Compute the gradient and the Hessian of the loss at the weights of a network.
 
     Args:
-        weights: Of one network, as ``Ensemble.weights`` has them.
-        architecture: Of that network.
+        weights: The parameters of one network, a row of ``Ensemble.weights``.
+        architecture: The architecture of that network.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If there is no such architecture, or no network has so many weights.
+        ValueError: If there is no such architecture, or no network has this number of weights.
     """
     check_floating_point("weights", weights)
     if weights.ndim != 1 or len(weights) % 4 != 1 or len(weights) == 1:

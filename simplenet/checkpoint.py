@@ -1,8 +1,7 @@
-"""A checkpoint is data that is checked before it is used.
+"""Read checkpoints and check them before use.
 
-Lightning's checkpoints hold more than training needs: paths that it writes to and deletes, names of classes
-that it builds. Here what training needs is taken out of a file and compared with a schema, and everything
-else is left where it is.
+Lightning's checkpoints hold more than training needs: paths that Lightning writes to and deletes, names of classes
+that it builds. Here only the entries that training needs are read, and each is compared with a schema.
 """
 
 import hashlib
@@ -23,11 +22,11 @@ from simplenet.data import MAX_BATCH_SIZE
 from simplenet.reference import ARCHITECTURES
 from simplenet.validation import MAX_HIDDEN, MAX_LR, check_float, check_int
 
-# A file of the widest network, in float64 with both of Adam's moments, takes 100 MB.
+# The checkpoint of the widest network, in float64 with both of Adam's moments, has 100 MB.
 MAX_FILE_BYTES = 2**27
 MAX_STEPS = 10**9
 
-# What is taken out of a checkpoint, and covered by its digest.
+# The entries that are read from a checkpoint and covered by its digest.
 ENTRIES = (
     "hyper_parameters",
     "state_dict",
@@ -41,12 +40,12 @@ ENTRIES = (
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a run needs to go on from the end of an epoch, besides the network.
+    """The state, besides the network, from which a run resumes at the end of an epoch.
 
     Attributes:
         batch_size: Rows in a batch.
         steps: Optimizer steps taken.
-        moments: Adam's first and second moment of each parameter, in the order of ``parameters()``.
+        moments: Adam's first and second moments of each parameter, in the order of ``parameters()``.
     """
 
     batch_size: int
@@ -55,7 +54,7 @@ class TrainingState:
 
     @property
     def epochs(self) -> int:
-        """Passes over the four rows that the steps have made."""
+        """Completed passes over the four rows."""
         return self.steps // batches_per_epoch(self.batch_size)
 
 
@@ -64,12 +63,12 @@ class Checkpoint:
     """A checked checkpoint of a ``SimpleNet``.
 
     Attributes:
-        path: The file that it was read from.
+        path: The file it was read from.
         architecture: As for ``SimpleNet``.
         hidden: As for ``SimpleNet``.
         lr: As for ``SimpleNet``.
         weights: The ``state_dict`` of the network, on the CPU.
-        training: What a run needs to go on; ``None`` if the file was read for its weights alone.
+        training: The state to resume from; ``None`` if only the weights were read.
     """
 
     path: Path
@@ -81,28 +80,28 @@ class Checkpoint:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What ``SimpleNet`` was made with."""
+        """The arguments that ``SimpleNet`` was constructed with."""
         return {"architecture": self.architecture, "hidden": self.hidden, "lr": self.lr}
 
 
 def batches_per_epoch(batch_size: int) -> int:
-    """Return how many batches the four rows make."""
+    """Return the number of batches in an epoch of four rows."""
     return -(-4 // batch_size)
 
 
 def read_checkpoint(path: str | Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint of a ``SimpleNet``, and check all that is taken from it.
+    """Read a checkpoint of a ``SimpleNet`` and check every entry that is used.
 
-    Nothing in the file is executed, and no path in it is opened, written or deleted.
+    No code in the file is executed, and no path in it is opened, written or deleted.
 
     Args:
         path: A file that Lightning's ``Trainer`` wrote, by ``simplenet train`` or otherwise.
-        training: Whether to read, and demand, the state of training as well.
+        training: Whether to read the training state too, and to require it.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is not such a checkpoint, or is damaged; the message names the entry, its value
-            and what it should be.
+        ValueError: If it is not a checkpoint of a ``SimpleNet``, or is damaged; the message names the entry, its
+            value and what it should be.
     """
     content = _read_bytes(Path(path))
     try:
@@ -112,13 +111,13 @@ def read_checkpoint(path: str | Path, *, training: bool = False) -> Checkpoint:
 
 
 def newest_checkpoint(directory: str | Path) -> tuple[Checkpoint, list[str]]:
-    """Read the newest checkpoint in a directory from which training can go on.
+    """Read the newest checkpoint in a directory from which training can resume.
 
     Args:
-        directory: Where checkpoints lie, as ``*.ckpt``.
+        directory: The directory; all its ``*.ckpt`` files are candidates.
 
     Returns:
-        The checkpoint, and for each newer file why it is not the one.
+        The checkpoint, and for each newer file the reason why it was skipped.
 
     Raises:
         OSError: If the directory cannot be read.
@@ -136,10 +135,10 @@ def newest_checkpoint(directory: str | Path) -> tuple[Checkpoint, list[str]]:
 
 
 def digest(checkpoint: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what is taken out of a checkpoint: names, types, shapes and every bit.
+    """Return the SHA-256 of the entries that are read from a checkpoint: names, types, shapes and every bit.
 
-    ``SimpleNet`` stores it under ``digest``. It notices what a CRC does not: members that were exchanged,
-    another byte order, an entry that was edited. It is no signature; whoever edits a file can compute it too.
+    ``SimpleNet`` stores it under ``digest``. It detects what a CRC does not: swapped members, another byte order,
+    an edited entry. It is not a signature: whoever edits a file can compute it too.
     """
     sha = hashlib.sha256()
 
@@ -176,7 +175,7 @@ def _read_bytes(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A value and where it is in the checkpoint."""
+    """A value, and the name of the entry that holds it."""
 
     name: str
     value: Any
@@ -191,7 +190,7 @@ class _Entry:
         return _Entry(name, self.value[key])
 
     def expect(self, expected: str, *, holds: bool) -> None:
-        """Refuse the value unless it holds what is expected of it."""
+        """Raise a ``ValueError`` that names the value and what is expected, unless ``holds``."""
         if not holds:
             value = self.value
             shown = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else reprlib.repr(value)
@@ -207,14 +206,14 @@ class _Entry:
 
     @contextmanager
     def _in_the_file(self) -> Iterator[None]:
-        """A wrong type is a wrong value of a file."""
+        """Turn a ``TypeError`` into a ``ValueError``: the file holds a wrong value."""
         try:
             yield
         except TypeError as error:
             raise ValueError(str(error)) from error
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-        """Return a finite tensor of a shape, and of a floating-point type."""
+        """Return a finite floating-point tensor of this shape, and of this dtype if it is given."""
         value = self.value
         holds = isinstance(value, Tensor) and value.is_floating_point() and value.shape == shape
         wanted = f"{dtype or 'floating-point'} of shape {shape}"
@@ -225,14 +224,14 @@ class _Entry:
 
 
 def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoint:
-    """Compare what is taken out of a checkpoint with what ``SimpleNet`` and ``train`` put in."""
+    """Compare the entries of a checkpoint with what ``SimpleNet`` and ``train`` save."""
     root = _Entry("", entries)
     arguments = root["hyper_parameters"]
     architecture, lr = arguments["architecture"], arguments["lr"]
     architecture.expect(f"one of {', '.join(ARCHITECTURES)}", holds=architecture.value in list(ARCHITECTURES))
     lr.number(0.0, MAX_LR)
     hidden = arguments["hidden"].integer(1, MAX_HIDDEN)
-    # Lightning's own command line adds names with a leading underscore.
+    # Lightning's CLI adds names with a leading underscore.
     names = {name for name in arguments.value if not str(name).startswith("_")}
     arguments.expect("architecture, hidden and lr", holds=names == {"architecture", "hidden", "lr"})
 
@@ -266,13 +265,13 @@ def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoi
 def _training_state(root: _Entry, checkpoint: Checkpoint) -> TrainingState:
     for name in ("optimizer_states", "datamodule_hyper_parameters"):
         if name not in root.value:
-            raise ValueError(f"it holds weights alone, without {name}: training cannot go on from it")
+            raise ValueError(f"it holds only weights, without {name}: training cannot resume from it")
     batch_size = root["datamodule_hyper_parameters"]["batch_size"].integer(1, MAX_BATCH_SIZE)
     steps = root["global_step"].integer(1, MAX_STEPS)
     batches = batches_per_epoch(batch_size)
     root["global_step"].expect(f"a multiple of {batches}, at the end of an epoch", holds=steps % batches == 0)
     epochs = steps // batches
-    # Lightning counts an epoch after the hooks at its end, in which it is saved.
+    # Lightning counts an epoch after the hooks at its end, and the checkpoint is saved in one of these hooks.
     root["epoch"].expect(f"{epochs - 1} or {epochs}", holds=root["epoch"].integer(0, MAX_STEPS) in (epochs - 1, epochs))
     root["lr_schedulers"].expect("empty", holds=root["lr_schedulers"].value == [])
 
@@ -296,7 +295,7 @@ def _training_state(root: _Entry, checkpoint: Checkpoint) -> TrainingState:
             "step, exp_avg and exp_avg_sq",
             holds=isinstance(own.value, dict) and own.value.keys() == {"step", "exp_avg", "exp_avg_sq"},
         )
-        counted = min(steps, 2**24)  # float32 counts no further
+        counted = min(steps, 2**24)  # where float32 stops counting by ones
         own["step"].expect(f"{counted}", holds=float(own["step"].tensor(())) == counted)
         m, v = (own[name].tensor(tuple(weight.shape), weight.dtype) for name in ("exp_avg", "exp_avg_sq"))
         own["exp_avg_sq"].expect("at least 0 in each entry", holds=bool((v >= 0).all()))

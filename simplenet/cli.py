@@ -1,6 +1,6 @@
 """The command line: ``simplenet train``, ``predict``, ``certify``, ``check`` and ``info``.
 
-torch and Lightning are imported when a command runs, so that ``--help`` answers at once.
+torch and Lightning are imported only when a command runs, so that ``--help`` prints at once.
 """
 
 import json
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from simplenet.model import Architecture, SimpleNet
     from simplenet.training import TrainingRun
 
-_DEFECT = 3  # the exit status where an error is one of SimpleNet's own
-_NAMED, _EXPLAINED = 12, 3  # failed seeds that a certificate lists, and looks into
+_DEFECT = 3  # the exit status of an unexpected error, a defect of SimpleNet
+_NAMED, _EXPLAINED = 12, 3  # how many failed seeds are listed, and how many are described
 
 
 class _BadInput(click.ClickException):
@@ -41,9 +41,9 @@ class _BadInput(click.ClickException):
 
 
 class _Group(click.Group):
-    """Commands that end in one line and status 2 on bad input, and in 128 plus the number of a signal.
+    """Commands that exit with one line and status 2 on bad input, and with 128 plus the number of a signal.
 
-    Status 0 and 1 are verdicts: an error of SimpleNet's own ends in status 3, which is Python's 1 otherwise.
+    Status 0 and 1 report a result, so an unexpected error, for which Python's status is 1, exits with status 3.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -59,12 +59,12 @@ class _Group(click.Group):
             sys.exit(status(signal.SIGINT))
         except EndingSignal as ending:
             sys.exit(ending.status)
-        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(status(signal.SIGPIPE))
         except (OSError, ValueError) as error:
             raise _BadInput(str(error)) from error
-        except Exception:  # noqa: BLE001 - whatever it is, it is no verdict
+        except Exception:  # noqa: BLE001 - no exception may exit with status 1, which reports a result
             traceback.print_exc()
             sys.exit(_DEFECT)
         finally:
@@ -72,7 +72,7 @@ class _Group(click.Group):
 
 
 class _Row(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click
-    """Two finite numbers with a comma between them."""
+    """Two finite numbers, separated by a comma."""
 
     name = "row"
 
@@ -82,7 +82,7 @@ class _Row(click.ParamType):  # type: ignore[type-arg] # generic only in the new
         except ValueError:
             row = ()
         if len(row) != 2 or not all(map(math.isfinite, row)):  # noqa: PLR2004 - exclusive-or has two inputs
-            self.fail(f"{value!r} is not two finite numbers with a comma between them, such as 0,1.")
+            self.fail(f"{value!r} should be two finite numbers separated by a comma, such as 0,1.")
         return row
 
 
@@ -93,7 +93,7 @@ _device = click.option("--device", default="auto", show_default=True, help="auto
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="simplenet")
 def main() -> None:
-    """Train the smallest network worth the name, 2-4-1, on exclusive-or."""
+    """Train a 2-4-1 network on exclusive-or, and check the libraries that it is built on."""
 
 
 main.add_command(check)
@@ -103,7 +103,7 @@ main.add_command(check)
 @click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="overview", help="Which network.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1996, help="Seed of every random generator.")
 @click.option("--hidden", type=click.IntRange(1), default=4, help="Width of the hidden layer.")
-@click.option("--max-epochs", type=click.IntRange(1), default=3000, help="Passes over the four rows, at most.")
+@click.option("--max-epochs", type=click.IntRange(1), default=3000, help="Largest number of passes over the four rows.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Rows in a batch.")
 @click.option("--lr", type=float, default=0.01, help="Learning rate of Adam.")
 @_device
@@ -111,17 +111,17 @@ main.add_command(check)
 @click.option(
     "--resume",
     type=click.Path(exists=True, path_type=Path),
-    help="Go on from this checkpoint, or from the newest intact one in this directory.",
+    help="Resume from this checkpoint, or from the newest intact one in this directory.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw loss and decision surface into this picture.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Plot the loss and the decision surface to this file.")
 @click.pass_context
 def train(context: click.Context, /, device: str, resume: Path | None, plot: Path | None, **options: Any) -> None:
-    """Train on XOR until it is solved, and print the truth table that was learned.
+    """Train on XOR until it is solved, and print the predictions for the truth table.
 
-    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the epoch under way, with its state saved; the second
-    ends it at once. Each run keeps its newest checkpoint, and removes no file but its own.
+    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the current epoch and saves its state; the second ends
+    it at once. Each run keeps its newest checkpoint and removes only its own files.
 
-    Exit status: 0 when all four rows are right, 1 when not, 2 on bad usage or when a file cannot be written,
+    Exit status: 0 if all four predictions are right, 1 if not, 2 on bad usage or if a file cannot be written,
     130 on Ctrl-C, 143 on SIGTERM, 129 on SIGHUP.
     """
     _check_plot(plot)
@@ -155,7 +155,7 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
 
 
 def _check_plot(plot: Path | None) -> None:
-    """Refuse a picture that could not be drawn, before the work that it would show."""
+    """Refuse a plot that could not be written, before any work is done."""
     if plot is None:
         return
     if find_spec("matplotlib") is None:
@@ -167,7 +167,7 @@ def _check_plot(plot: Path | None) -> None:
 
 
 def _check_writable(option: str, path: Path) -> None:
-    """Refuse a file that could not be written, before the work that it would keep."""
+    """Refuse a file that could not be written, before any work is done."""
     try:
         check_writable(path)
     except OSError as error:
@@ -179,7 +179,7 @@ def _unwritable(option: str, path: Path, error: OSError) -> str:
 
 
 def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None:
-    """Write each file that was asked for, whatever becomes of the others; end in status 2 if one cannot be written."""
+    """Write each requested file, even if another cannot be written; then exit with status 2."""
     failed = False
     for name, (path, write) in files.items():
         if path is not None:
@@ -196,7 +196,7 @@ def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None
 def _start(
     context: click.Context, resume: Path | None, options: dict[str, Any]
 ) -> "tuple[SimpleNet, XORDataModule, Checkpoint | None, str]":
-    """Make a network and its data afresh from the options, or as the checkpoint has them."""
+    """Build a network and its data from the options, or from the checkpoint to resume."""
     from simplenet.checkpoint import newest_checkpoint, read_checkpoint
     from simplenet.data import XORDataModule
     from simplenet.model import SimpleNet, from_checkpoint
@@ -218,15 +218,15 @@ def _start(
     for reason in refused:
         click.echo(f"skipped    {reason}", err=True)
     state = checkpoint.training
-    assert state is not None  # noqa: S101 - for mypy: it was asked for
+    assert state is not None  # noqa: S101 - for mypy: read_checkpoint(training=True) sets it
     if options["max_epochs"] <= state.epochs:
-        done = f"{state.epochs} done in {checkpoint.path}"
-        raise click.UsageError(f"--max-epochs is {options['max_epochs']}, but should be more than the {done}")
+        done = f"the {state.epochs} done in {checkpoint.path}"
+        raise click.UsageError(f"--max-epochs is {options['max_epochs']}, but should be more than {done}")
     return from_checkpoint(checkpoint), XORDataModule(state.batch_size), checkpoint, f"resumed from {checkpoint.path}"
 
 
 def _report(run: "TrainingRun") -> str:
-    """Lay out the truth table, the verdict and what to do next."""
+    """Format the truth table, the result and a hint for the next step."""
     from simplenet.data import xor
 
     inputs, targets = xor()
@@ -240,17 +240,17 @@ def _report(run: "TrainingRun") -> str:
     listing = run.net.hparams["architecture"] == "listing"
     if listing:
         lines += [
-            "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
-            "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
+            "The listing can never solve XOR: without a hidden activation it is an affine map under a sigmoid,",
+            "no straight line separates XOR's classes, and its MSE is never below 1/4.",
         ]
     if run.divergence is not None:
-        kept = "no state was saved before" if run.checkpoint is None else "the checkpoint is the last state before"
+        kept = "no state was saved before" if run.checkpoint is None else "the checkpoint was saved before"
         lines += [f"Stopped: {run.divergence}; {kept}. Try a smaller --lr."]
     elif run.stopped_by == "budget" and not listing:
-        more = "go on with more --max-epochs"
-        lines += [f"The epochs are used up; {more}: simplenet train --resume '{run.checkpoint}'"]
+        more = "resume with a larger --max-epochs"
+        lines += [f"Stopped at --max-epochs; {more}: simplenet train --resume '{run.checkpoint}'"]
     elif run.stopped_by.startswith("SIG"):
-        lines += [f"Stopped by {run.stopped_by}; go on with: simplenet train --resume '{run.checkpoint}'"]
+        lines += [f"Stopped by {run.stopped_by}; resume with: simplenet train --resume '{run.checkpoint}'"]
     return "\n".join(lines)
 
 
@@ -258,7 +258,7 @@ def _report(run: "TrainingRun") -> str:
 @click.argument("checkpoint", type=_file)
 @click.argument("rows", type=_Row(), nargs=-1, required=True)
 def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
-    """Score ROWS such as 0,1 with the network in CHECKPOINT; above 1/2 reads as true."""
+    """Predict ROWS such as 0,1 with the network in CHECKPOINT; a prediction above 1/2 is true."""
     import torch
 
     from simplenet.model import load_checkpoint
@@ -277,24 +277,27 @@ def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
     type=click.Choice(list(ARCHITECTURES)),
     default=["overview"],
     multiple=True,
-    help="Which network; may be given again, for a certificate each.",
+    help="Which network; repeat it for several certificates.",
 )
 @click.option("--hidden", type=click.IntRange(1), default=4, help="Width of the hidden layer.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, help="Rows in a batch.")
 @click.option("--steps", type=click.IntRange(1), default=2000, help="Optimizer steps of each network.")
 @click.option("--seeds", type=click.IntRange(1, 2**32), default=10_000, help="Train seeds 0, 1, 2, ..., this many.")
-@click.option("--target", type=click.FloatRange(0, 1), default=0.99, help="Rate that the bound should clear.")
+@click.option("--target", type=click.FloatRange(0, 1), default=0.99, help="Rate that the lower bound should reach.")
 @click.option(
-    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.999, help="Of the bound."
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.999,
+    help="Confidence of the bound.",
 )
 @_device
-@click.option("--devices", type=click.IntRange(1), default=1, help="Devices on each machine; seeds are shared out.")
-@click.option("--num-nodes", type=click.IntRange(1), default=1, help="Machines.")
 @click.option(
-    "--strategy", type=click.Choice(["auto", "ddp"]), default="auto", help="How Lightning Fabric drives the devices."
+    "--devices", type=click.IntRange(1), default=1, help="Devices on each machine; seeds are split among them."
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the fraction solved against the step.")
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the figures into this file.")
+@click.option("--num-nodes", type=click.IntRange(1), default=1, help="Machines.")
+@click.option("--strategy", type=click.Choice(["auto", "ddp"]), default="auto", help="Strategy of Lightning Fabric.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Plot the fraction solved by step to this file.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.pass_context
 def certify(  # noqa: PLR0913 - an argument for each option
     context: click.Context,
@@ -312,15 +315,14 @@ def certify(  # noqa: PLR0913 - an argument for each option
 ) -> None:
     """Train thousands of seeds and bound the rate at which they solve XOR.
 
-    Exit status: 0 when the bound clears the target for every architecture, 1 when not, 2 on bad usage or
-    when a file cannot be written, 130 on Ctrl-C, 143 on SIGTERM, 129 on SIGHUP: there is no certificate
-    for a part of the seeds.
+    Exit status: 0 if the lower bound reaches the target for every architecture, 1 if not, 2 on bad usage or if a
+    file cannot be written, 130 on Ctrl-C, 143 on SIGTERM, 129 on SIGHUP. An interrupted run gives no certificate.
     """
     _check_plot(plot)
     if record is not None:
         _check_writable("json", record)
 
-    check_float("target", target, 0.0, 1.0)  # click lets NaN through
+    check_float("target", target, 0.0, 1.0)  # click accepts NaN
 
     import torch
     from lightning.fabric import Fabric
@@ -328,29 +330,29 @@ def certify(  # noqa: PLR0913 - an argument for each option
     from simplenet.certificate import certify as certify_one
     from simplenet.environment import describe, resolve_device
 
-    place = resolve_device(device)
-    # Each is a process of its own, started at once.
-    here = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}
-    check_int("devices", devices, 1, here.get(place.type, 1))
-    one = [place.index or 0] if place.type == "cuda" else 1
+    torch_device = resolve_device(device)
+    # Fabric starts a process for each device.
+    available = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}
+    check_int("devices", devices, 1, available.get(torch_device.type, 1))
+    one = [torch_device.index or 0] if torch_device.type == "cuda" else 1
     fabric = Fabric(
-        accelerator=place.type, strategy=strategy, devices=one if devices == 1 else devices, num_nodes=num_nodes
+        accelerator=torch_device.type, strategy=strategy, devices=one if devices == 1 else devices, num_nodes=num_nodes
     )
     fabric.launch()
     if fabric.world_size > 1:
-        # A process that ends inside its group is aborted by torch, now and then.
+        # torch sometimes aborts a process that exits without leaving its process group.
         context.call_on_close(torch.distributed.destroy_process_group)
     try:
         certificates = [certify_one(fabric, architecture, **options) for architecture in architectures]
     except (KeyboardInterrupt, EndingSignal):
         kill_children()  # compilers
-        click.echo("Interrupted: there is no certificate for a part of the seeds.", err=True)
+        click.echo("Interrupted: no certificate without all seeds.", err=True)
         raise
     if not fabric.is_global_zero:
-        return  # one process speaks for all, and Lightning takes a status of 1 in another for a crash
+        return  # only the first process reports; Lightning treats a status of 1 in another as a crash
     for certificate in certificates:
         click.echo(_verdict(certificate))
-    document = {**describe(place), "devices": fabric.world_size, "target": target}
+    document = {**describe(torch_device), "devices": fabric.world_size, "target": target}
     document["certificates"] = [certificate.as_dict() for certificate in certificates]
 
     def draw(path: Path) -> None:
@@ -368,12 +370,12 @@ def certify(  # noqa: PLR0913 - an argument for each option
 
 
 def _verdict(certificate: "Certificate") -> str:
-    """Lay out the certificate, the steps that it took, and a few of the seeds that failed."""
+    """Format the certificate, the steps to solve, and a few of the failed seeds."""
     from simplenet.certificate import QUANTILES, critical_point
 
     lines = [str(certificate)]
-    soon = ((f"{100 * quantile:g} %", certificate.steps_to_solve(quantile)) for quantile in QUANTILES)
-    reached = [f"{share} of the seeds by step {step:,}" for share, step in soon if step is not None]
+    quantiles = ((f"{100 * quantile:g} %", certificate.steps_to_solve(quantile)) for quantile in QUANTILES)
+    reached = [f"{share} of the seeds by step {step:,}" for share, step in quantiles if step is not None]
     if reached:
         lines += [f"solved     {', '.join(reached)}"]
     failed = certificate.failed

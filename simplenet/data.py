@@ -1,7 +1,6 @@
-"""The exclusive-or problem: four rows, and the loaders that serve them.
+"""The exclusive-or problem: four rows, and their data loaders.
 
-Everything the network will ever see fits in this module, so a property of training can be
-checked on all of it.
+The whole data set is in this module, so a property of training can be checked on all of it.
 
 References:
     The notebook, §3.1.
@@ -15,12 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet.validation import check_int
 
-# There are four rows, and a larger batch holds them all; but an older torch makes a list of as many entries.
+# Any batch of 4 or more holds all rows, but older releases of torch allocate a list of this length.
 MAX_BATCH_SIZE = 2**20
 
 
 def xor() -> tuple[Float[Tensor, "4 2"], Float[Tensor, "4 1"]]:
-    """Return the truth table: inputs in counting order, and a target of 0 or 1 for each.
+    """Return the truth table: inputs in counting order, and a target of 0 or 1 for each row.
 
     Returns:
         New tensors, in torch's default dtype.
@@ -31,10 +30,10 @@ def xor() -> tuple[Float[Tensor, "4 2"], Float[Tensor, "4 1"]]:
 
 
 def xor_dataloader(batch_size: int = 1) -> DataLoader[tuple[Tensor, ...]]:
-    """Serve the truth table in its order, never shuffled.
+    """Make a loader of the truth table in its order, without shuffling.
 
     Args:
-        batch_size: Rows in a batch, from 1 to ``MAX_BATCH_SIZE``; the last batch of an epoch holds what is left.
+        batch_size: Rows in a batch, from 1 to ``MAX_BATCH_SIZE``; the last batch of an epoch holds the remaining rows.
 
     Returns:
         A loader of ``(inputs, targets)`` pairs of shapes ``(n, 2)`` and ``(n, 1)``.
@@ -51,14 +50,14 @@ class XORDataModule(LightningDataModule):
     """The truth table as a Lightning data module.
 
     Args:
-        batch_size: Rows in a batch, as in ``xor_dataloader``; errors are those, too.
+        batch_size: As for ``xor_dataloader``, which raises the same errors.
     """
 
     def __init__(self, batch_size: int = 1) -> None:  # pragma: no mutate block
         super().__init__()
         batch_size = check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
-        self.save_hyperparameters()  # reads the local variables of its caller, which a mutant is no longer
+        self.save_hyperparameters()  # it reads its caller's local variables, which differ in a mutant
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Serve the four rows for training."""
+        """Return the loader of the four rows."""
         return xor_dataloader(self.hparams["batch_size"])

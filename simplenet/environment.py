@@ -1,4 +1,4 @@
-"""Where a run happens: the versions, the device and the flags that a result may depend on.
+"""The environment of a run: the versions, the device and the flags that a result may depend on.
 
 References:
     The notebook, §2.2 and §2.3.
@@ -14,7 +14,7 @@ import torch
 
 from simplenet.validation import check_type, shown
 
-# Its major and minor version, for what a torch does not have yet.
+# torch's major and minor version.
 TORCH = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
 
 
@@ -22,45 +22,44 @@ def resolve_device(name: str = "auto") -> torch.device:
     """Find a device by name.
 
     Args:
-        name: ``auto`` (CUDA where there is one, else the CPU), or what torch calls it:
-            ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        name: ``auto`` (CUDA if it is available, else the CPU), or torch's name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
         TypeError: If ``name`` is not a ``str``.
-        ValueError: If there is no such device here.
+        ValueError: If there is no such device.
     """
     check_type("device", name, str)
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
-        here.append("mps")
+        available.append("mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in here and f"{name}:0" not in here:
-        raise ValueError(f"device is {shown(name)}, but should be auto or one of those here: {', '.join(here)}")
+    if name not in available and f"{name}:0" not in available:
+        raise ValueError(f"device is {shown(name)}, but should be auto or available: {', '.join(available)}")
     return torch.device(name)
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether an autocast region of this type of device is entered."""
-    if TORCH < (2, 4):  # it has a function for each type
+    """Whether autocast is enabled for this type of device."""
+    if TORCH < (2, 4):  # a function for each type of device
         return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def processor(device: torch.device) -> str:
-    """Name the CPU or the GPU as its maker does, where the system says."""
+    """Return the model name of the CPU or the GPU, if the system reports it."""
     check_type("device", device, torch.device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    about = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", about.read_text("utf-8"), re.MULTILINE) if about.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text("utf-8"), re.MULTILINE) if cpuinfo.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Describe the software, the device and the numerical flags, an entry each."""
+    """Describe the software, the device and the numerical flags, one entry for each."""
     check_type("device", device, torch.device)
-    # What torch's kernels use of the CPU decides their roundings.
+    # The CPU instructions that torch's kernels use decide how they round.
     capability = re.search(r"CPU capability usage: (.*)", torch.__config__.show())
     name = f"{platform.machine()} {capability[1] if capability else 'CPU'}"
     if device.type == "cuda":

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all.
+"""Write files atomically: completely or not at all.
 
-Content goes into a temporary file in the same directory, is flushed to the disk, and only then gets its
-name. A process that is killed, or that meets a full disk, leaves under that name what was there before.
+The content is written to a temporary file in the same directory and flushed to the disk, and only then renamed. If the
+process is killed or the disk is full, the previous file of that name is unchanged.
 """
 
 import errno
@@ -12,20 +12,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# A temporary file that was not written to for so many seconds was left by a process that was killed.
+# Seconds after its last write from which a temporary file is taken to be that of a killed process.
 STALE_AFTER = 60.0
 
 SUFFIX = ".simplenet-tmp"
 
-# The errors of file systems that have no hard links.
+# The errors of file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether a file can be written after it; leave nothing behind.
+    """Check that a file can be written later, without leaving a file behind.
 
     Args:
-        path: The file to be written later, new or replaced.
+        path: The file to be created or replaced.
 
     Raises:
         OSError: If its directory is missing or not writable, or ``path`` is a directory.
@@ -37,10 +37,10 @@ def check_writable(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, and replace what is there.
+    """Write a file; replace an existing one.
 
     Raises:
-        OSError: If it cannot be written; what is there stays.
+        OSError: If it cannot be written; an existing file is unchanged.
     """
     if _is_special(path):
         path.write_bytes(content)
@@ -54,14 +54,14 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_new_file(path: Path, content: bytes) -> Path:
-    """Write a file under a name that no file has yet.
+    """Write a file under a name that does not exist yet.
 
     Args:
-        path: The name; if it is taken, ``-v1``, ``-v2``, ... is put before its suffix.
+        path: The name; if it exists, ``-v1``, ``-v2``, ... is inserted before its suffix.
         content: The whole content.
 
     Returns:
-        The name that the file got.
+        The name of the new file.
 
     Raises:
         OSError: If it cannot be written.
@@ -77,7 +77,7 @@ def write_new_file(path: Path, content: bytes) -> Path:
 
 
 def remove_stale_files(directory: Path) -> None:
-    """Remove the temporary files that killed processes have left in a directory, as far as this user may."""
+    """Remove the temporary files of killed processes from a directory, if the permissions allow it."""
     for path in directory.glob(f".*{SUFFIX}"):
         with suppress(FileNotFoundError, PermissionError):
             if time.time() - path.stat().st_mtime > STALE_AFTER:
@@ -85,12 +85,12 @@ def remove_stale_files(directory: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether there is something that is written to but not replaced, such as ``/dev/stdout``."""
+    """Whether the path is one to write to and not to replace, such as ``/dev/stdout``."""
     return path.exists() and not path.is_file()
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:
-    """Write the content of ``path`` beside it, or beside the file that a symbolic link stands for."""
+    """Write the content to a temporary file in the directory of ``path``, after resolving symbolic links."""
     temporary = path.resolve().parent / f".{secrets.token_hex(8)}{SUFFIX}"
     try:
         with temporary.open("xb") as file:
@@ -101,13 +101,13 @@ def _write_temporary(path: Path, content: bytes) -> Path:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller passed
         raise
     return temporary
 
 
 def _link(temporary: Path, name: Path) -> bool:
-    """Give a file a further name, in one operation; return False if another file has it."""
+    """Link a name to a file atomically; return False if the name exists."""
     try:
         name.hardlink_to(temporary)
     except FileExistsError:
@@ -122,13 +122,13 @@ def _link(temporary: Path, name: Path) -> bool:
 
 
 def _flush_directory(directory: Path) -> None:
-    """Have the disk keep the names, where the system can be asked to."""
+    """Flush a directory's entries to the disk, if the system supports it."""
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # some network file systems flush files alone
+            if error.errno != errno.EINVAL:  # some network file systems can only flush files
                 raise
         finally:
             os.close(descriptor)

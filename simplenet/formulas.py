@@ -1,6 +1,6 @@
-"""A training step by hand, forward, backward and Adam, so that torch can compile the whole of it.
+"""A training step written by hand (forward, backward and Adam), so that torch can compile all of it.
 
-Of one network or of thousands: ``simplenet.ensemble`` compiles these formulas for all its networks at once.
+The formulas take one network or many: ``simplenet.ensemble`` compiles them for all its networks at once.
 
 References:
     The notebook, §4 to §4.3; ``simplenet.reference`` has the same formulas without torch.
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from simplenet.model import ARCHITECTURES, Architecture
 from simplenet.validation import MAX_HIDDEN, check_choice, check_int
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own, which the notebook leaves alone
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # the defaults of torch.optim.Adam, which the notebook uses
 
-# From this step on both bias corrections are 1: BETA2 to its power is below half of float64's spacing there.
+# From this step on both bias corrections round to 1: BETA2**CORRECTED is below half of float64's spacing below 1.
 CORRECTED = 37_500
 
-# Steps that may be asked for at once; torch's own Adam counts them in float32, which counts no further.
+# The most steps of a run; torch's own Adam counts steps in float32, which cannot count further by ones.
 MAX_STEPS = 2**24
 
 
@@ -42,7 +42,7 @@ _ACTIVATIONS = {
 
 
 class Formulas:
-    """The step by hand: of one network, or of many with the network as the last axis of every tensor.
+    """The hand-written step of one network, or of many with the network as the last axis of every tensor.
 
     Args:
         architecture: As for ``SimpleNet``.
@@ -65,12 +65,12 @@ class Formulas:
         x1: Float[Tensor, "rows 1 *#nets"],
         x2: Float[Tensor, "rows 1 *#nets"],
     ) -> tuple[Float[Tensor, "rows hidden *nets"], Float[Tensor, "rows *nets"]]:
-        """Return what the hidden layer puts out for each row, and the predictions.
+        """Return the hidden layer's outputs for each row, and the predictions.
 
         Args:
             weights: In the order of ``SimpleNet.parameters()``.
             x1: The first input of each row.
-            x2: The second.
+            x2: The second input of each row.
         """
         w_in, b_in, w_out, b_out = weights.split_with_sizes(self.sizes)
         h = self.hidden.value(w_in[::2] * x1 + w_in[1::2] * x2 + b_in)
@@ -85,7 +85,7 @@ class Formulas:
         y_hat: Float[Tensor, "rows *nets"],
         d_mse: Float[Tensor, "rows *nets"],
     ) -> Float[Tensor, "parameters *nets"]:
-        """Differentiate the loss by the chain rule, from ``d_mse``, its derivative by the predictions."""
+        """Compute the gradient by the chain rule from ``d_mse``, the derivative of the loss by the predictions."""
         w_out = weights.split_with_sizes(self.sizes)[2]
         d_out = d_mse * self.output.slope(y_hat)  # dE / d(pre-activation of the output)
         d_in = d_out[:, None] * w_out * self.hidden.slope(h)  # dE / d(pre-activation of the hidden layer)
@@ -102,14 +102,14 @@ class Formulas:
         step_size: Float[Tensor, ""],
         correction: Float[Tensor, ""],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weights and moments after a step along ``g``; the last two as ``corrections`` has them."""
+        """Return weights and moments after a step along ``g``; ``corrections`` gives the last two arguments."""
         m = torch.lerp(m, g, 1 - BETA1)
         v = torch.addcmul(v * BETA2, g, g, value=1 - BETA2)
         return weights + step_size * m / (v.sqrt() / correction + EPSILON), m, v
 
 
 def corrections(t: int, lr: float) -> tuple[float, float]:
-    """Return what step ``t`` of Adam needs of ``t``, as torch computes it.
+    """Return the numbers in step ``t`` of Adam that depend on ``t``, as torch computes them.
 
     Returns:
         The signed step size ``-lr / (1 - β1ᵗ)``, and the square root of the second bias correction.
@@ -120,13 +120,13 @@ def corrections(t: int, lr: float) -> tuple[float, float]:
 def loop(
     step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Turn a step into a loop that torch compiles whole, without a way back to the interpreter.
+    """Turn a step into a loop that torch compiles without graph breaks.
 
     Args:
-        step: Maps ``t``, a state and further tensors to ``t + 1`` and the state then.
+        step: Maps ``t``, a state and further tensors to ``t + 1`` and the next state.
 
     Returns:
-        What maps ``t``, ``end``, a state and further tensors to the state after step ``end - 1``.
+        A function from ``t``, ``end``, a state and further tensors to the state after step ``end - 1``.
     """
     from torch._higher_order_ops.while_loop import while_loop
 
@@ -134,7 +134,7 @@ def loop(
         def ahead(t: Tensor, *_: Tensor) -> Tensor:
             return t < end
 
-        # Quoted, for torch's compiler before 2.7 cannot build a tuple's type.
+        # Quoted, because torch's compiler before 2.7 cannot build a tuple's type.
         def advance(t: Tensor, *state: Tensor) -> "tuple[Tensor, ...]":
             t, after = step(t, state, *constants)
             return t, *after
@@ -146,14 +146,14 @@ def loop(
 
 
 def compile_whole(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """Compile a function without a way back to the interpreter, for one size of its arguments.
+    """Compile a function without graph breaks, for static shapes.
 
-    torch compiles the same code only so many times (8) in a process, and closures of one function share
-    their code: each is given a copy of its own.
+    torch compiles the same code object at most 8 times in a process, and closures of one function share
+    their code object, so each function gets its own copy.
 
     Args:
-        function: What to compile; it may be a closure.
-        options: Of torch's compiler; those that this torch does not know are left out.
+        function: The function to compile; it may be a closure.
+        options: Options of torch's compiler; those that this release of torch does not have are dropped.
     """
     code = function.__code__.replace()
     own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)

@@ -1,7 +1,7 @@
 """SimpleNet: two inputs, one hidden layer, one output.
 
-The notebook describes three networks under one name, and they do not all learn. Each is kept
-here under the name of the place that describes it.
+The notebook describes three networks under one name, and not all of them learn XOR. Each is named
+here after the section that describes it.
 
 References:
     The notebook, §4 (``overview``), §4.3 (``derivation``) and §5 (``listing``).
@@ -31,9 +31,9 @@ ARCHITECTURES: dict[Architecture, tuple[type[nn.Module], type[nn.Module]]] = {
 
 
 def check_fits(name: str, values: Tensor, other: Tensor, whose: str) -> None:
-    """Refuse a tensor that torch could not compute with beside another, or only in a third type.
+    """Refuse a tensor whose dtype or device differs from another's.
 
-    An autocast region casts both to one type, but for float64, which it leaves alone.
+    Dtypes may differ in an autocast region, which casts both tensors to one dtype, unless one is float64.
     """
     same = values.dtype == other.dtype
     if not same and (torch.float64 in {values.dtype, other.dtype} or not autocasts(other.device)):
@@ -49,16 +49,16 @@ def check_floating_point(name: str, values: Tensor) -> None:
 
 
 def mse_loss(predictions: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Average the squared differences, and refuse what torch would turn into another loss.
+    """Compute the mean squared error; refuse shapes and dtypes that torch would broadcast or promote.
 
     Args:
         predictions: Any shape, at least one element.
-        targets: The same shape; torch would broadcast another one, with only a warning. The same dtype, too:
-            torch would compute in the wider one, and not every release can differentiate that. In an autocast
-            region, where torch computes this loss in float32, either may have any dtype but float64.
+        targets: The same shape and dtype. torch would broadcast another shape with only a warning, and promote
+            another dtype, which not every release can differentiate. In an autocast region, where torch computes
+            this loss in float32, either may have any dtype but float64.
 
     Returns:
-        A scalar, in the dtype of both; in float32 where autocast casts them.
+        A scalar, in the dtype of both; in float32 if autocast casts them.
 
     Raises:
         TypeError: If either is not a floating-point tensor, or their dtypes differ.
@@ -103,7 +103,7 @@ class SimpleNet(LightningModule):
         architecture = check_choice("architecture", architecture, ARCHITECTURES)
         hidden = check_int("hidden", hidden, 1, MAX_HIDDEN)
         lr = check_float("lr", lr, 0.0, MAX_LR)
-        self.save_hyperparameters()  # reads the local variables of its caller, which a mutant is no longer
+        self.save_hyperparameters()  # it reads its caller's local variables, which differ in a mutant
         hidden_activation, output_activation = ARCHITECTURES[architecture]
         self.input_layer = nn.Linear(2, hidden)
         self.hidden_activation = hidden_activation()
@@ -111,10 +111,10 @@ class SimpleNet(LightningModule):
         self.output_activation = output_activation()
 
     def forward(self, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 1"]:
-        """Score each row; above 1/2 reads as true.
+        """Predict the target of each row; a prediction above 1/2 is true.
 
         Args:
-            x: In the dtype of the parameters; in an autocast region, either may have any but float64.
+            x: In the dtype of the parameters; in an autocast region, either may have any dtype but float64.
 
         Raises:
             TypeError: If ``x`` is not a floating-point tensor, or its dtype is not that of the parameters.
@@ -138,10 +138,10 @@ class SimpleNet(LightningModule):
         """Return the MSE of a batch, and log it as ``train_loss``.
 
         Args:
-            batch: Inputs and targets, as for ``forward`` and ``mse_loss``, which refuse the same.
+            batch: Inputs and targets, as for ``forward`` and ``mse_loss``, which raise the same errors.
 
         Raises:
-            TypeError: If it is not a tuple or a list, or what is in it has the wrong type.
+            TypeError: If it is not a tuple or a list, or an element has the wrong type.
             ValueError: If it is not a pair, or the targets' shape is not the output's, or it has no rows.
         """
         if not isinstance(batch, tuple | list):
@@ -159,12 +159,12 @@ class SimpleNet(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the digest by which ``read_checkpoint`` notices damage."""
+        """Add the digest by which ``read_checkpoint`` detects damage."""
         checkpoint["digest"] = digest(checkpoint)
 
 
 def load_checkpoint(path: str | Path) -> SimpleNet:
-    """Load a trained network, on the CPU, in the type it was saved in.
+    """Load a trained network, on the CPU, in the dtype it was saved in.
 
     Raises:
         OSError: If the file cannot be read.
@@ -174,8 +174,7 @@ def load_checkpoint(path: str | Path) -> SimpleNet:
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> SimpleNet:
-    """Build the network that a checkpoint holds, on the CPU; no generator is drawn from."""
-    # The initial weights are replaced at once.
+    """Build the network that a checkpoint holds, on the CPU, without advancing torch's generator."""
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         net = SimpleNet(**checkpoint.arguments)
     net.to(checkpoint.weights["output_layer.bias"].dtype)

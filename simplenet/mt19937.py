@@ -1,13 +1,13 @@
 """torch's CPU generator for many seeds at once.
 
-Seeding computes 624 words of state, of which a small network draws from a few, and a call of Python for each seed
-costs more than both. Here all seeds share the instructions that compute the words, and only those that are drawn
-from are computed. They become the state of one generator, from which torch draws: tempering and the arithmetic that
-turns an output into a float stay torch's own, which rounds once where the CPU has a fused multiply-add, and else twice.
+Seeding computes 624 words of state, of which a small network needs only a few, and a Python call for each seed
+costs more than the computation. Here NumPy computes the words of all seeds at once, and only those that are needed.
+They become the state of one generator, from which torch draws: tempering and the conversion of an output to a float
+are left to torch, which rounds once if the CPU has a fused multiply-add, else twice.
 
 References:
     M. Matsumoto and T. Nishimura, Mersenne Twister: a 623-dimensionally equidistributed uniform
-    pseudo-random number generator, ACM TOMACS 8, 1998, doi 10.1145/272991.272995; seeded as they do since 2002.
+    pseudo-random number generator, ACM TOMACS 8, 1998, doi 10.1145/272991.272995; with their seeding of 2002.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Words of state, and how far ahead the word is that a twist adds.
+# The words of state, and the offset of the word that a twist adds.
 _N, _M = 624, 397
 
-# Where these words are in what ``Generator.get_state`` returns, in units of 8 bytes.
+# The position of the words in the result of ``Generator.get_state``, in units of 8 bytes.
 _WORDS = slice(3, 3 + _N)
 
-# Seeds, and words of state, in a block: enough to outweigh the calls of NumPy, and 64 MiB at most.
+# Seeds, and words of state, in a block: enough to outweigh the overhead of NumPy's calls, and at most 64 MiB.
 _MOST_SEEDS, _MOST_WORDS = 8192, 2**24
 
 
 class Uniform(NamedTuple):
-    """A call of ``Tensor.uniform_`` that draws so many numbers from ``low`` to ``high``."""
+    """A call of ``Tensor.uniform_`` that draws this many numbers from ``low`` to ``high``."""
 
     numbers: int
     low: float
@@ -39,7 +39,7 @@ class Uniform(NamedTuple):
 
 
 class UniformCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each call of ``Tensor.uniform_`` inside its block."""
+    """Record each call of ``Tensor.uniform_`` inside the ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,16 +49,16 @@ class UniformCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten.uniform_.default:
-            bounds = (*args[1:], *(0.0, 1.0)[len(args) - 1 :])  # a default is left out
+            bounds = (*args[1:], *(0.0, 1.0)[len(args) - 1 :])  # defaults are not in args
             self.calls.append(Uniform(args[0].numel(), *bounds))
         return func(*args, **(kwargs or {}))
 
 
 def state_words(seeds: UInt32[np.ndarray, " seeds"], count: int) -> UInt32[np.ndarray, "count seeds"]:
-    """Return the words of state that the first ``count`` outputs of each seed's generator are tempered from."""
+    """Return the words of state that become the first ``count`` outputs of each seed's generator by tempering."""
     words = np.empty((_N + count, len(seeds)), np.uint32)
     words[0] = seeds
-    # Of the state that seeding gives, what the twists below read.
+    # The part of the seeded state that the twists below read.
     shift, factor, indices = (np.array(number, np.uint32) for number in (30, 1812433253, range(_N)))
     last = words[0]
     for i, word in zip(indices[1 : _M + count, None], words[1:], strict=False):
@@ -67,7 +67,7 @@ def state_words(seeds: UInt32[np.ndarray, " seeds"], count: int) -> UInt32[np.nd
         np.multiply(word, factor, word)
         np.add(word, i, word)
         last = word
-    # A twist reads no word that is less than _N - _M before the one that it makes.
+    # A twist reads only words at least _N - _M before the one that it computes.
     for start in range(0, count, _N - _M):
         stop = min(start + _N - _M, count)
         joined = words[start:stop] & 0x80000000 | words[start + 1 : stop + 1] & 0x7FFFFFFF
@@ -80,13 +80,13 @@ class _Loaded:
 
     def __init__(self) -> None:
         self.generator = torch.Generator("cpu").manual_seed(0)
-        # The first output comes after a twist. All words but the first are then left to be drawn from.
+        # The first output follows a twist. After it, all words but the first are still to be drawn.
         torch.empty(1, dtype=torch.float32, device="cpu").uniform_(generator=self.generator)
         self.state = self.generator.get_state()
         self.words = self.state.numpy().view(np.uint64)[_WORDS][1:]
 
     def uniform(self, words: UInt32[np.ndarray, "numbers outputs"], call: Uniform, into: Tensor) -> None:
-        """Fill a tensor with numbers, each from a row of words."""
+        """Fill a tensor with numbers, each computed from a row of words."""
         length = len(self.words) // words.shape[1]
         for start in range(0, len(words), length):
             row = words[start : start + length].reshape(-1)
@@ -96,20 +96,20 @@ class _Loaded:
 
 
 def draw(seeds: Sequence[int], calls: Sequence[Uniform], dtype: torch.dtype) -> Float[Tensor, "numbers seeds"]:
-    """Draw what ``torch.manual_seed(seed)`` and then these calls of ``uniform_`` give on the CPU, for each seed.
+    """Draw the numbers that ``torch.manual_seed(seed)`` and these calls of ``uniform_`` give on the CPU, for each seed.
 
     Args:
         seeds: From 0 to 2³² - 1 each.
-        calls: In their order.
-        dtype: Of the numbers.
+        calls: The calls, in order.
+        dtype: The dtype of the numbers.
 
     Returns:
-        A column for each seed, with the numbers of each call after those of the one before it.
+        A column for each seed, with the numbers of all calls in order.
     """
     numbers = sum(call.numbers for call in calls)
-    outputs = 2 if dtype == torch.float64 else 1  # that a number is made of
+    outputs = 2 if dtype == torch.float64 else 1  # of the generator, for a number
     block = min(_MOST_SEEDS, max(_MOST_WORDS // (_N + outputs * numbers), 1))
-    bits = f"i{torch.finfo(dtype).bits // 8}"  # NumPy copies in one thread; torch would wake others for it
+    bits = f"i{torch.finfo(dtype).bits // 8}"  # copied by NumPy, in one thread; torch would wake its thread pool
     drawn: NDArray[Any] = np.empty((numbers, len(seeds)), bits)
     loaded = _Loaded()
     for start in range(0, len(seeds), block):

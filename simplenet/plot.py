@@ -1,4 +1,4 @@
-"""What a run looks like: the loss as it fell, the surface that was learned, the seeds that learned it."""
+"""Plots: the loss curve and the decision surface of a run, and the fraction of seeds solved by step."""
 
 import io
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from simplenet.validation import check_type, refuse_type
 
 _ROWS = 4
 
-# How a picture looks; the functions say what it shows. Sizes are in inches, and then in points.
+# The style of the plots; the functions hold their content. Figure sizes are in inches, all others in points.
 _RUN: dict[str, Any] = {"figsize": (10, 4.2), "layout": "constrained"}
 _RUN_AXES: dict[str, Any] = {"width_ratios": (1.3, 1)}
 _CERTIFICATES: dict[str, Any] = {"figsize": (8, 4.5), "layout": "constrained"}
@@ -32,12 +32,12 @@ _POINTS: dict[str, Any] = {"edgecolors": "black", "s": 90, "zorder": 2}
 _BAND: dict[str, Any] = {"alpha": 0.25, "linewidth": 0}
 _LEGEND: dict[str, Any] = {"loc": "center right"}
 
-# The square that the surface is drawn over, and the points along a side.
+# The square over which the surface is drawn, and the points along a side.
 _LOW, _HIGH, _POINTS_A_SIDE = -0.25, 1.25, 151
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a picture that could not be written, before the work that it would show.
+    """Refuse a plot that could not be written, before any work is done.
 
     Raises:
         TypeError: If it is not a ``Path``.
@@ -48,7 +48,7 @@ def check_picture(path: Path) -> None:
     if path.suffix.removeprefix(".").lower() not in formats:
         raise ValueError(f"plot is '{path}', but should end in one of {', '.join(sorted(formats))}")
     if not path.parent.is_dir():
-        raise ValueError(f"plot is '{path}', but should lie in a directory that exists")
+        raise ValueError(f"plot is '{path}', but should be in a directory that exists")
 
 
 def plot_run(run: TrainingRun, path: Path) -> None:
@@ -56,7 +56,7 @@ def plot_run(run: TrainingRun, path: Path) -> None:
 
     Args:
         run: A finished run.
-        path: The picture to write; its suffix names the format, as matplotlib knows them.
+        path: The image file to write; its suffix is a format of matplotlib.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -95,11 +95,11 @@ def plot_run(run: TrainingRun, path: Path) -> None:
 
 
 def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
-    """Draw the fraction of seeds that XOR is solved by against the step, with its band.
+    """Draw the fraction of seeds that solve XOR against the step, with a confidence band.
 
     Args:
         certificates: One for each curve, of the same batch size and number of steps.
-        path: The picture to write, as for ``plot_run``.
+        path: The image file to write, as for ``plot_run``.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -119,7 +119,7 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         solved_at = certificate.ensemble.solved_at[certificate.ensemble.solved]
         steps = np.unique(np.append(solved_at.numpy(), [0, certificate.steps]))
         counts = np.searchsorted(np.sort(solved_at.numpy()), steps, side="right")
-        # The band holds at each step with the certificate's confidence, half of the doubt on either side.
+        # At each step the band has the certificate's confidence, with equal error probabilities on both sides.
         confidence = (1 + certificate.confidence) / 2
         band = np.array([clopper_pearson(int(count), certificate.seeds, confidence) for count in counts])
         label = f"{certificate.network}: {certificate.solved:,} of {certificate.seeds:,}"

@@ -1,9 +1,9 @@
-"""Going on from a checkpoint ends in the bits of a run that never stopped, for any LightningModule and DataLoader.
+"""Resume a run from a checkpoint, bit for bit as if it had never stopped, for any LightningModule and DataLoader.
 
-Lightning saves weights, moments and counters, but no generator, and in the middle of an epoch it feeds the epoch's
-first batches again. Here a callback saves and restores the generators and corrects Lightning's counters, and a loader
-goes back to where it was: it begins the epoch again with the generators of that time, and discards the batches that
-were trained on already.
+Lightning saves weights, moments and counters, but no generators, and after a resume in the middle of an epoch it
+repeats the epoch's first batches. Here a callback saves and restores the generators and corrects Lightning's counters,
+and a loader returns to its position: it starts the epoch again with the generators of that time, and discards the
+batches that were already trained on.
 
 References:
     PyTorch documentation, "Reproducibility" and "Randomness in multi-process data loading".
@@ -24,31 +24,31 @@ from torch.utils.data import DataLoader
 
 _Batch_co = TypeVar("_Batch_co", covariant=True)
 
-# The state of every generator, as its library returns it, by the name of the library; `own` lists the loader's.
+# The state of each library's generator, as the library returns it; `own` lists those of the loader.
 _Generators = dict[str, Any]
 
 _WORDS = 624  # of 32 bits, in the state of a Mersenne Twister
 
 
 class ResumableDataLoader(DataLoader[_Batch_co]):
-    """A DataLoader that can go on in the middle of an epoch, in a new process too.
+    """A DataLoader that can resume in the middle of an epoch, also in a new process.
 
-    It takes the arguments of a DataLoader and gives the same batches. To go on, it fetches the first batches of the
-    epoch again and discards them, so that samplers, workers and augmentations draw what they drew the first time; that
+    It takes the arguments of a DataLoader and yields the same batches. To resume, it fetches the first batches of the
+    epoch again and discards them, so that samplers, workers and augmentations draw the same numbers again; that
     takes as long as fetching them.
 
-    The generators that it restores are torch's on the CPU and on the current CUDA device, NumPy's global one, Python's
+    It restores the generators of torch on the CPU and on the current CUDA device, NumPy's global one, Python's
     ``random``, and the ``generator`` of the loader, of its sampler and of its batch sampler. Other state that a data
     set or a sampler keeps between epochs is not restored.
     """
 
-    _start: _Generators | None = None  # before anything of the epoch was drawn
-    _batches = 0  # that the epoch has given
+    _start: _Generators | None = None  # before the epoch's first draw
+    _batches = 0  # yielded in this epoch
     _resume: tuple[_Generators, int] | None = None
 
     def __iter__(self) -> Iterator[_Batch_co]:  # type: ignore[override]
-        # A generator function, so that nothing is drawn before the first batch is asked for: Lightning's versions
-        # differ in when they call `iter`, and how often.
+        # A generator function, so that nothing is drawn before the first batch is requested: versions of Lightning
+        # differ in when and how often they call `iter`.
         own = _own_generators(self)
         now = _capture(own)
         self._start, self._batches = self._resume or (now, 0)
@@ -66,21 +66,21 @@ class ResumableDataLoader(DataLoader[_Batch_co]):
         self._start, self._batches = None, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is in its epoch: tensors and plain numbers.
+        """Return the loader's position in its epoch, as tensors and plain numbers.
 
         Returns:
-            ``batches``, how many the epoch has given; ``epoch_start``, the generators before its first; ``own``, those
-            of the loader and its samplers as they are now.
+            ``batches``, the number of batches yielded in this epoch; ``epoch_start``, the states of the generators
+            before its first draw; ``own``, the current states of the generators of the loader and its samplers.
         """
         now = _capture(_own_generators(self))
         start, batches = self._resume or (self._start or now, self._batches)
         return {"batches": batches, "epoch_start": _encode(start), "own": now["own"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next iteration go on from a state, whatever the program's generators are at then.
+        """Resume from a state at the next iteration, whatever the states of the program's generators are then.
 
         Raises:
-            ValueError: If an entry is not what ``state_dict`` returns for such a loader.
+            ValueError: If an entry is not one that ``state_dict`` returns for this loader.
         """
         own, batches = _own_generators(self), _count(state_dict, "batches")
         start = _decode(_entry(state_dict, "epoch_start", dict), own)
@@ -90,49 +90,49 @@ class ResumableDataLoader(DataLoader[_Batch_co]):
 
 
 class ExactResume(Callback):
-    """Let ``Trainer.fit(ckpt_path=...)`` end in the bits of a run that was never interrupted.
+    """Make ``Trainer.fit(ckpt_path=...)`` end with the same bits as an uninterrupted run.
 
     Weights, moments, counters, generators and the order of the rows are those of the uninterrupted run, provided that
     module, data, Trainer and versions are the same. The checkpoint may be saved at any hook at which a ModelCheckpoint
     saves, on an exception, or after ``fit``, and the order of the callbacks does not matter.
 
-    The training loader has to be one ``ResumableDataLoader`` that has a length. What cannot be resumed exactly is
-    refused when training starts: several loaders or processes, accumulated gradients, manual optimization and with it
-    several optimizers, persistent workers, schedulers that follow a metric, loaders that are made anew during training,
-    validation by wall time. Lightning before 2.2 warns of a resume in the middle of an epoch all the same.
+    The training loader must be one ``ResumableDataLoader`` with a length. Runs that cannot be resumed exactly are
+    refused when training starts: those with several loaders or processes, accumulated gradients, manual optimization
+    (and so several optimizers), persistent workers, schedulers that monitor a metric, loaders that are reloaded during
+    training, or validation by wall time. Lightning before 2.2 still warns of a resume in the middle of an epoch.
 
-    Not restored are averages of logged values over the part of an epoch before the interruption, which Lightning does
-    not save, and the position within a validation, which is run again from its start. Draws in a hook that Lightning
-    calls again on resume, such as ``on_train_start``, are not undone.
+    Two things are not restored: averages of logged values over the part of an epoch before the interruption, which
+    Lightning does not save, and the position in a validation, which is run again from its start. Draws in a hook that
+    Lightning calls again on resume, such as ``on_train_start``, are not undone.
     """
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
-        self._settled: _Generators | None = None  # after the last batch and the validation that was due after it
-        # Both by the number of batches trained on: the last validation that has begun and is not over or was not due,
-        # and the last that was due and is over.
+        self._settled: _Generators | None = None  # after the last batch and the validation scheduled after it
+        # Two validations, each by the number of batches trained on before it: the last one that has started and has
+        # not ended or was not scheduled, and the last scheduled one that has ended.
         self._unsettled_at = self._validated_at = -1
         self._limit_val_batches: float | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        """Add the state; ``state_dict``, which is not given the Trainer, cannot know it."""
-        if self._loaded is not None:  # no batch has been trained on since
+        """Add the state here, because ``state_dict`` does not get the Trainer."""
+        if self._loaded is not None:  # no batch has been trained on since it was loaded
             checkpoint["callbacks"][self.state_key] = self._loaded
         elif self._settled is not None and isinstance(trainer.train_dataloader, ResumableDataLoader):
             checkpoint["callbacks"][self.state_key] = self._state(trainer, trainer.train_dataloader, self._settled)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        """Keep the state until there is a loader, and correct Lightning's counters before it reads them.
+        """Keep the state until the loader exists, and correct Lightning's counters before Lightning reads them.
 
         Raises:
-            ValueError: If an entry of the state is not what this callback saves.
+            ValueError: If an entry of the state is not one that this callback saves.
         """
         if trainer.state.fn != "fit":
             return
         if self.state_key not in checkpoint["callbacks"]:
             warnings.warn(
-                "The checkpoint was saved without ExactResume: the run goes on, but not to the bits of one that was "
-                "never interrupted.",
+                "The checkpoint was saved without ExactResume: the run resumes, but its bits will differ from those of "
+                "an uninterrupted run.",
                 stacklevel=2,
             )
             return
@@ -149,7 +149,7 @@ class ExactResume(Callback):
 
         Raises:
             MisconfigurationException: If the run cannot be resumed exactly.
-            ValueError: If the state is not one of this loader.
+            ValueError: If the state was not saved with this loader.
         """
         loader = _supported_loader(trainer, pl_module)
         if self._loaded is not None:
@@ -166,23 +166,23 @@ class ExactResume(Callback):
         own = _own_generators(loader)
         now = _decode(_entry(state, "generators", dict), own)
         complete = batches == per_epoch
-        place = {"batches": 0 if complete else batches, "epoch_start": state.get("epoch_start"), "own": now["own"]}
-        loader.load_state_dict(place)
+        position = {"batches": 0 if complete else batches, "epoch_start": state.get("epoch_start"), "own": now["own"]}
+        loader.load_state_dict(position)
         _restore(now, own)
         epoch_loop: Any = trainer.fit_loop.epoch_loop
         if not batches:
-            epoch_loop.restarting = False  # under max_steps, Lightning would end the last epoch again
+            epoch_loop.restarting = False  # with max_steps, Lightning would end the last epoch again
         elif _validation_is_pending(state):
             total = epoch_loop.val_loop.batch_progress.total
-            total.ready = total.started = total.completed  # the mark of `_correct_counters` has been read
+            total.ready = total.started = total.completed  # Lightning has read what `_correct_counters` set
         elif complete:
-            epoch_loop.val_loop._has_run = True  # noqa: SLF001 - only then does Lightning ask for no further batch
+            epoch_loop.val_loop._has_run = True  # noqa: SLF001 - or Lightning would request another batch
         elif state["validated"]:
-            # Lightning before 2.5 would validate again. The limit has no other use before the next batch.
+            # Lightning before 2.5 would validate again. The limit is not used otherwise before the next batch.
             self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
     def _resumed(self, trainer: Trainer) -> None:
-        """Forget what was loaded: something is about to be done that is not in it."""
+        """Drop the loaded state, which no longer describes the run."""
         self._loaded = None
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
@@ -192,16 +192,16 @@ class ExactResume(Callback):
         self._resumed(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Keep the generators: from here a run goes on that an exception ends in its next batch."""
+        """Keep the generators: a run that an exception ends in its next batch resumes from here."""
         self._settle(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Remember that the generators are not those of a run between two batches."""
+        """Note that from now on the generators are not those between two batches."""
         if _is_training(trainer):
             self._unsettled_at = _batches(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Keep the generators, unless the validation is one that only a stop in the middle of an epoch brings."""
+        """Keep the generators, unless the validation runs only because training stops in the middle of an epoch."""
         if _is_training(trainer) and _validation_is_due(trainer, trainer.current_epoch):
             self._unsettled_at, self._validated_at = -1, _batches(trainer)
             self._settle(trainer)
@@ -209,7 +209,7 @@ class ExactResume(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """End the resume, if the epoch had no batch left."""
         self._resumed(trainer)
-        trainer.fit_loop.epoch_loop.restarting = False  # from 2.5 on, it is still set then
+        trainer.fit_loop.epoch_loop.restarting = False  # Lightning 2.5 and later leaves it set
 
     def _settle(self, trainer: Trainer) -> None:
         loader: Any = trainer.train_dataloader
@@ -220,7 +220,7 @@ class ExactResume(Callback):
         epoch: Any = trainer.fit_loop.epoch_progress.current
         batches, per_epoch = progress.processed, int(trainer.num_training_batches)
         ended = epoch.processed == epoch.started
-        # An epoch that is stopped in its middle has ended too, for Lightning.
+        # Lightning also counts an epoch that was stopped in its middle as ended.
         stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
         stopped = ended and stopping and 0 < batches < per_epoch
         if ended and not stopped:
@@ -240,18 +240,18 @@ class ExactResume(Callback):
 
 
 def _is_training(trainer: Trainer) -> bool:
-    """Whether a validation takes place between batches of training."""
+    """Whether the Trainer is fitting, and not in its sanity check."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 def _batches(trainer: Trainer) -> int:
-    """Return how many batches the run has trained on."""
+    """Return the number of batches that the run has trained on."""
     total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(total.processed)
 
 
 def _validation_is_due(trainer: Trainer, epoch: int) -> bool:
-    """Whether a run that is not stopped validates after the batches that this one has trained on."""
+    """Whether a validation is scheduled after the batches trained on so far."""
     current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     interval: Any = trainer.val_check_batch
     every = trainer.check_val_every_n_epoch
@@ -261,12 +261,12 @@ def _validation_is_due(trainer: Trainer, epoch: int) -> bool:
 
 
 def _validation_is_pending(state: dict[str, Any]) -> bool:
-    """Whether a validation was due, and was not over."""
+    """Whether a scheduled validation had not ended."""
     return bool(state["validation_due"] and not state["validated"])
 
 
 def _reads_stages(trainer: Trainer) -> bool:
-    """Whether Lightning finds out by its counters at which hook a checkpoint was saved, as it does from 2.5 on."""
+    """Whether Lightning infers from its counters at which hook a checkpoint was saved, as it does from 2.5 on."""
     return hasattr(trainer.fit_loop, "restarted_mid_epoch")
 
 
@@ -279,14 +279,14 @@ def _supported_loader(trainer: Trainer, net: LightningModule) -> ResumableDataLo
     loader: Any = trainer.train_dataloader
     if not isinstance(loader, ResumableDataLoader):
         raise MisconfigurationException(
-            f"the training loader is a {type(loader).__name__}, but ExactResume needs a ResumableDataLoader: "
-            "simplenet has one, which takes the arguments of a DataLoader"
+            f"the training loader is a {type(loader).__name__}, but should be a simplenet.ResumableDataLoader for "
+            "ExactResume; it takes the arguments of a DataLoader"
         )
     try:
         len(loader)
     except TypeError:
         raise MisconfigurationException(
-            "the training loader has no length, but ExactResume needs one: let its data set have a __len__"
+            "the training loader has no length, but should have one for ExactResume: give its data set a __len__"
         ) from None
     options: Any = trainer
     needed = {
@@ -305,14 +305,14 @@ def _supported_loader(trainer: Trainer, net: LightningModule) -> ResumableDataLo
 
 
 def _correct_counters(checkpoint: dict[str, Any], state: dict[str, Any], *, stages: bool) -> None:
-    """Set Lightning's counters to those of a run between two batches.
+    """Set Lightning's counters to their values between two batches.
 
-    What Lightning saves depends on the hook at which it saves, and what it makes of that depends on its version.
+    The counters that Lightning saves depend on the hook at which it saves, and their meaning on its version.
 
     Args:
-        checkpoint: What Lightning has loaded and will read; changed in place.
-        state: What the callback saved.
-        stages: As from ``_reads_stages``.
+        checkpoint: The checkpoint that Lightning has loaded and will read; changed in place.
+        state: The state that the callback saved.
+        stages: The result of ``_reads_stages``.
 
     Raises:
         ValueError: If the counters are missing, or are not those of the state.
@@ -332,13 +332,13 @@ def _correct_counters(checkpoint: dict[str, Any], state: dict[str, Any], *, stag
             steps = optimizer["step"][part]["completed"]
             for counter in optimizer.values():
                 counter[part] = dict.fromkeys(counter[part], steps)
-        # A validation that comes before any batch counts as one, once.
+        # A pending validation runs before the next batch, and Lightning counts it as a batch.
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] = batch["total"]["processed"] - pending
         if pending:
             done = validation["total"]["completed"]
             validation["total"] = dict.fromkeys(validation["total"], done)
             validation["current"] = dict.fromkeys(validation["current"], 0)
-            if stages:  # Lightning runs a validation that had begun before it asks for a batch
+            if stages:  # Lightning runs a validation that had started before it requests a batch
                 validation["total"] |= {"ready": done + 1, "started": done + 1}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"loops should hold Lightning's counters, but reading them failed: {error!r}") from error
@@ -347,7 +347,7 @@ def _correct_counters(checkpoint: dict[str, Any], state: dict[str, Any], *, stag
 
 
 def _own_generators(loader: DataLoader[Any]) -> list[torch.Generator]:
-    """Return the generators that a loader and its samplers were given, each once."""
+    """Return the generators of a loader and its samplers, each once."""
     batch_sampler = loader.batch_sampler
     holders = (loader, loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
     generators = (getattr(holder, "generator", None) for holder in holders)
@@ -357,7 +357,7 @@ def _own_generators(loader: DataLoader[Any]) -> list[torch.Generator]:
 def _capture(own: list[torch.Generator]) -> _Generators:
     states = {
         "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - which augmentations draw from
+        "numpy": np.random.get_state(),  # noqa: NPY002 - augmentations draw from the global generator
         "random": random.getstate(),
         "own": [generator.get_state() for generator in own],
     }
@@ -391,7 +391,7 @@ def _twister(name: str, words: list[int], position: int, gauss: float | None) ->
 
 
 def _decode(state: dict[str, Any], own: list[torch.Generator]) -> _Generators:
-    """Read what ``_encode`` wrote, for a loader with such generators.
+    """Decode the result of ``_encode``, for a loader with these generators.
 
     Raises:
         ValueError: If an entry is not the state of a generator.
@@ -406,9 +406,7 @@ def _decode(state: dict[str, Any], own: list[torch.Generator]) -> _Generators:
     decoded["random"] = (3, (*words, position), gauss)
     if "cuda" in state:
         if not torch.cuda.is_available():
-            raise ValueError(
-                "cuda is the state of a CUDA generator, but should be missing where there is no such device"
-            )
+            raise ValueError("cuda is the state of a CUDA generator, but should be missing without a CUDA device")
         decoded["cuda"] = _torch_state(state["cuda"], "cuda", torch.device("cuda"))
     return decoded
 

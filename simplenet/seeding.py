@@ -1,6 +1,6 @@
-"""Reproducibility: one seed for every generator, and determinism that is borrowed and given back.
+"""Reproducibility: one seed for every generator, and a context manager for deterministic algorithms.
 
-The notebook seeds torch alone, so a run that draws from NumPy or ``random`` differs each time.
+The notebook seeds only torch, so a run that draws from NumPy or ``random`` differs each time.
 Here one call seeds all of them, and DataLoader workers too.
 
 References:
@@ -21,22 +21,22 @@ from simplenet.validation import check_int, refuse_type
 # torch's CPU generator keeps the low 32 bits of a seed: a larger one repeats a smaller one's stream.
 MAX_SEED = 2**32 - 1
 
-# Lightning before 2.4 announces every seed and cannot be told not to.
+# Lightning before 2.4 logs every seed, and has no option against it.
 _QUIET = {"verbose": False} if "verbose" in inspect.signature(seed_everything).parameters else {}
 
 
 def set_seed(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators, on every device and in DataLoader workers.
 
-    ``PYTHONHASHSEED`` is set for child processes; this process drew its hash key at start-up.
-    Where CUDA is available, cuDNN is held to deterministic algorithms from here on, as in the
-    notebook; ``deterministic`` borrows more than that and gives it back.
+    ``PYTHONHASHSEED`` is set for child processes; Python draws a process's own hash key when it starts.
+    If CUDA is available, cuDNN uses only deterministic algorithms from then on, as in the notebook;
+    ``deterministic`` sets more flags, and restores them.
 
     Args:
         seed: An ``int`` from 0 to 2³² - 1.
 
     Raises:
-        TypeError: If ``seed`` is not an ``int``; ``bool`` is not one here, nor are NumPy's integers.
+        TypeError: If ``seed`` is not an ``int``; ``bool`` and NumPy's integers are refused.
         ValueError: If ``seed`` is out of range.
 
     References:
@@ -51,26 +51,26 @@ def set_seed(seed: int) -> None:
 
 
 def check_seeds(seeds: object, most: int) -> Sequence[int]:
-    """Return seeds for ``set_seed``, each from 0 to 2³² - 1; one may come twice.
+    """Check and return seeds for ``set_seed``, each from 0 to 2³² - 1; seeds may repeat.
 
-    None is looked at before their number is found to be right, and of a range only its ends are.
+    Their number is checked first, and of a range only the ends are checked.
 
     Args:
         seeds: A sequence such as a list or a range.
-        most: How many there may be.
+        most: The largest number of seeds.
 
     Returns:
-        A range as it is, and a copy of anything else: what was checked is what is used.
+        A range unchanged, and a copy of any other sequence, so that it cannot change after the check.
 
     Raises:
-        TypeError: If it is not a sequence of ``int``; ``str``, ``bytes`` and arrays are not one here.
-        ValueError: If there are none or too many, or one is out of range.
+        TypeError: If it is not a sequence of ``int``; ``str``, ``bytes`` and arrays are refused.
+        ValueError: If there are no seeds or too many, or one is out of range.
     """
     if not isinstance(seeds, Sequence) or isinstance(seeds, str | bytes | bytearray | memoryview):
         raise refuse_type("seeds", seeds, "a sequence of ints such as a list or a range")
     try:
         count = len(seeds)
-    except OverflowError:  # a range may be longer than len() can say
+    except OverflowError:  # a range may be longer than len() can return
         count = sys.maxsize
     if not 1 <= count <= most:
         raise ValueError(f"seeds has length {count}, but should have a length from 1 to {most}")
@@ -83,10 +83,11 @@ def check_seeds(seeds: object, most: int) -> Sequence[int]:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Allow only deterministic algorithms inside the block; give every flag back after it.
+    """Allow only deterministic algorithms inside the block; restore every flag after it.
 
-    An operation without a deterministic algorithm raises ``RuntimeError`` inside the block. So does a product on
-    CUDA up to torch 2.9, if the process had one before it without ``CUBLAS_WORKSPACE_CONFIG``: torch looks only once.
+    An operation without a deterministic algorithm raises ``RuntimeError`` inside the block. So does a matrix product on
+    CUDA up to torch 2.9, if the process has computed one before without ``CUBLAS_WORKSPACE_CONFIG``: torch reads that
+    variable only once.
 
     References:
         PyTorch documentation, "Reproducibility".

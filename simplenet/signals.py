@@ -1,4 +1,4 @@
-"""Signals that ask a program to end: Ctrl-C, what ``kill`` and clusters send, and a terminal that closes.
+"""Signals that end a program: SIGINT (Ctrl-C), SIGTERM (``kill``, cluster schedulers) and SIGHUP (a closed terminal).
 
 References:
     POSIX.1-2017, <signal.h>; and 2.8.2, the status of a command that a signal ended: above 128.
@@ -23,11 +23,11 @@ def status(number: int) -> int:
 
 
 class FirstSignal:
-    """Note the first ending signal, so that work can stop where its state is whole; let a second one through.
+    """Record the first ending signal, so that work can stop at a consistent state; a second signal acts as usual.
 
-    Signals are noted from ``listen`` on, to the end of the ``with`` block. One that is ignored, as ``nohup``
-    and a shell's background jobs have it, stays ignored. Threads other than the main one cannot handle signals:
-    there nothing is noted.
+    Signals are recorded from the call of ``listen`` to the end of the ``with`` block. An ignored signal, as under
+    ``nohup`` and in a shell's background jobs, stays ignored. In threads other than the main one, which cannot
+    handle signals, nothing is recorded.
 
     Attributes:
         received: The signal, or ``None``.
@@ -46,7 +46,7 @@ class FirstSignal:
         self._restore()
 
     def listen(self) -> None:
-        """Note a signal from now on."""
+        """Start to record signals."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is signal.SIG_IGN else self._note)
 
@@ -63,7 +63,7 @@ class EndingSignal(BaseException):
     """A SIGTERM or SIGHUP, as ``KeyboardInterrupt`` is a SIGINT.
 
     Attributes:
-        status: The exit status that says so.
+        status: The exit status of a program that this signal ended.
     """
 
     def __init__(self, number: int) -> None:
@@ -73,10 +73,10 @@ class EndingSignal(BaseException):
 
 @contextmanager
 def ending_by_exception() -> Iterator[None]:
-    """End the block at a SIGTERM or SIGHUP as at a Ctrl-C, by an exception, so that what is open is closed.
+    """Raise an exception at a SIGTERM or SIGHUP, as Python does at a Ctrl-C, so that resources are released.
 
     Raises:
-        EndingSignal: At the first of them. A second one ends the process at once.
+        EndingSignal: At the first of these signals. A second one ends the process at once.
     """
 
     def end(number: int, _: FrameType | None) -> None:
@@ -98,9 +98,9 @@ def ending_by_exception() -> Iterator[None]:
 
 
 def kill_children() -> None:
-    """Kill the processes that this one has started, such as compilers, and those that they have started.
+    """Kill all descendants of this process, such as compilers.
 
-    Where the system does not list them, as Linux does under ``/proc``, nothing is done.
+    Does nothing on a system that does not list them under ``/proc``, as Linux does.
     """
     for child in _children(os.getpid()):
         with suppress(ProcessLookupError):

@@ -1,10 +1,9 @@
-"""Training under Lightning's Trainer, from the first step to the truth table.
+"""Training under Lightning's Trainer.
 
-The Trainer's own way is kept: its optimizer, its batches, its checkpoints, its bits. What is added is a
-stop once XOR is solved, a stop that a signal can ask for, a stop at a loss that is not finite, and one
-progress bar over the whole run. What is left out is its loop: it costs more than the step does, so it leads
-the first epoch of a hundred, and the others are taken by a bare loop that leaves behind what the Trainer's
-would have.
+The optimizer, the batches, the checkpoints and every bit of the result are the Trainer's. Training also stops
+when XOR is solved, after a signal, and at a loss that is not finite, and one progress bar covers the whole run.
+The Trainer's loop costs more than the step itself, so it runs only the first of every hundred epochs. A bare
+loop runs the others and leaves the same state as the Trainer's loop.
 """
 
 import io
@@ -33,29 +32,29 @@ from simplenet.model import SimpleNet, mse_loss
 from simplenet.signals import FirstSignal, status
 from simplenet.validation import check_int, check_type
 
-# Training stops once every prediction is this near its target; to be right, 1/2 is near enough.
+# Training stops when every prediction is within this distance of its target; within 1/2, a prediction is right.
 MARGIN = 0.1
 
-# Saving costs as much as a training step, and an epoch is at most four.
+# Saving costs as much as a training step, and an epoch has at most four steps.
 EPOCHS_BETWEEN_CHECKPOINTS = 100
 
-# Ten million epochs take hours, and the losses of their steps a gigabyte.
+# Ten million epochs take hours, and the losses of their steps take a gigabyte.
 MAX_EPOCHS = 10**7
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         net: The trained network, on the CPU.
         predictions: Its output for each row of the truth table.
-        losses: The loss of each step of this run, oldest first.
-        steps: Optimizer steps taken, those before a resume included.
+        losses: The loss of each step of this run, in order.
+        steps: Optimizer steps taken, including those before a resume.
         seconds: Wall time of the training loop.
-        checkpoint: Where the last finite state was saved; ``None`` if there was none to save.
+        checkpoint: The file with the last finite state; ``None`` if none was saved.
         stopped_by: ``solved``, ``budget``, ``divergence``, or the name of a signal such as ``SIGINT``.
-        divergence: What was not finite, and where; ``None`` unless that stopped the run.
+        divergence: The value that was not finite and the step where it occurred; ``None`` unless it stopped the run.
     """
 
     net: SimpleNet
@@ -79,7 +78,7 @@ class TrainingRun:
 
     @property
     def _targets(self) -> Float[Tensor, "4 1"]:
-        """In the type that the run was in, which need not be today's default."""
+        """The targets, in the dtype of the run, which may differ from torch's current default."""
         return xor()[1].to(self.predictions)
 
     @property
@@ -89,13 +88,13 @@ class TrainingRun:
 
 
 class _NotFiniteError(Exception):
-    """A loss, a prediction or a part of the state is NaN or infinite."""
+    """A loss, a prediction, a weight or a moment is NaN or infinite."""
 
 
 class _CheckpointFiles(TorchCheckpointIO):
-    """Write each checkpoint whole and under a new name; keep the newest that this run has written.
+    """Write each checkpoint atomically and under a new name; keep only the newest one of this run.
 
-    Lightning's own ModelCheckpoint would take paths for URLs, and remove files by the name that a checkpoint gives.
+    Lightning's ModelCheckpoint would treat paths as URLs, and delete files that a checkpoint names.
     """
 
     newest: Path | None = None
@@ -110,9 +109,9 @@ class _CheckpointFiles(TorchCheckpointIO):
 
 
 class _Watch(Callback):
-    """Restore the state to go on from, record the losses, move the bar, save, and stop a run that is over.
+    """Restore the state to resume from, record losses, update the progress bar, save checkpoints, and stop the run.
 
-    The end of an epoch that the Trainer has led is followed by bare ones, up to the next checkpoint.
+    After an epoch of the Trainer's loop, it runs the bare loop up to the next checkpoint.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class _Watch(Callback):
         self.stopped_by = "budget"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.first_signal.listen()  # only now, for Lightning has installed handlers of its own
+        self.first_signal.listen()  # only now, because Lightning has just installed its own handlers
         self.inputs, self.targets = (rows.to(pl_module.device) for rows in xor())
         if self.state is not None:
             _restore(trainer.optimizers[0], self.state)
@@ -135,29 +134,29 @@ class _Watch(Callback):
         self.bar.initial = self.bar.n = trainer.current_epoch
 
     def on_train_batch_start(self, _trainer: Trainer, _net: LightningModule, batch: list[Tensor], *_: int) -> None:
-        if not _all_finite(batch):  # a sigmoid would make numbers of infinities
+        if not _all_finite(batch):  # a sigmoid would turn infinities into finite numbers
             raise _NotFiniteError(f"{self._where()} holds a value that is not finite")
 
     def on_before_backward(self, _trainer: Trainer, _net: LightningModule, loss: Tensor) -> None:
         self._record(loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(pl_module)
+        self._end_epoch(pl_module)
         loader: Iterable[list[Tensor]] = trainer.train_dataloader  # type: ignore[assignment]
         batches = [[part.to(pl_module.device) for part in batch] for batch in loader]
         epochs = 0
-        # The Trainer leads an epoch that holds what is not finite, up to the batch that does.
+        # The Trainer's loop runs an epoch with values that are not finite, up to the batch that holds them.
         bare = all(map(_all_finite, batches))
         with _unlogged(pl_module):
-            while bare and self.stopped_by == "budget" and not _saves(trainer, trainer.current_epoch + 1 + epochs):
+            while bare and self.stopped_by == "budget" and not _is_saved(trainer, trainer.current_epoch + 1 + epochs):
                 epochs += 1
                 self._bare_epoch(pl_module, trainer.optimizers[0], batches)
-                self._look(pl_module)
+                self._end_epoch(pl_module)
         _count(trainer, epochs, epochs * len(batches))
         trainer.should_stop = self.stopped_by != "budget"
         if self.stopped_by == "solved":
             self.bar.total = trainer.current_epoch + 1
-        if trainer.should_stop or _saves(trainer, trainer.current_epoch + 1):
+        if trainer.should_stop or _is_saved(trainer, trainer.current_epoch + 1):
             self._save(trainer, pl_module)
 
     def _bare_epoch(self, net: LightningModule, optimizer: torch.optim.Optimizer, batches: list[list[Tensor]]) -> None:
@@ -169,7 +168,7 @@ class _Watch(Callback):
             optimizer.step()
 
     def _record(self, loss: Tensor) -> None:
-        """Keep the loss of a step, before the step is taken."""
+        """Record the loss of a step, before the step is taken."""
         value = loss.item()
         if not math.isfinite(value):
             raise _NotFiniteError(f"the loss of {self._where()} is {value}")
@@ -181,11 +180,11 @@ class _Watch(Callback):
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps so far, those before a resume included."""
+        """Optimizer steps so far, including those before a resume."""
         return len(self.losses) + (self.state.steps if self.state else 0)
 
-    def _look(self, net: LightningModule) -> None:
-        """Decide after an epoch whether to go on, and move the bar."""
+    def _end_epoch(self, net: LightningModule) -> None:
+        """Decide after an epoch whether to stop, and update the progress bar."""
         with torch.no_grad():
             errors: Tensor = net(self.inputs) - self.targets
         farthest = errors.abs().max().item()
@@ -212,7 +211,7 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 @contextmanager
 def _unlogged(net: LightningModule) -> Iterator[None]:
-    """Let a module's ``log`` do nothing: no logger is attached, and it takes a third of the Trainer's step."""
+    """Disable a module's ``log``: no logger is attached, and it takes a third of the time of the Trainer's step."""
     net.log = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
@@ -220,13 +219,13 @@ def _unlogged(net: LightningModule) -> Iterator[None]:
         del net.log
 
 
-def _saves(trainer: Trainer, epochs: int) -> bool:
-    """Whether the state after so many epochs is saved whatever else happens."""
+def _is_saved(trainer: Trainer, epochs: int) -> bool:
+    """Whether the state after this number of epochs is always saved."""
     return epochs == trainer.max_epochs or epochs % EPOCHS_BETWEEN_CHECKPOINTS == 0
 
 
 def _count(trainer: Trainer, epochs: int, batches: int) -> None:
-    """Add epochs to the Trainer's counters, as they would be had its own loop led them; checkpoints hold them."""
+    """Add epochs of the bare loop to the Trainer's counters, which are saved in checkpoints."""
     loop = trainer.fit_loop
     optimizer = loop.epoch_loop.automatic_optimization.optim_progress.optimizer
     counters = [(loop.epoch_progress.total, epochs), (loop.epoch_progress.current, epochs)]
@@ -240,7 +239,7 @@ def _count(trainer: Trainer, epochs: int, batches: int) -> None:
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
-    """Put Adam into the state that a checkpoint holds."""
+    """Set the state of Adam to that of a checkpoint."""
     step = torch.tensor(float(state.steps))
     states = {
         i: {"step": step.clone(), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
@@ -250,11 +249,11 @@ def _restore(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
 
 
 def _resumed(net: SimpleNet, data: XORDataModule, resume: str | Path | Checkpoint, max_epochs: int) -> TrainingState:
-    """Take the weights over from a checkpoint of the same run; return the rest of its state."""
+    """Load the weights from a checkpoint of the same run; return the rest of its state."""
     checkpoint = resume if isinstance(resume, Checkpoint) else read_checkpoint(resume, training=True)
     state = checkpoint.training
     if state is None:
-        raise ValueError(f"{checkpoint.path} was read without training=True, but resume needs the state of training")
+        raise ValueError(f"{checkpoint.path} was read without training=True, but resume needs the training state")
     given = {**net.hparams, "batch_size": data.hparams["batch_size"]}
     for name, value in {**checkpoint.arguments, "batch_size": state.batch_size}.items():
         if given[name] != value:
@@ -274,20 +273,20 @@ def train(  # noqa: PLR0913 - the parameters of a run
     checkpoint_dir: str | Path = "checkpoints",
     resume: str | Path | Checkpoint | None = None,
 ) -> TrainingRun:
-    """Train until XOR is solved with margin, or the epochs are used up.
+    """Train until XOR is solved to within ``MARGIN``, or for ``max_epochs``.
 
-    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the epoch under way, with its state saved; the
-    second ends it at once. A loss, prediction or state that is not finite ends it at that step; the
-    checkpoint is then the last one before.
+    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the current epoch and saves its state; the second
+    ends it at once. A loss, prediction, weight or moment that is not finite ends it at that step; the newest
+    checkpoint is then from before that step.
 
     Args:
         net: The network to train, in place.
-        data: The loader of its batches.
-        max_epochs: Passes over the four rows, those before a resume included; from 1 to 10⁷.
+        data: The data module.
+        max_epochs: Passes over the four rows, including those before a resume; from 1 to 10⁷.
         device: As in ``resolve_device``.
-        checkpoint_dir: Where checkpoints go; made if missing. Of those that this run writes the newest is kept,
-            no other file is removed.
-        resume: A checkpoint of the same network and batch size to go on from, or its path.
+        checkpoint_dir: The directory for checkpoints; created if missing. The newest checkpoint of this run is kept,
+            its earlier ones are removed.
+        resume: A checkpoint of the same network and batch size to resume from, or its path.
 
     Raises:
         KeyboardInterrupt: At the second Ctrl-C.
@@ -308,11 +307,11 @@ def train(  # noqa: PLR0913 - the parameters of a run
 
     files = _CheckpointFiles()
     divergence = None
-    # `disable=None` keeps the bar to terminals.
+    # With `disable=None` the bar is shown only in a terminal.
     with tqdm(total=max_epochs, unit="epoch", disable=None) as bar, FirstSignal() as first_signal:
         watch = _Watch(bar, first_signal, directory, batches_per_epoch(data.hparams["batch_size"]), state)
         with warnings.catch_warnings():
-            # Whoever chooses the CPU knows of the GPU.
+            # The CPU was chosen on purpose.
             warnings.filterwarnings("ignore", "GPU available but not used")
             trainer = Trainer(
                 accelerator=target.type,
@@ -331,7 +330,7 @@ def train(  # noqa: PLR0913 - the parameters of a run
         except _NotFiniteError as error:
             divergence = str(error)
         except SystemExit as ending:
-            # Lightning's own ways out: status 0 at a SIGTERM before training begins, from 2.5 on 1 at a Ctrl-C.
+            # Lightning exits with status 0 at a SIGTERM before training starts, and from 2.5 on with 1 at a Ctrl-C.
             if trainer.received_sigterm:
                 raise SystemExit(status(signal.SIGTERM)) from None
             if ending.code == 1:

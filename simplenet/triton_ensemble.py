@@ -1,9 +1,9 @@
 """Steps of many networks on CUDA in one Triton kernel, which holds each network in the registers of one thread.
 
-Where each step is a kernel of its own, the state of every network goes through memory at every step: 51 numbers are
-read and written for some 500 operations. Here they are read once, stepped as often as is asked for, and written once.
+With one kernel for each step, every step reads and writes the 51 numbers of a network's state in global memory for
+some 500 operations. This kernel reads them once, takes all steps, and writes them once.
 
-Imported only where there is Triton, which comes with torch's CUDA wheels.
+Imported only where Triton is installed; it comes with torch's CUDA wheels.
 
 References:
     The notebook, §4 to §4.3; ``simplenet.formulas.Formulas`` has the same formulas for torch.
@@ -22,11 +22,11 @@ from simplenet.ensemble import NEVER, State
 from simplenet.formulas import BETA1, BETA2, EPSILON
 from simplenet.model import ARCHITECTURES, Architecture
 
-# Units of the hidden layer at most: the state of a wider network does not fit in the 255 registers of a thread.
+# The widest hidden layer: the state of a wider network does not fit in the 255 registers of a thread.
 MAX_HIDDEN = 8
 
-# Warps in a program, a thread for each network: with whole warps, Triton puts all units of a network in one thread.
-# On an H100 one is the fastest: 64 ps a network and step, against 72 with two, 126 with four, 166 with eight.
+# Warps in a program, one thread for each network: with whole warps, Triton puts all units of a network in one thread.
+# On an H100 one warp is the fastest: 64 ps a network and step, against 72 with two, 126 with four, 166 with eight.
 _WARPS = 1
 
 _BETA1, _BETA2, _EPSILON, _NEVER = (tl.constexpr(number) for number in (BETA1, BETA2, EPSILON, NEVER))
@@ -34,7 +34,7 @@ _BETA1, _BETA2, _EPSILON, _NEVER = (tl.constexpr(number) for number in (BETA1, B
 
 @triton.jit
 def _value(z, SIGMOID: tl.constexpr):
-    """Apply the sigmoid or the identity; ``tl.sigmoid`` would divide approximately too."""
+    """Apply the sigmoid or the identity; ``tl.sigmoid`` would divide only approximately."""
     if SIGMOID:
         z = tl.div_rn(tl.full(z.shape, 1.0, tl.float32), 1.0 + tl.exp(-z))
     return z
@@ -50,7 +50,7 @@ def _times_slope(d, a, SIGMOID: tl.constexpr):
 
 @triton.jit
 def _row(z, w_out, b_out, y, share, HIDDEN_SIGMOID: tl.constexpr, OUTPUT_SIGMOID: tl.constexpr):
-    """Go forward and backward for one row of the truth table.
+    """Compute the forward and backward pass for one row of the truth table.
 
     Returns:
         Whether the prediction is right, the values of the hidden layer, and the derivatives of the loss by the
@@ -107,7 +107,7 @@ def _take_steps(
 ):
     """Take the steps ``begin`` to ``end - 1`` of ``n`` networks; ``rows`` are those of the schedule.
 
-    A hidden layer is filled up to ``UNITS``, a power of two, with units whose parameters are and stay 0.
+    The hidden layer is padded to ``UNITS``, a power of two, with units whose parameters are and stay 0.
     """
     net = tl.program_id(0) * NETWORKS + tl.arange(0, NETWORKS)
     unit = tl.arange(0, UNITS)[:, None]
@@ -134,7 +134,7 @@ def _take_steps(
         right3, h3, d_in3, d_out3 = _row(z, w_out, b_out, 0.0, tl.load(rows + 5), HIDDEN_SIGMOID, OUTPUT_SIGMOID)
         solved = tl.where(right0 & right1 & right2 & right3, tl.where(solved == _NEVER, t, solved), _NEVER)
         g_out = d_out0[None, :] * h0 + d_out1[None, :] * h1 + d_out2[None, :] * h2 + d_out3[None, :] * h3
-        g_out = tl.where(there, g_out, 0.0)  # a unit that is not there has a value, that of the activation at 0
+        g_out = tl.where(there, g_out, 0.0)  # the value of a padding unit is that of the activation at 0
         w1, w1_m, w1_v = _adam(w1, w1_m, w1_v, d_in2 + d_in3, step_size, correction)
         w2, w2_m, w2_v = _adam(w2, w2_m, w2_v, d_in1 + d_in3, step_size, correction)
         b_in, b_in_m, b_in_v = _adam(b_in, b_in_m, b_in_v, d_in0 + d_in1 + d_in2 + d_in3, step_size, correction)
@@ -152,15 +152,15 @@ def _take_steps(
 
 
 def run(architecture: Architecture, hidden: int, t: Tensor, end: Tensor, state: State, block: Tensor) -> State:
-    """Run a state from step ``t`` up to, and not including, step ``end``, inside one block of the schedule.
+    """Take the steps ``t`` to ``end - 1``, which are in one block of the schedule; return the new state.
 
     Args:
         architecture: As for ``SimpleNet``.
         hidden: As for ``SimpleNet``, at most ``MAX_HIDDEN``.
         t: Steps taken so far, a count.
         end: Steps taken when this returns, a count.
-        state: What the first ``t`` have led to, in float32; it is left as it is.
-        block: The block of ``schedule`` that the steps are in.
+        state: The state after ``t`` steps, in float32; it is not changed.
+        block: The block of ``schedule`` with these steps.
     """
     state = State(*(part.contiguous() for part in state))
     after = State(*map(torch.empty_like, state))

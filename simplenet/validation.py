@@ -1,9 +1,9 @@
-"""Arguments are checked before any work, so that a wrong one is named at once.
+"""Check arguments before any work is done.
 
-Every message says which argument, its value and what it should be, and is a ``TypeError`` or a
-``ValueError``. The types are Python's: an ``int`` is not a ``bool``, and NumPy's integers are not
-``int``; a float may be given as an ``int``, and NumPy's float64 is a ``float``. What a check returns is
-of Python's own type, for a checkpoint that holds NumPy's does not load without running code.
+Every error is a ``TypeError`` or a ``ValueError`` that names the argument, its value and what it should be.
+The types are Python's: a ``bool`` is not accepted as an ``int``, nor are NumPy's integers; an ``int`` is
+accepted as a float, and NumPy's float64 is a ``float``. The checks return values of Python's own types,
+because a checkpoint with NumPy's types does not load without running code.
 """
 
 import reprlib
@@ -13,18 +13,18 @@ from typing import TypeVar
 # A layer of 2**20 units is 16 MiB of float32.
 MAX_HIDDEN = 2**20
 
-# Adam's first step size is ten times the learning rate, which float32 has to hold: it ends at 3.4e38.
+# Adam's first step size is ten times the learning rate, and float32 must represent it: its largest number is 3.4e38.
 MAX_LR = 1e37
 
 _T = TypeVar("_T")
 _Str = TypeVar("_Str", bound=str)
 
-# Longer integers may not be written out: Python limits its own conversion.
+# Python limits the conversion of longer integers to strings.
 _MOST_BITS = 2048
 
 
 class _Repr(reprlib.Repr):
-    """What a message shows of a value, however large it is."""
+    """Abbreviate values of any size for messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,21 +40,21 @@ shown = _Repr().repr
 
 
 def refuse_type(name: str, value: object, wanted: str) -> TypeError:
-    """Make the error of a value of the wrong type, to be raised.
+    """Return the error to raise for a value of the wrong type.
 
     Args:
-        name: Of the argument.
-        value: Of the argument.
-        wanted: What it should be, with its article.
+        name: The argument's name.
+        value: The argument's value.
+        wanted: The expected type, with its article.
     """
     return TypeError(f"{name} is {shown(value)} of type {type(value).__name__}, but should be {wanted}")
 
 
 def check_type(name: str, value: object, kind: type[_T]) -> _T:
-    """Return a value of that type.
+    """Return the value if it is of this type.
 
     Raises:
-        TypeError: If it is of another.
+        TypeError: If it is not.
     """
     if not isinstance(value, kind):
         raise refuse_type(name, value, f"a {kind.__name__}")
@@ -65,7 +65,7 @@ def check_int(name: str, value: object, low: int, high: int) -> int:
     """Return an integer from ``low`` to ``high``.
 
     Raises:
-        TypeError: If it is not an ``int``; ``bool`` is not one here, nor are NumPy's integers.
+        TypeError: If it is not an ``int``; ``bool`` and NumPy's integers are refused.
         ValueError: If it is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
@@ -76,17 +76,17 @@ def check_int(name: str, value: object, low: int, high: int) -> int:
 
 
 def check_float(name: str, value: object, low: float, high: float, *, ends: bool = True) -> float:
-    """Return a number from ``low`` to ``high``, which are finite; so it is neither NaN nor infinite.
+    """Return a number from ``low`` to ``high``, which are finite; NaN and infinity are refused.
 
     Args:
-        name: Of the argument.
-        value: Of the argument.
-        low: The least.
-        high: The greatest.
-        ends: Whether it may be ``low`` or ``high`` itself.
+        name: The argument's name.
+        value: The argument's value.
+        low: The smallest value.
+        high: The largest value.
+        ends: Whether ``low`` and ``high`` themselves are allowed.
 
     Raises:
-        TypeError: If it is neither a ``float`` nor an ``int``; ``bool`` is not one here.
+        TypeError: If it is neither a ``float`` nor an ``int``; ``bool`` is refused.
         ValueError: If it is out of range.
     """
     if not isinstance(value, float | int) or isinstance(value, bool):
@@ -98,11 +98,11 @@ def check_float(name: str, value: object, low: float, high: float, *, ends: bool
 
 
 def check_choice(name: str, value: object, choices: Iterable[_Str]) -> _Str:
-    """Return the one of the choices that a value is.
+    """Return the choice that equals the value.
 
     Raises:
         TypeError: If it is not a ``str``.
-        ValueError: If it is none of them.
+        ValueError: If it is not one of the choices.
     """
     check_type(name, value, str)
     choices = list(choices)

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged or tampered with, for the tests of what reads them."""
+"""Damaged and edited checkpoints, for tests."""
 
 import copy
 import io
@@ -15,20 +15,20 @@ from simplenet.checkpoint import digest
 
 
 def saved(checkpoint: dict[str, Any], *, sealed: bool = True) -> bytes:
-    """Write a checkpoint as torch does; sealed, it carries the digest of what is in it."""
+    """Save a checkpoint with torch; ``sealed``, with its digest."""
     buffer = io.BytesIO()
     torch.save({**checkpoint, "digest": digest(checkpoint)} if sealed else checkpoint, buffer)
     return buffer.getvalue()
 
 
 def loaded(content: bytes) -> dict[str, Any]:
-    """Read all of a checkpoint as torch does."""
+    """Load a whole checkpoint with torch."""
     checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
     return checkpoint
 
 
 def repacked(content: bytes, change: Callable[[str, bytes], list[tuple[str, bytes]]], compression: int = 0) -> bytes:
-    """Write an archive anew, with right CRCs: ``change`` gives what becomes of each member."""
+    """Rewrite an archive, with right CRCs; ``change`` returns the new members in place of each old one."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
         for name in old.namelist():
@@ -38,7 +38,7 @@ def repacked(content: bytes, change: Callable[[str, bytes], list[tuple[str, byte
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the way to every entry of a nested value, from the outermost on."""
+    """Yield the path to every entry of a nested value, from the outermost on."""
     if path:
         yield path
     if isinstance(value, dict | list | tuple):
@@ -47,14 +47,14 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def entry(value: Any, path: tuple[Any, ...]) -> Any:
-    """Return the entry at the end of a way."""
+    """Return the entry at a path."""
     for name in path:
         value = value[name]
     return value
 
 
 def with_entry(checkpoint: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    """Copy a checkpoint with one entry replaced; tuples on the way become lists."""
+    """Copy a checkpoint with one entry replaced."""
     if not path:
         return value
     name, *rest = path
@@ -71,7 +71,7 @@ def without_entry(checkpoint: dict[str, Any], path: tuple[Any, ...]) -> dict[str
 
 
 def wrong_values(value: Any) -> list[Any]:
-    """List what an entry must not be: other types, and what is out of the range of all entries."""
+    """List wrong values for an entry: other types, and values out of the range of all entries."""
     wrong: list[Any] = [None, True, "text", "", -1, 0.5, 2**40, 10**30, float("nan"), float("inf"), 1e308]
     wrong += [[], {}, (), [value], (value, value), {"a": value}, {0: value}]
     if isinstance(value, Tensor):
@@ -87,7 +87,7 @@ def wrong_values(value: Any) -> list[Any]:
 
 
 def damaged(content: bytes, generator: random.Random) -> bytes:
-    """Damage a file somewhere: a bit, a byte, a run of zeros, an end cut off, a piece repeated or exchanged."""
+    """Damage a file at a random position: a bit, a byte, zeros, truncation, a repeated or a swapped piece."""
     data = bytearray(content)
     at, size = generator.randrange(len(data)), generator.choice([1, 2, 8, 64, 512])
     kind = generator.choice(["bit", "byte", "zeros", "cut", "repeat", "exchange", "length"])
@@ -110,7 +110,7 @@ def damaged(content: bytes, generator: random.Random) -> bytes:
 
 
 def hostile(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
-    """Name a path wherever Lightning's checkpoints name one."""
+    """Store a path wherever Lightning's checkpoints have one."""
     state: dict[str, Any] = dict.fromkeys(("best_model_path", "last_model_path", "kth_best_model_path"), path)
     state |= {
         "dirpath": path,

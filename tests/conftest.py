@@ -1,4 +1,4 @@
-"""Other processes that tests ask: started before the first test, waited for by the last."""
+"""Background processes of tests: they start before the first test, and the tests that need them run last."""
 
 import gc
 from collections.abc import Callable
@@ -15,13 +15,13 @@ def _waits(item: pytest.Item) -> TypeGuard[pytest.Function]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that wait last, and the others in their order."""
+    """Move the tests that wait for background processes to the end."""
     items.sort(key=_waits)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what tests will wait for; under xdist no worker knows who waits, so each starts when it does."""
-    gc.freeze()  # the garbage collector need not search what was imported, a million objects, nor copy it in a fork
+    """Start the background processes; under xdist, a worker starts each when a test waits for it."""
+    gc.freeze()  # the collector need not search the imported objects, nor copy them in a forked process
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     for module in {item.module for item in session.items if _waits(item)}:
@@ -32,5 +32,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def finished() -> Callable[[Background], Path]:
-    """Wait for processes that work while the other tests run; return the directory that they wrote into."""
+    """Return a function that waits for background processes and returns the directory with their results."""
     return Background.finish

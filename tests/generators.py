@@ -1,4 +1,4 @@
-"""The global generators that a program draws from: torch's, NumPy's and Python's own."""
+"""The global random generators: torch's, NumPy's and Python's."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ class Generator(NamedTuple):
     """A global generator.
 
     Attributes:
-        draw: Return this many numbers, uniform from 0 to 1; for torch, from the device's own generator.
-        get_state: Return where the generator stands.
-        set_state: Put it there.
+        draw: Returns this many numbers, uniform from 0 to 1; for torch, from the device's generator.
+        get_state: Returns the state of the generator.
+        set_state: Restores a state.
     """
 
     draw: Callable[[int], list[float]]
@@ -25,10 +25,10 @@ class Generator(NamedTuple):
 
 
 def global_generators(device: torch.device | str = "cpu") -> dict[str, Generator]:
-    """Return the three by name; torch has one for the CPU and one for each GPU."""
+    """Return the three generators by name; torch has one for the CPU and one for each GPU."""
     get_state: Callable[[], Any] = torch.get_rng_state
     set_state: Callable[[Any], None] = torch.set_rng_state
-    if torch.device(device).type == "cuda":  # each GPU has its own, and not only the current one
+    if torch.device(device).type == "cuda":  # torch's default is the current GPU
         get_state = partial(torch.cuda.get_rng_state, device=device)
         set_state = partial(torch.cuda.set_rng_state, device=device)
     return {
@@ -39,7 +39,7 @@ def global_generators(device: torch.device | str = "cpu") -> dict[str, Generator
 
 
 def disturb(n: int) -> None:
-    """Draw ``n`` numbers from each; an odd count of normal ones leaves half a pair waiting in a generator."""
+    """Draw ``n`` numbers from each; after an odd number of normal draws, a generator keeps one for the next draw."""
     torch.randn(n)
     np.random.standard_normal(n)  # noqa: NPY002
     for _ in range(n):
@@ -48,12 +48,12 @@ def disturb(n: int) -> None:
 
 @contextmanager
 def nothing_drawn(claim: str, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Demand that the block leaves every generator where it stands, those of the CPU and of ``device``."""
+    """Assert that the block does not advance any generator of the CPU or of ``device``."""
     before = _states(device)
     yield
     after = _states(device)
     moved = [name for name in before if before[name] != after[name]]
-    assert not moved, f"{claim}: {', '.join(moved)} moved, but every generator should stay where it is"
+    assert not moved, f"{claim}: the generator of {', '.join(moved)} advanced, but none should"
 
 
 def _states(device: torch.device | str) -> dict[str, str | bytes]:

@@ -1,4 +1,4 @@
-"""The state of an optimizer, read and written by torch's names, and states and hyper-parameters to step from."""
+"""Read and write the state of an optimizer, and draw states and hyper-parameters."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def read(optimizer: Optimizer, p: Tensor) -> TrainingState:
 
 
 def write(optimizer: Optimizer, p: Tensor, state: TrainingState) -> None:
-    """Put a parameter into a state; the optimizer has to have taken a step, so that its tensors exist."""
+    """Write a parameter and its state; the optimizer must have taken a step, so that its tensors exist."""
     own = optimizer.state[p]
     with torch.no_grad():
         p.copy_(state.p)
@@ -34,26 +34,26 @@ def write(optimizer: Optimizer, p: Tensor, state: TrainingState) -> None:
             own["step"] = state.t
 
 
-# What torch's documentation and its users set, and the ends of the domain [0, 1).
+# Values in torch's documentation and in use, and the ends of the domain [0, 1).
 BETAS = (0.0, 0.5, 0.9, 0.999, 0.99999, 1 - 2**-53)
 EPSILONS = (0.0, 1e-15, 1e-8, 1e-3)
-# Largest power of ten by which gradients are scaled: at 10^±12 squares stay inside float32's 10^±38.
+# The largest power of ten that scales gradients: at 10^±12 their squares stay in float32's range, 10^±38.
 LARGEST_SCALE = 12
 
 
 @st.composite
 def hypers(draw: st.DrawFn, dtype: torch.dtype, implementation: Implementation) -> TorchHyper:
-    """Draw hyper-parameters; a learning rate of 0 has a test of its own.
+    """Draw hyper-parameters; another test is for a learning rate of 0.
 
-    float16 holds nothing between 0 and 6e-8, and nothing above 65504: there, beta2 stays below one at which
-    (1 - beta2) g^2 would vanish for g near 1, beta1 below one at which 1/(1 - beta1) would overflow, and
-    epsilon is a number that is not 0 in float16. Where the step size divides the denominator it stays large enough
-    not to overflow; below, the defect ``adam-float16-step-vanishes`` has a test of its own.
+    float16 has no numbers between 0 and 6e-8, and none above 65504. In float16, beta2 is therefore small enough that
+    (1 - beta2) g^2 does not underflow for g near 1, beta1 small enough that 1/(1 - beta1) does not overflow, and
+    epsilon does not round to 0. If the denominator is divided by the step size, lr is large enough that this does not
+    overflow; another test is for that defect, ``adam-float16-step-vanishes``.
 
     Args:
         draw: Given by Hypothesis.
-        dtype: Of the parameters.
-        implementation: Whose limits to keep to.
+        dtype: The dtype of the parameters.
+        implementation: The implementation, whose limits apply.
     """
     small = dtype is torch.float16
     lowest = -9 if small and implementation.tensor_scalars else -14
@@ -76,9 +76,9 @@ def states(
 
     Args:
         draw: Given by Hypothesis.
-        shape: Of the parameter.
-        dtype: Of the parameter.
-        amsgrad: Whether the state holds the largest second moment.
+        shape: The shape of the parameter.
+        dtype: The dtype of the parameter.
+        amsgrad: Whether the state has the largest second moment.
     """
     scale = 1.0 if dtype is torch.float16 else 10.0 ** draw(st.integers(-LARGEST_SCALE, LARGEST_SCALE), label="scale")
     size = int(np.prod(shape))

@@ -31,19 +31,19 @@ from tests.states import hypers, read, states, write
 
 CPU = torch.device("cpu")
 
-# The last two are longer than a vector register's 8 or 16 float32s: kernels have a body and a tail.
+# The last two are longer than a vector register of 8 or 16 float32s: kernels have a vectorized body and a scalar tail.
 shapes = st.sampled_from([(1,), (3,), (2, 2), (11,), (19,)])
 
 
 def check_one_step(adam, data, dtype, shapes=shapes, **choices):
-    """Take one step from a drawn state; parameter and state have to end where Algorithm 1 says."""
+    """Take one step from a drawn state, and compare parameter and state with Algorithm 1."""
     hyper = data.draw(hypers(dtype, adam.implementation), label="hyper")
     state, g = data.draw(states(data.draw(shapes, label="shape"), dtype, amsgrad=hyper.amsgrad), label="state, g")
     expected = one_step(state, g, hyper, tensor_scalars=adam.tensor_scalars, **choices)
     assume(expected.bounded)
     p = adam.parameter(torch.zeros_like(state.p, device=adam.device))
     optimizer = adam([p], **hyper.options())
-    apply_step(optimizer, [p], [torch.zeros_like(p)])  # makes the state
+    apply_step(optimizer, [p], [torch.zeros_like(p)])  # allocates the state
     write(optimizer, p, state)
 
     apply_step(optimizer, [p], [g.to(adam.device)])
@@ -64,7 +64,7 @@ def assert_expected(after, expected, t):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
 def test_one_step_from_any_state_is_that_of_algorithm_1(adam, dtype, data):
-    """Parameter and state, from any (p, m, v, t), within the rounding error of Algorithm 1's own operations."""
+    """Parameter and state, from any (p, m, v, t), to within the rounding errors of Algorithm 1's operations."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype)
 
@@ -72,26 +72,26 @@ def test_one_step_from_any_state_is_that_of_algorithm_1(adam, dtype, data):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
 def test_one_step_of_a_parameter_without_dimensions_is_that_of_algorithm_1(adam, dtype, data):
-    """Its type, and not that of what it meets, decides what is computed in."""
+    """The computation is in the parameter's dtype, although type promotion gives such tensors no priority."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     check_one_step(adam, data, dtype, shapes=st.just(()))
 
 
-# Each step in the arithmetic of a GPU's kernel, and how its scalars are declared there.
+# The arithmetic of the fused kernel on CUDA, with its scalars declared as there.
 FUSED_ON_CUDA = Implementation("fused on CUDA", build=FusedCuda.build, tensor_scalars=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_one_step_in_the_arithmetic_of_cudas_fused_kernel_is_that_of_algorithm_1(dtype, data):
-    """Without a GPU."""
+def test_one_step_of_cudas_fused_kernel_is_that_of_algorithm_1(dtype, data):
+    """Emulated on the CPU."""
     check_one_step(AdamUnderTest(FUSED_ON_CUDA, CPU), data, dtype)
 
 
 @refuted
 @given(data=st.data())
-def test_scalars_of_float64_in_cudas_fused_kernel_would_be_refuted(data):
-    """So they have to be declared; torch 2.10 had them."""
+def test_cudas_fused_kernel_has_float64_scalars(data):
+    """Until torch 2.10 it had; since then its scalars must be declared as tensors."""
     check_one_step(AdamUnderTest(replace(FUSED_ON_CUDA, tensor_scalars=False), CPU), data, torch.float32)
 
 
@@ -107,13 +107,13 @@ def test_the_fused_kernel_of_cuda_rounds_its_scalars_from_torch_2_11_on(monkeypa
     assert not AdamUnderTest(FOR_LOOP, torch.device(kind)).tensor_scalars
 
 
-# As torch takes it on CUDA by default: over all parameters at once.
+# As by default on CUDA: over all parameters at once.
 CAPTURABLE = Implementation("capturable on the CPU", {"capturable": True, "foreach": True}, tensor_scalars=True)
 
 
 @pytest.fixture(scope="module")
 def capturable():
-    """Have torch take ``capturable`` on the CPU, where its operations are the same and no graph is recorded."""
+    """Make torch accept ``capturable`` on the CPU, where its operations are the same and no graph is recorded."""
     module, name = sys.modules[Adam.__module__], "_get_capturable_supported_devices"
     if not hasattr(module, name):
         pytest.skip(f"torch {torch.__version__} does not keep the devices of capturable Adam in a list")
@@ -125,12 +125,12 @@ def capturable():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(data=st.data())
 def test_one_capturable_step_from_any_state_is_that_of_algorithm_1(capturable, dtype, data):
-    """Without a GPU; in float64 its float32 corrections are a known defect."""
+    """On the CPU; in float64, its float32 bias corrections are a known defect."""
     check_one_step(capturable, data, dtype)
 
 
-def test_capturable_has_its_known_defects_without_a_gpu_too(capturable):
-    """Those of its code over all parameters at once: lr 0 is right there, and epsilon 0 in float16 is not."""
+def test_capturable_has_its_known_defects_on_the_cpu_too(capturable):
+    """The defects of its foreach code: lr 0 is right, but an epsilon that rounds to 0 in float16 is not."""
     zero = torch.zeros(1)
     off = first_step(capturable, torch.ones(1), torch.float64, lr=1.0, eps=0.0) + 1
     ended = {
@@ -147,14 +147,14 @@ def test_capturable_has_its_known_defects_without_a_gpu_too(capturable):
 
 @refuted
 @given(data=st.data())
-def test_a_bound_of_half_a_rounding_an_operation_would_be_refuted(data):
-    """So the count of two is within a factor four of what torch's own loop needs."""
+def test_one_step_is_within_half_a_rounding_an_operation(data):
+    """So the count of two is at most four times what torch's for-loop needs."""
     check_one_step(AdamUnderTest(FOR_LOOP, CPU), data, torch.float32, roundings=0.5)
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_the_oracle_kills_every_planted_fault(fault):
-    """A plain Adam passes; broken in any one place it does not."""
+def test_the_oracle_detects_every_planted_fault(fault):
+    """A correct Adam passes; with any one fault it does not."""
     adam = AdamUnderTest(Implementation(f"fault {fault}", {"fault": fault}, build=FaultyAdam.build), CPU)
 
     @given(data=st.data())
@@ -167,13 +167,13 @@ def test_the_oracle_kills_every_planted_fault(fault):
         refuted(one_step_is_that_of_algorithm_1)()
 
 
-# Longest float32 path through torch's first step: m 2 (constant, product), v 3 and half of them under the
-# root 2, root 2, correction 2, eps 2, quotient 1, step size 2, product 1, weight 1: 15. In the type itself.
+# The longest path of torch's first step: m 2 (constant, product), v 3 and half of them under the
+# root 2, root 2, correction 2, eps 2, quotient 1, step size 2, product 1, weight 1: 15.
 FIRST_STEP_ROUNDINGS = 15
 
 
 def first_step_rtol(adam):
-    """Bound the first step; corrections in float32 lose what 1 - beta cancels, the second half of it under the root."""
+    """Bound the first step; with corrections in float32, 1 - beta loses digits by cancellation."""
     rtol = gamma(FIRST_STEP_ROUNDINGS, torch.float32)
     if adam.tensor_scalars:
         beta1, beta2 = 0.9, 0.999
@@ -182,7 +182,7 @@ def first_step_rtol(adam):
 
 
 def first_step(adam, gradient, dtype=torch.float32, **options):
-    """Step once from 0 and return where that leads, in float64."""
+    """Take one step from 0 and return the parameter, in float64."""
     p = adam.parameter(torch.zeros(gradient.shape, dtype=dtype, device=adam.device))
     apply_step(adam([p], **options), [p], [gradient.to(dtype=dtype, device=adam.device)])
     return p.detach().cpu().double()
@@ -194,7 +194,7 @@ gradients = tensors((3,), elements=floats(torch.float32, min_exponent=-40, max_e
 @pytest.mark.claim("4.2/bias-correction")
 @given(g=gradients, eps=st.sampled_from([0.0, 2.0**-40, 1e-8]))
 def test_the_first_step_is_minus_lr_times_g_over_magnitude_plus_eps(adam, g, eps):
-    """At t = 1 both corrections undo their averages exactly, and lr g / (|g| + eps) remains."""
+    """At t = 1 both bias corrections cancel the averages exactly: the step is lr g / (|g| + eps)."""
     actual = first_step(adam, g, eps=eps)
 
     expected = -LR * g.double() / (g.double().abs() + eps)
@@ -204,13 +204,13 @@ def test_the_first_step_is_minus_lr_times_g_over_magnitude_plus_eps(adam, g, eps
 @pytest.mark.claim("4.2/adaptive-rates")
 @given(g=gradients)
 def test_the_first_step_is_no_longer_than_the_learning_rate(adam, g):
-    """Whatever the gradient's scale, which the rates adapt to: Kingma and Ba 2015, §2.1."""
+    """Whatever the gradient's scale: Kingma and Ba 2015, §2.1."""
     longest = first_step(adam, g, eps=0.0).abs().max().item()
 
     assert longest <= LR * (1 + first_step_rtol(adam)), f"first step is {longest / LR} lr"
 
 
-def test_default_tolerances_would_miss_a_first_step_0_9_percent_too_long_and_ours_does_not():
+def test_a_first_step_0_9_percent_too_long_passes_default_tolerances_and_fails_ours():
     """``torch.testing``'s float32 default allows 1e-5, a hundredth of a step at lr 1e-3."""
     long = AdamUnderTest(Implementation("long", {"fault": "step 0.9 % too long"}, build=FaultyAdam.build), CPU)
     g = torch.tensor([1.0, -2.0, 3.0])
@@ -224,8 +224,8 @@ def test_default_tolerances_would_miss_a_first_step_0_9_percent_too_long_and_our
 
 
 @pytest.mark.parametrize("fault", ["eps inside the root", "eps before the correction"])
-def test_the_places_of_epsilon_are_told_apart(fault):
-    """At unit-scale gradients the first differs by 5e-9 lr and the second by 3e-7 lr; small gradients show them."""
+def test_the_positions_of_epsilon_are_distinguished(fault):
+    """At gradients of 1 the first differs by 5e-9 lr and the second by 3e-7 lr; at small gradients by much more."""
     wrong = AdamUnderTest(Implementation(fault, {"fault": fault}, build=FaultyAdam.build), CPU)
     unit, small = torch.tensor([1.0]), torch.tensor([2.0**-20])
 
@@ -249,7 +249,7 @@ def test_a_zero_gradient_from_a_fresh_state_moves_nothing(adam, dtype, eps):
 
 @pytest.mark.claim("4.2/epsilon")
 def test_the_default_epsilon_is_zero_in_float16_and_in_no_other_type():
-    """So 0/0 is what a zero gradient comes to; the defect ``adam-float16-zero-gradient`` is its consequence."""
+    """So a zero gradient gives 0/0: the defect ``adam-float16-zero-gradient``."""
     vanishes = {dtype for dtype in DTYPES if torch.tensor(1e-8, dtype=dtype) == 0}
 
     assert vanishes == {torch.float16}
@@ -266,7 +266,7 @@ def test_a_learning_rate_of_zero_moves_nothing(adam, gradient):
 
 
 def test_a_step_of_a_small_learning_rate_does_not_vanish_in_float16(adam):
-    """The first step, of one learning rate; the gradient's square is within float16's 65504."""
+    """The first step has the length lr; the gradient's square is within float16's 65504."""
     skip_where_missing(adam_arithmetic, torch.float16, adam.device)
 
     moved = first_step(adam, torch.full((1,), 200.0), torch.float16, lr=2.0**-12)
@@ -297,7 +297,7 @@ COMPILED_HYPERS = {
 
 
 def pytest_generate_tests(metafunc):
-    """Compile for two types and one set of hyper-parameters by default, and for all under ``explore``: seconds each."""
+    """Compile for two dtypes and one set of hyper-parameters, or under ``explore`` for all; each takes seconds."""
     if "compiled" in metafunc.fixturenames:
         explore = metafunc.config.getoption("--hypothesis-profile") == "explore"
         names, dtypes = (COMPILED_HYPERS, DTYPES) if explore else (["defaults"], [torch.float32, torch.float64])
@@ -309,7 +309,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def compiled(request, dtype):
-    """Give hyper-parameters, a compiled optimizer, its parameter, and a subnormal number computed thereafter."""
+    """Return hyper-parameters, a compiled optimizer, its parameter, and a subnormal number computed after compiling."""
     name, device = request.param
     if not COMPILED.runs_on(device):
         pytest.skip("torch.compile takes an optimizer's step from torch 2.3 on")
@@ -318,7 +318,7 @@ def compiled(request, dtype):
         hyper = replace(hyper, eps=max(hyper.eps, 1e-3))
     p = adam.parameter(torch.zeros(3, dtype=dtype, device=device))
     optimizer = adam([p], **hyper.options())
-    # All optimizers share one code, which torch compiles a few times; past that it would run as it is.
+    # All optimizers share one code object, which torch compiles only a few times; then it would run uncompiled.
     limit = 2 * len(COMPILED_HYPERS) * len(DTYPES)  # on two devices
     with torch._dynamo.config.patch(cache_size_limit=limit):  # noqa: SLF001
         graphs = torch._dynamo.utils.counters["stats"]  # noqa: SLF001
@@ -349,10 +349,10 @@ def test_one_compiled_step_from_any_state_is_that_of_algorithm_1(compiled, data)
 
 @compiles
 def test_compiling_a_step_does_not_turn_subnormal_numbers_into_zero(compiled):
-    """What is loaded for one function has no say in what the others compute."""
+    """Loading compiled code does not change the flush-to-zero mode of other functions."""
     *_, p, half_the_smallest_normal_number = compiled
     if p.is_cuda:
-        pytest.skip("what is compiled for a GPU sets nothing on the CPU")
+        pytest.skip("code compiled for a GPU does not change the CPU's mode")
 
     assert half_the_smallest_normal_number > 0
 

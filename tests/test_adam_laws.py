@@ -1,4 +1,4 @@
-"""Laws of Adam that hold to the bit, whatever the numbers: scaling, symmetry, independence, bookkeeping."""
+"""Properties of Adam that hold bit for bit: scaling, symmetry, independence of entries and groups, its state."""
 
 import copy
 import io
@@ -21,17 +21,17 @@ from simplenet.testing.one_step import TorchHyper, TrainingState, one_step
 from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
 from tests.states import read, write
 
-SHAPE = (2, 5)  # longer than vectors of four and eight, so that vector loops meet their tails
+SHAPE = (2, 5)  # longer than vectors of four and eight, so that kernels run their scalar tails
 STEPS = 3
 
-# Far from the ends of float32: squares, and squares scaled by 2^±20, stay normal.
+# Far from float32's limits: squares, and squares scaled by 2^±20, are normal.
 moderate = floats(torch.float32, min_exponent=-10, max_exponent=10)
 parameters = tensors(SHAPE, elements=moderate)
 runs = st.lists(tensors(SHAPE, elements=moderate), min_size=STEPS, max_size=STEPS)
 
 
 def trajectory(adam, start, gradients, **options):
-    """Step along the gradients, from ``start``; return the parameter after each step."""
+    """Take a step for each gradient, from ``start``; return the parameter after each step."""
     p = adam.parameter(start.clone().to(adam.device))
     optimizer = adam([p], **options)
     visited = []
@@ -43,7 +43,7 @@ def trajectory(adam, start, gradients, **options):
 
 @given(p=parameters, gradients=runs, k=st.integers(-20, 20), eps=st.sampled_from([0.0, 2.0**-27]))
 def test_scaling_the_gradients_and_epsilon_by_a_power_of_two_changes_nothing(adam, p, gradients, k, eps):
-    """Adam's magnitudes of parameter updates are invariant to rescaling: Kingma and Ba 2015, abstract."""
+    """The magnitudes of parameter updates are invariant to rescaling of the gradient: Kingma and Ba 2015, §1."""
     gradients = [g + (g == 0) for g in gradients]  # with eps = 0, a zero gradient is 0/0
 
     scaled = trajectory(adam, p, [g * 2.0**k for g in gradients], eps=eps * 2.0**k)
@@ -67,7 +67,7 @@ def test_maximizing_is_minimizing_with_the_gradients_negated(adam, p, gradients)
 
 @given(g=tensors(SHAPE, elements=moderate))
 def test_twice_the_learning_rate_is_twice_the_displacement(adam, g):
-    """From 0, where nothing is rounded away."""
+    """From 0, where the parameter's own rounding does not matter."""
     start = torch.zeros(SHAPE)
 
     double = trajectory(adam, start, [g], lr=2 * LR)
@@ -75,8 +75,8 @@ def test_twice_the_learning_rate_is_twice_the_displacement(adam, g):
     assert_identical(double, 2 * trajectory(adam, start, [g]), claim="displacement")
 
 
-def assert_same_way(adam, rows, p, gradients):
-    """Demand that rows went where their matrix goes: to the bit, or, where place matters, to a step's own rounding."""
+def assert_rows_equal_matrix(adam, rows, p, gradients):
+    """Assert that rows move as their matrix: bit for bit, or within a step's bound if bits depend on the position."""
     rows = torch.stack([row.detach() for row in rows])
     whole = trajectory(adam, p, gradients)[-1]
     if adam.implementation.position_independent:
@@ -89,30 +89,30 @@ def assert_same_way(adam, rows, p, gradients):
         assert_in_balls(moved.flatten(), expected.p, claim=f"parameter as {claim}")
 
 
-def on_the_way(adam, gradients):
-    """Shorten a run to the one step that has a bound, where bits may differ."""
+def comparable(adam, gradients):
+    """Return only the first gradient if bits depend on the position: only the first step has a bound."""
     return gradients if adam.implementation.position_independent else gradients[:1]
 
 
 @given(p=parameters, gradients=runs)
-def test_splitting_and_permuting_parameters_changes_nothing(adam, p, gradients):
-    """Every entry goes its own way: one matrix moves as its rows do, in whichever order they are given."""
-    gradients = on_the_way(adam, gradients)
+def test_splitting_and_permuting_parameters_changes_no_step(adam, p, gradients):
+    """Entries are independent: a matrix moves as its rows do, in any order."""
+    gradients = comparable(adam, gradients)
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
     optimizer = adam(reversed(rows))
 
     for g in gradients:
         apply_step(optimizer, rows, list(g.to(adam.device)))
 
-    assert_same_way(adam, rows, p, gradients)
+    assert_rows_equal_matrix(adam, rows, p, gradients)
 
 
 def check_layout(adam, layout, gradient_layout, *, refuses):
-    """Demand the bits of a contiguous run or, of what refuses strides that differ, that it moves nothing."""
+    """Assert the bits of a contiguous run or, for an optimizer that refuses different strides, that nothing moves."""
     generator = torch.Generator().manual_seed(1996)
     start = torch.randn(SHAPE, generator=generator)
     gradients = torch.randn((STEPS, *SHAPE), generator=generator).to(adam.device)
-    if gradient_layout == "expanded":  # one row, repeated without memory of its own
+    if gradient_layout == "expanded":  # one row, repeated with a stride of 0
         gradients = gradients[:, :1].expand(STEPS, *SHAPE)
     placed = place(start.to(adam.device), layout)
     p = adam.parameter(placed.tensor)
@@ -121,7 +121,7 @@ def check_layout(adam, layout, gradient_layout, *, refuses):
     def step(g):
         apply_step(optimizer, [p], [g if gradient_layout == "expanded" else place(g, gradient_layout).tensor])
 
-    # Moments are made as their parameter lies, but without its gaps.
+    # Moments get the order of their parameter's strides, without gaps.
     dense = {"contiguous", "offset"}
     alike = {layout, gradient_layout} <= dense or layout == gradient_layout == "transposed"
     if refuses and not alike:
@@ -143,29 +143,29 @@ each_gradient_layout = pytest.mark.parametrize("gradient_layout", [*LAYOUTS, "ex
 
 @each_gradient_layout
 @each_layout
-def test_the_layout_of_parameter_and_gradient_changes_nothing(adam, layout, gradient_layout):
-    """Neither the bits of the parameter nor the memory around it; fused on CUDA may refuse, and does so itself."""
+def test_the_memory_layout_of_parameter_and_gradient_changes_no_step(adam, layout, gradient_layout):
+    """Nor is the memory around the parameter written to; the fused kernel on CUDA refuses different strides."""
     check_layout(adam, layout, gradient_layout, refuses=adam.refuses_strides)
 
 
 @each_gradient_layout
 @each_layout
-def test_what_refuses_strides_that_differ_does_so_and_moves_nothing(layout, gradient_layout):
-    """As fused Adam on CUDA, without a GPU."""
+def test_an_optimizer_that_refuses_strides_raises_and_moves_nothing(layout, gradient_layout):
+    """The fused Adam of CUDA, emulated on the CPU."""
     refusing = AdamUnderTest(Implementation("fused on CUDA", build=FusedCuda.build), torch.device("cpu"))
 
     check_layout(refusing, layout, gradient_layout, refuses=True)
 
 
-def test_what_is_fused_on_cuda_is_expected_to_refuse_and_nothing_else_is(adam):
+def test_only_the_fused_kernel_on_cuda_is_expected_to_refuse_strides(adam):
     assert adam.refuses_strides == (str(adam).startswith("fused-cuda"))
     on_cuda = AdamUnderTest(adam.implementation, torch.device("cuda"))
     assert on_cuda.refuses_strides == (adam.implementation.name == "fused")
 
 
 @given(p=parameters, gradients=runs, position=st.integers(0, 2))
-def test_an_empty_parameter_anywhere_in_the_list_changes_nothing(adam, p, gradients, position):
-    gradients = on_the_way(adam, gradients)
+def test_an_empty_parameter_at_any_position_changes_nothing(adam, p, gradients, position):
+    gradients = comparable(adam, gradients)
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
     empty = adam.parameter(torch.zeros((0, 3), device=adam.device))
     together = [*rows[:position], empty, *rows[position:]]
@@ -175,7 +175,7 @@ def test_an_empty_parameter_anywhere_in_the_list_changes_nothing(adam, p, gradie
         on_rows = list(g.to(adam.device))
         apply_step(optimizer, together, [*on_rows[:position], torch.zeros_like(empty), *on_rows[position:]])
 
-    assert_same_way(adam, rows, p, gradients)
+    assert_rows_equal_matrix(adam, rows, p, gradients)
 
 
 @given(p=parameters, gradients=runs)
@@ -194,7 +194,7 @@ def test_neither_gradients_nor_options_are_written_to(adam, p, gradients):
 
 
 def test_the_callers_group_is_not_written_to(adam):
-    """A group that is filled in with one optimizer's defaults would take them to the next."""
+    """If one optimizer's defaults were added to the caller's group, the next optimizer would use them."""
     group = {"params": [adam.parameter(torch.zeros(3, device=adam.device))], "lr": LR}
     before = copy.copy(group)
 
@@ -213,10 +213,10 @@ def gradient_scaler(device):
 
 @pytest.mark.parametrize("skipped", [0, 1])
 @given(p=parameters, gradients=runs)
-def test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later(adam, skipped, p, gradients):
-    """The gradient scaler skips it, or has the optimizer do so; its scales are powers of two, which round nothing."""
+def test_a_step_skipped_for_an_overflow_changes_neither_the_parameters_nor_later_steps(adam, skipped, p, gradients):
+    """The gradient scaler or the optimizer skips it; scales are powers of two, so scaling is exact."""
     scaler = gradient_scaler(adam.device)
-    scaler.scale(torch.ones((), device=adam.device))  # chooses the first scale
+    scaler.scale(torch.ones((), device=adam.device))  # initializes the scale
     scaled, plain = (adam.parameter(p.clone().to(adam.device)) for _ in "ab")
     optimizer, twin = adam([scaled]), adam([plain])
 
@@ -237,7 +237,7 @@ def test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later(adam, skip
         assert_identical(torch.as_tensor(optimizer.state[scaled][name]), torch.as_tensor(value), claim=name)
 
 
-def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
+def test_a_parameter_without_a_gradient_gets_no_state_and_does_not_change(adam):
     moved, still = (adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab")
     optimizer = adam([still, moved])
 
@@ -248,8 +248,8 @@ def test_a_parameter_without_a_gradient_gets_no_state_and_stays(adam):
 
 
 @given(p=parameters, gradients=runs, data=st.data())
-def test_parameter_groups_go_their_own_ways_in_any_order(adam, p, gradients, data):
-    """Two groups that differ in every option, one of them perhaps added on the way."""
+def test_parameter_groups_are_independent_in_any_order(adam, p, gradients, data):
+    """Two groups that differ in every option; the second may be added after the first step."""
     options = [
         {"lr": 4 * LR, "betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": False, "maximize": True},
         {"lr": LR / 4, "betas": (0.5, 0.9), "eps": 1e-5, "weight_decay": 0.0, "amsgrad": True, "maximize": False},
@@ -275,7 +275,7 @@ def test_parameter_groups_go_their_own_ways_in_any_order(adam, p, gradients, dat
 
 @given(p=parameters, gradients=runs)
 def test_a_saved_state_survives_later_steps(adam, p, gradients):
-    """Loading it takes the moments and the count back to where they were when it was saved."""
+    """Loading it restores the moments and the step count at the time it was saved."""
     p = adam.parameter(p.clone().to(adam.device))
     optimizer = adam([p])
     *earlier, later = (g.to(adam.device) for g in gradients)
@@ -295,11 +295,11 @@ def test_a_saved_state_survives_later_steps(adam, p, gradients):
 
 @given(p=parameters, g=tensors(SHAPE, elements=moderate), factors=st.permutations([1.0, 0.5, 0.25]))
 def test_each_group_follows_its_own_schedule(adam, p, g, factors):
-    """From one rate for all, each group's schedule leads to a rate of its own; powers of two round none of them."""
+    """From one rate for all groups, each schedule gives its own rate; the factors are powers of two, so it is exact."""
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]
     optimizer = adam([{"params": [row]} for row in rows])
     if not isinstance(optimizer, torch.optim.Optimizer):
-        pytest.skip(f"torch's schedules take torch's optimizers, and {adam} is none")
+        pytest.skip(f"torch's schedules need an optimizer of torch, and {adam} is none")
 
     LambdaLR(optimizer, [lambda _, factor=factor: factor for factor in factors[: len(rows)]])
     apply_step(optimizer, rows, list(g.to(adam.device)))
@@ -309,22 +309,22 @@ def test_each_group_follows_its_own_schedule(adam, p, g, factors):
         assert_identical(row, expected, claim=f"parameter of group {i} at {factor} of the rate")
 
 
-# A first step of lr 1 with epsilon 1/4: whatever is rounded of these, in any type, rounds nothing. m is g/2 and v is
-# g^2/4, the corrections 1/2 and 1/4, the denominator |g| + 1/4, a power of two, and the step g / (|g| + 1/4).
+# A first step of lr 1 with epsilon 1/4, in which every operation is exact in every type: m is g/2 and v is g^2/4, the
+# bias corrections 1/2 and 1/4, the denominator |g| + 1/4, a power of two, and the step g / (|g| + 1/4).
 EXACT = {"lr": 1.0, "betas": (0.5, 0.75), "eps": 0.25}
 EXACT_GRADIENTS = torch.tensor([0.25, -0.75, 1.75, -0.25, 0.75, -1.75])
 EXACT_STEPS = torch.tensor([0.5, -0.75, 0.875, -0.5, 0.75, -0.875])
 
-# Past what kernels and lists of tensors are cut into: 65,536 numbers, 110 tensors; and ends that fill no vector.
+# More than the blocks of kernels and of lists of tensors, 65,536 numbers and 110 tensors, and no multiple of a vector.
 MANY = [(2**16 + 5,), (130, 33), *[(), (1,), (2, 5), (3,), (17,)] * 23]
 
 
 def test_a_first_step_is_exact_at_every_size(adam):
-    """Of long, of many and of small parameters, in every type, all in one group; and so are the moments."""
+    """For large, many and small parameters of every type in one group; also for the moments."""
     types = [dtype for dtype in DTYPES if takes(dtype, adam.device)]
-    place = torch.arange(2**16 + 5)
-    numbers = (place % 5) - 2, EXACT_GRADIENTS[place % 6], EXACT_STEPS[place % 6]
-    # The long ones in each type, the others in one after another; those without dimensions have a test of their own.
+    index = torch.arange(2**16 + 5)
+    numbers = (index % 5) - 2, EXACT_GRADIENTS[index % 6], EXACT_STEPS[index % 6]
+    # Large ones in each type, the others in alternating types; another test is for parameters without dimensions.
     given = [(shape, dtype) for shape in MANY[:2] for dtype in types]
     given += [(shape, types[i % len(types)] if shape else torch.float64) for i, shape in enumerate(MANY[2:])]
     starts, gradients, steps = (
@@ -364,33 +364,33 @@ DOCUMENTED = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.
     ids=["Adam", "AdamW"],
 )
 def test_the_defaults_are_those_of_the_documentation(cls, documented):
-    """When nothing is passed; and they are what is computed with."""
-    silent, told = (torch.ones(3, requires_grad=True) for _ in "ab")
-    optimizer, twin = cls([silent]), cls([told], **documented)
+    """In the groups, and in the steps."""
+    default, explicit = (torch.ones(3, requires_grad=True) for _ in "ab")
+    optimizer, twin = cls([default]), cls([explicit], **documented)
 
     for _ in range(STEPS):
-        apply_step(optimizer, [silent], [torch.ones(3)])
-        apply_step(twin, [told], [torch.ones(3)])
+        apply_step(optimizer, [default], [torch.ones(3)])
+        apply_step(twin, [explicit], [torch.ones(3)])
 
     assert {name: optimizer.param_groups[0][name] for name in documented} == documented
-    assert_identical(silent, told, claim="parameter")
+    assert_identical(default, explicit, claim="parameter")
 
 
-# Gradients that fall, so that AMSGrad's maximum is not the last.
+# Gradients that shrink, so that AMSGrad's maximum is not the last second moment.
 FALLING = [torch.full(SHAPE, 4.0), torch.full(SHAPE, -0.5), torch.full(SHAPE, 0.25), torch.full(SHAPE, 0.125)]
 OTHER = {"lr": 2.0**-4, "betas": (0.5, 0.75), "eps": 2.0**-6, "weight_decay": 0.125, "amsgrad": True, "maximize": True}
 
 
 def assert_same_state(actual, expected):
-    """Demand the same parameter, moments and count."""
+    """Assert the same parameter, moments and count."""
     assert actual.t == expected.t, f"step count is {actual.t}, but should be {expected.t}"
     for claim in ("p", "m", "v", "v_max"):
         assert_identical(getattr(actual, claim), getattr(expected, claim), claim=claim)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_state_that_went_through_a_file_steps_on_to_the_bit(adam, dtype):
-    """Into an optimizer that was made with other options; and past 256, where bfloat16 counts no further."""
+def test_a_state_loaded_from_a_file_takes_the_same_steps_bit_for_bit(adam, dtype):
+    """In an optimizer constructed with other options; past 256 steps, where bfloat16 stops counting by ones."""
     skip_where_missing(adam_arithmetic, dtype, adam.device)
     *earlier, later = (g.to(adam.device, dtype) for g in FALLING)
     p = adam.parameter(torch.ones(SHAPE, dtype=dtype, device=adam.device))
@@ -413,13 +413,13 @@ def test_a_state_that_went_through_a_file_steps_on_to_the_bit(adam, dtype):
     assert_same_state(read(loaded, q), read(optimizer, p))
 
 
-# torch notes in the constructor that ``capturable`` was asked for, and forgets it in a copy.
+# torch records in the constructor that ``capturable`` is on, and loses that in a copy.
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["deep", "pickle"]
 )
-def test_a_copy_steps_on_to_the_bit(adam, copied):
-    """And apart from its original."""
+def test_a_copy_takes_the_same_steps_bit_for_bit(adam, copied):
+    """And independently of its original."""
     *earlier, later = (g.to(adam.device) for g in FALLING)
     p = adam.parameter(torch.ones(SHAPE, device=adam.device))
     optimizer = adam([p], **OTHER)
@@ -435,8 +435,8 @@ def test_a_copy_steps_on_to_the_bit(adam, copied):
     assert_same_state(read(twin, q), read(optimizer, p))
 
 
-def test_a_new_optimizer_of_moved_parameters_starts_afresh(adam):
-    """What another remembers of them has no say."""
+def test_a_new_optimizer_of_trained_parameters_starts_from_a_fresh_state(adam):
+    """The state of another optimizer of the same parameters has no effect."""
     p = adam.parameter(torch.ones(SHAPE, device=adam.device))
     first = adam([p], **OTHER)
     for g in FALLING[:2]:
@@ -452,8 +452,8 @@ def test_a_new_optimizer_of_moved_parameters_starts_afresh(adam):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_reaches_its_own_entry_and_no_other(adam, value):
-    """Of the parameter and of both moments, in which it stays."""
+def test_a_nonfinite_gradient_changes_only_its_own_entry(adam, value):
+    """In the parameter and in both moments, where it stays."""
     spoilt = [g.clone() for g in FALLING]
     spoilt[1][0, 2] = value
     paths = []
@@ -473,8 +473,8 @@ def test_what_is_not_finite_reaches_its_own_entry_and_no_other(adam, value):
 
 
 @pytest.mark.parametrize("set_to_none", [False, True])
-def test_clearing_gradients_clears_what_is_not_finite(adam, set_to_none):
-    """In every group: to 0, or to none at all."""
+def test_zero_grad_clears_nonfinite_gradients(adam, set_to_none):
+    """In every group: to 0, or to None."""
     parameters = [adam.parameter(torch.ones(3, device=adam.device)) for _ in "abc"]
     optimizer = adam([{"params": parameters[:2]}, {"params": parameters[2:]}])
     for p in parameters:
@@ -489,8 +489,8 @@ def test_clearing_gradients_clears_what_is_not_finite(adam, set_to_none):
             assert_identical(p.grad, torch.zeros(3), claim="cleared gradient")
 
 
-def test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each(adam):
-    """One hook before anything moves and one after; the closure's loss is returned, its gradient stepped along."""
+def test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once(adam):
+    """One hook before the parameters change and one after; the closure's loss is returned, its gradient used."""
     p, q = (adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab")
     optimizer, seen = adam([p]), []
     optimizer.register_step_pre_hook(lambda *_: seen.append(("before", p.detach().clone())))
@@ -516,7 +516,7 @@ def test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each
 @pytest.mark.claim("4.2/memory")
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_the_state_is_two_tensors_a_parameter_and_a_count(adam, amsgrad):
-    """Of the parameter's shape, type and device; AMSGrad keeps one more. The same for every implementation."""
+    """With the parameter's shape, dtype and device; AMSGrad has one more tensor. The same for every implementation."""
     p = adam.parameter(torch.ones(SHAPE, device=adam.device))
     optimizer = adam([p], amsgrad=amsgrad)
     apply_step(optimizer, [p], [torch.ones_like(p)])
@@ -535,13 +535,13 @@ def test_the_state_is_two_tensors_a_parameter_and_a_count(adam, amsgrad):
     ids=str,
 )  # fmt: skip
 def test_every_option_changes_the_trajectory(adam, option):
-    """The gradients shrink, so that AMSGrad's maximum tells."""
+    """The gradients shrink, so that AMSGrad's maximum matters."""
     gradients = [torch.full(SHAPE, 4.0), torch.full(SHAPE, 2.0**-5), torch.full(SHAPE, 2.0**-6)]
-    usual = trajectory(adam, torch.ones(SHAPE), gradients)
+    default = trajectory(adam, torch.ones(SHAPE), gradients)
 
     changed = trajectory(adam, torch.ones(SHAPE), gradients, **option)
 
-    assert not torch.equal(changed, usual)
+    assert not torch.equal(changed, default)
 
 
 @given(p=parameters, gradients=runs)
@@ -554,16 +554,16 @@ def test_the_two_weight_decays_agree_at_zero_and_differ_elsewhere(adam, p, gradi
     assert not torch.equal(*with_decay)
 
 
-# Float32: m and v three each a step, as many again for the ratio; the bound's own factors are float64.
+# In float32: three roundings a step in each of m and v, and 8 in the rest; the bound's factors are in float64.
 def step_ratio_rtol(steps):
     return gamma(6 * steps + 8, torch.float32)
 
 
 def cauchy_schwarz(t, beta1, beta2):
-    """Bound |m_hat| / sqrt(v_hat) after ``t`` steps, for any gradients whatever.
+    """Bound |m_hat| / sqrt(v_hat) after ``t`` steps, for any gradients.
 
     m_t is the inner product of the weights (1 - b1) b1^i / sqrt(b2^i) with sqrt(b2^i) g_i, and the squared
-    norm of the latter is v_t / (1 - b2); Cauchy and Schwarz give the rest. With r = b1^2 / b2:
+    norm of the second vector is v_t / (1 - b2). By the Cauchy-Schwarz inequality, with r = b1^2 / b2:
     (1 - b1) / (1 - b1^t) * sqrt((1 - r^t) / (1 - r)) * sqrt((1 - b2^t) / (1 - b2)).
     """
     r = beta1**2 / beta2
@@ -574,7 +574,7 @@ lengths = st.integers(1, 12)
 
 
 def longest_step(adam, gradients, betas):
-    """Take all but the last step at lr 0, the last at lr 1 from 0: return its largest entry."""
+    """Return the largest entry of the last step, in units of lr; each step starts from 0."""
     p = adam.parameter(torch.zeros(SHAPE, device=adam.device))
     optimizer = adam([p], lr=1.0, betas=betas, eps=1e-30)
     for g in gradients:
@@ -585,7 +585,7 @@ def longest_step(adam, gradients, betas):
 
 
 @given(data=st.data(), t=lengths, betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.5)]))
-def test_no_step_is_longer_than_cauchy_and_schwarz_allow(adam, data, t, betas):
+def test_no_step_is_longer_than_the_cauchy_schwarz_bound(adam, data, t, betas):
     """In units of the learning rate, and for any sequence of gradients."""
     gradients = [data.draw(tensors(SHAPE, elements=moderate)) for _ in range(t)]
 
@@ -599,7 +599,7 @@ def test_no_step_is_longer_than_cauchy_and_schwarz_allow(adam, data, t, betas):
 
 @pytest.mark.parametrize("t", [1, 2, 5, 12])
 def test_the_gradients_that_attain_cauchy_and_schwarz_come_within_rounding_of_the_limit(adam, t):
-    """So the limit is not slack: equality where sqrt(b2^i) g_i is proportional to the weights."""
+    """So the bound is tight: it is attained if sqrt(b2^i) g_i is proportional to the weights."""
     beta1, beta2 = 0.5, 0.9
     gradients = [torch.full(SHAPE, (beta1 / beta2) ** (t - 1 - i)) for i in range(t)]
 
@@ -611,8 +611,8 @@ def test_the_gradients_that_attain_cauchy_and_schwarz_come_within_rounding_of_th
 
 @refuted
 @given(data=st.data())
-def test_no_later_step_is_longer_than_the_learning_rate_would_be_refuted(data):
-    """True of the first step only."""
+def test_no_later_step_is_longer_than_the_learning_rate(data):
+    """It is true only of the first step."""
     gradients = [data.draw(tensors(SHAPE, elements=moderate)) for _ in range(4)]
 
     assert longest_step(AdamUnderTest(FOR_LOOP, torch.device("cpu")), gradients, (0.5, 0.9)) <= 1 + step_ratio_rtol(4)
@@ -620,7 +620,7 @@ def test_no_later_step_is_longer_than_the_learning_rate_would_be_refuted(data):
 
 @pytest.mark.claim("4.2/adagrad-and-rmsprop")
 @given(gradients=runs)
-def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradients):
+def test_with_beta1_0_adam_is_rmsprop_with_bias_correction(adam, gradients):
     """beta1 = 0. torch's RMSprop has no correction, so its eps = 0 step is Adam's times sqrt(1 - beta2^t)."""
     beta2 = 0.9
     gradients = [(g + (g == 0)).double() for g in gradients]
@@ -637,12 +637,12 @@ def test_without_a_first_moment_adam_is_rmsprop_corrected_for_bias(adam, gradien
 
 @pytest.mark.claim("4.2/adagrad-and-rmsprop")
 @given(gradients=runs)
-def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
+def test_as_beta2_approaches_one_adam_becomes_adagrad(adam, gradients):
     """beta1 = 0, 1 - beta2 = d small, and lr / sqrt(t): Kingma and Ba 2015, §5.
 
-    v_hat is then a weighted mean of the squares whose weights differ by at most (1 - d)^t, so the root is off
-    by at most t d. 1 - beta2^t is computed in whatever type the scalars have: its error of 2 t roundings of one is a
-    share 2 t u / t d of it, half of which the root leaves. Both are small where d is the root of u.
+    v_hat is then a weighted mean of the squares whose weights differ by at most (1 - d)^t, so the relative error of the
+    root is at most t d. 1 - beta2^t is computed in the scalars' type with an error of 2 t roundings of 1, a relative
+    error of 2 t u / t d, half of which remains after the root. Both are small if d is the root of u.
     """
     scalars = torch.float32 if adam.tensor_scalars else torch.float64
     u = unit_roundoff(scalars)
@@ -652,13 +652,13 @@ def test_in_the_limit_of_no_decay_adam_is_adagrad(adam, gradients):
 
     adagrad = last_displacement(torch.optim.Adagrad, gradients, lr=LR, eps=0.0)
 
-    # The rate in scalars of that type too; both sides as in RMSprop's test.
+    # The learning rate is a scalar of that type too; the rest is as in the test of RMSprop.
     rtol = STEPS * d + u / d + gamma(2, scalars) + gamma(6 * STEPS + 12, torch.float64)
     assert_within(actual, adagrad, rtol=rtol, claim="displacement")
 
 
 def last_displacement(optimizer_class, gradients, **options):
-    """Step from 0 each time, so that nothing is rounded away; return where the last step leads."""
+    """Take each step from 0, so that the parameter is not rounded; return the last displacement."""
     under_test = isinstance(optimizer_class, AdamUnderTest)
     p = torch.zeros(SHAPE, dtype=torch.float64, device=optimizer_class.device if under_test else "cpu")
     p = optimizer_class.parameter(p) if under_test else p.requires_grad_()

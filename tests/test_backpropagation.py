@@ -1,7 +1,8 @@
-"""The gradient is the chain rule's, whoever computes it.
+"""The gradient is that of the chain rule.
 
-Four of them are asked: the formulas by hand (``simplenet.reference``), the difference quotient, and
-autograd backward and forward.  The formulas are the judge; the difference quotient judges them.
+Four computations are compared: the formulas (``simplenet.reference``), the difference quotient, and
+autograd in backward and forward mode.  The formulas are the reference, and the difference quotient
+verifies them.
 
 References:
     The notebook, §4.3.
@@ -23,8 +24,8 @@ from simplenet.testing.balls import in_balls
 from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.strategies import DTYPES, architectures, batches, few, networks, skip_where_missing
 
-# On its first use forward mode compiles rules by torch.jit, which torch itself deprecates, from 2.15 on more loudly.
-# Batched gradients are checked, in 2.4, by what torch has deprecated too.
+# Forward mode compiles rules by torch.jit on its first use, which torch deprecates, from 2.15 on with another warning.
+# torch 2.4 checks batched gradients by a function that it deprecates too.
 forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Please use `torch.vmap`:FutureWarning")
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -39,10 +40,10 @@ def backward(net, x, y):
 
 
 def by_hand(net, x, y):
-    """Return the same by the chain rule, as balls.
+    """Return the same gradients by the chain rule, as balls.
 
-    Their radii hold for every implementation that multiplies the same factors and adds over the same
-    units and rows, in whatever order.
+    The balls contain the results of every implementation that multiplies the same factors and sums over
+    the same units and rows, in any order.
     """
     return reference.gradients(*in_balls(net, x, y), net.hparams["architecture"])
 
@@ -66,14 +67,14 @@ def test_autograd_computes_the_chain_rule(device, architecture, data, dtype):
 
 @refuted
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_gradient_off_by_a_ten_thousandth_would_be_caught(net, batch):
+def test_the_gradient_is_a_ten_thousandth_larger(net, batch):
     actual = [gradient * (1 + 2**-13) for gradient in backward(net, *batch)]
 
     assert_gradients(actual, by_hand(net, *batch), "backward")
 
 
-# The quotient errs by h^2 |L'''| / 6.  That is below h for third derivatives up to 6 / h = 6e9, where the
-# largest here, products of weights and inputs up to 8, end near 8^9 = 1e8.  Of losses up to 8^6 the balls lose 2^-98.
+# The error of the quotient is h^2 |L'''| / 6.  That is below h for third derivatives up to 6 / h = 6e9; the largest
+# here, products of weights and inputs up to 8, are near 8^9 = 1e8.  The balls of losses up to 8^6 err by 2^-98.
 QUOTIENT_STEP = 2.0**-30
 
 
@@ -83,10 +84,10 @@ def exact(ball):
 
 
 @pytest.mark.claim("4.3/chain-rule")
-@settings(max_examples=10)  # a quotient costs two losses a parameter
+@settings(max_examples=10)  # a quotient takes two losses for each parameter
 @given(net=networks(hidden=st.integers(1, 2)), batch=batches(st.integers(1, 2)), data=st.data())
 def test_the_chain_rule_is_the_limit_of_the_difference_quotient(net, batch, data):
-    """In 30 digits: the balls' centres are exact to that."""
+    """To 30 digits, the precision of the balls' centres."""
     p, x, y = in_balls(net, *batch)
     architecture = net.hparams["architecture"]
     field = data.draw(st.sampled_from(p._fields), label="parameter")
@@ -105,7 +106,7 @@ def test_the_chain_rule_is_the_limit_of_the_difference_quotient(net, batch, data
 
 
 # The step that balances truncation, h^2 |L'''| / 6, against rounding, u |L| / h, in float64: u^(1/3).
-# Their sum stays below h for third derivatives up to 6 / h, 8e5; the weights below are at most 1.
+# Their sum is below h for third derivatives up to 6 / h, 8e5; the weights below are at most 1.
 CHECK_STEP = 2**-17
 
 
@@ -125,8 +126,8 @@ def smooth_problem(architecture, seed):
 
 @forward_mode
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_first_and_second_derivatives_pass_torchs_own_check(architecture):
-    """By weights, inputs and targets, backward, forward and batched, twice over, and to the same bits each time."""
+def test_first_and_second_derivatives_pass_gradcheck(architecture):
+    """By weights, inputs and targets, in backward, forward and batched mode, and with the same bits each time."""
     loss, arguments = smooth_problem(architecture, seed=1996)
     options = {"eps": CHECK_STEP, "atol": CHECK_STEP, "rtol": 0.0, "nondet_tol": 0.0}
 
@@ -136,7 +137,7 @@ def test_first_and_second_derivatives_pass_torchs_own_check(architecture):
 
 @forward_mode
 @given(net=networks(hidden=few), batch=batches(few))
-def test_forward_mode_finds_the_same_gradient(device, net, batch):
+def test_forward_mode_computes_the_same_gradient(device, net, batch):
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     weights = dict(net.named_parameters())
 
@@ -146,7 +147,7 @@ def test_forward_mode_finds_the_same_gradient(device, net, batch):
 
 
 @given(net=networks(hidden=few), batch=batches(few))
-def test_gradients_of_single_rows_average_to_the_batchs(device, net, batch):
+def test_the_mean_of_the_rows_gradients_is_the_batchs_gradient(device, net, batch):
     """Row by row under vmap."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     weights = dict(net.named_parameters())
@@ -161,7 +162,7 @@ def test_gradients_of_single_rows_average_to_the_batchs(device, net, batch):
 
 @given(net=networks(), batch=batches())
 def test_two_backward_passes_accumulate_to_twice_the_gradient(device, net, batch):
-    """To the bit: g + g is 2 g."""
+    """Bit for bit: g + g is 2 g."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     once = backward(net, x, y)
 
@@ -173,7 +174,7 @@ def test_two_backward_passes_accumulate_to_twice_the_gradient(device, net, batch
 
 @given(net=networks(dtype=torch.float64), batch=batches(dtype=torch.float64), k=st.integers(-8, 8))
 def test_the_gradient_is_linear_in_the_upstream_gradient(device, net, batch, k):
-    """To the bit for powers of two, either sign; in float64, where nothing here underflows."""
+    """Bit for bit for powers of two of either sign; in float64, where nothing here underflows."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     once = backward(net, x, y)
 
@@ -186,30 +187,30 @@ def test_the_gradient_is_linear_in_the_upstream_gradient(device, net, batch, k):
 
 
 @given(net=networks(hidden=few), batch=batches(few))
-def test_any_upstream_gradient_is_pulled_back_by_the_chain_rule(device, net, batch):
-    """Row by row, so that what is pulled back is linear in it: additive too, not just under powers of two."""
+def test_any_upstream_gradient_is_propagated_by_the_chain_rule(device, net, batch):
+    """With a different number for each row, so it is also additive, not only linear under powers of two."""
     net, (x, upstream) = net.to(device), (rows.to(device) for rows in batch)
 
     actual = torch.autograd.grad(net(x), list(net.parameters()), upstream)
 
     expected = reference.backpropagate(*in_balls(net, x, upstream), net.hparams["architecture"])
-    assert_gradients(actual, expected, "upstream gradient pulled back")
+    assert_gradients(actual, expected, "propagated upstream gradient")
 
 
 @refuted
 @given(net=networks(hidden=few), batch=batches(few))
-def test_an_upstream_gradient_that_ignores_the_rows_would_be_caught(net, batch):
+def test_the_upstream_gradients_mean_gives_the_gradient(net, batch):
     x, upstream = batch
 
     actual = torch.autograd.grad(net(x), list(net.parameters()), upstream.mean().expand_as(upstream))
 
     expected = reference.backpropagate(*in_balls(net, x, upstream), net.hparams["architecture"])
-    assert_gradients(actual, expected, "upstream gradient pulled back")
+    assert_gradients(actual, expected, "propagated upstream gradient")
 
 
 @given(net=networks(), one=batches(), other=batches())
 def test_a_parameter_used_twice_gets_the_sum_of_its_gradients(device, net, one, other):
-    """Two batches in one loss, to the bit: adding two numbers rounds the same in either order."""
+    """Two batches in one loss, bit for bit: adding two numbers rounds the same in either order."""
     net, one, other = net.to(device), *([rows.to(device) for rows in batch] for batch in (one, other))
     apart = backward(net, *one), backward(net, *other)
     net.zero_grad()
@@ -221,13 +222,13 @@ def test_a_parameter_used_twice_gets_the_sum_of_its_gradients(device, net, one, 
 
 
 def exact_problem(architecture, rows, dtype, device):
-    """Make a network and rows that nothing rounds on: every sigmoid is at 0, where it is 1/2 and its slope 1/4.
+    """Make a network and rows for which every operation is exact: every sigmoid is at 0, with value 1/2 and slope 1/4.
 
-    A hidden unit is k (a - b) - k with k of 1 or 2, and every row has a - b = 1. The output's bias takes away what the
-    hidden layer adds. What is passed on are halves and quarters, and a sum of 2^17 of them fits into float32.
+    A hidden unit is k (a - b) - k with k of 1 or 2, and every row has a - b = 1. The output's bias cancels the sum of
+    the hidden layer. All numbers are multiples of small powers of two, and a sum of 2^17 of them is exact in float32.
 
     Returns:
-        The network, its inputs, which require gradients, and the gradient to pull back, a number for each row.
+        The network, its inputs, which require gradients, and an upstream gradient, one number for each row.
     """
     net = SimpleNet(architecture).to(device, dtype)
     k = torch.tensor([1.0, -1.0, 2.0, -2.0])
@@ -242,7 +243,7 @@ def exact_problem(architecture, rows, dtype, device):
 
 
 def assert_exact(net, x, upstream):
-    """Demand of output and gradients the numbers of the formulas, which float64 has exactly here."""
+    """Assert that output and gradients are those of the formulas, which are exact in float64 here."""
     net.zero_grad()
     output = net(x)
     output.backward(upstream)
@@ -255,7 +256,7 @@ def assert_exact(net, x, upstream):
     by_hand = reference.backpropagate(parameters, *rows, architecture)
     for (name, parameter), gradient in zip(net.named_parameters(), by_hand, strict=True):
         assert_identical(parameter.grad, torch.from_numpy(gradient).to(parameter), claim=f"gradient by {name}")
-    # That of one row by itself: its bias' share, through the first layer.
+    # The gradient by the inputs, row by row: through the output weights, both slopes and the input weights.
     w_in, _, w_out, _ = parameters
     slopes = [
         1 / 4 if "Sigmoid" in type(layer).__name__ else 1 for layer in (net.hidden_activation, net.output_activation)
@@ -267,15 +268,15 @@ def assert_exact(net, x, upstream):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_network_is_exact_over_many_rows(device, architecture, dtype):
-    """Past every block that kernels cut them into, output and all gradients: on numbers that nothing rounds."""
+    """More rows than a block of any kernel; output and all gradients, for numbers without rounding."""
     assert_exact(*exact_problem(architecture, 2**16 + 11, dtype, device))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_weights_that_are_views_compute_what_contiguous_ones_do(device, architecture, dtype, layout):
-    """Forward and backward, and nothing around them is written to: on numbers that nothing rounds, in any type."""
+def test_weights_in_any_memory_layout_give_the_same_output_and_gradients(device, architecture, dtype, layout):
+    """In every dtype, for numbers without rounding; and nothing around them is written to."""
     skip_where_missing(lambda one: torch.nn.functional.linear(one, one, one[0]).sigmoid(), dtype, device)
     net, x, upstream = exact_problem(architecture, 5, dtype, device)
     placed = []
@@ -290,7 +291,7 @@ def test_weights_that_are_views_compute_what_contiguous_ones_do(device, architec
 
 @given(architecture=architectures, data=st.data())
 def test_every_parameter_gets_a_gradient(device, architecture, data):
-    """Of its own shape; and not zero, where weights and inputs are positive and every error is negative."""
+    """Of its own shape, and not zero if weights and inputs are positive and every error is negative."""
     net = SimpleNet(architecture).to(device)
     for parameter in net.parameters():
         parameter.data.fill_(data.draw(st.sampled_from([0.25, 0.5, 1.0])))
@@ -303,7 +304,7 @@ def test_every_parameter_gets_a_gradient(device, architecture, data):
 
 
 @given(net=networks(), batch=batches(), data=st.data())
-def test_frozen_parameters_keep_every_bit_and_the_others_move_as_before(device, net, batch, data):
+def test_frozen_parameters_do_not_change_and_the_others_get_the_same_gradient(device, net, batch, data):
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     free = backward(net, x, y)
     frozen = data.draw(st.lists(st.booleans(), min_size=4, max_size=4).filter(lambda f: not all(f)), label="frozen")
@@ -324,7 +325,7 @@ def test_frozen_parameters_keep_every_bit_and_the_others_move_as_before(device, 
 
 
 def half_square(net, x, y):
-    """Return what §4.3 calls the loss of one example."""
+    """Return the loss of one example in §4.3."""
     return ((y - net(x)) ** 2).sum() / 2
 
 
@@ -340,9 +341,9 @@ def test_half_the_squared_error_has_the_gradient_of_the_mse(net, batch):
 @pytest.mark.claim("4.3/half")
 @given(net=networks(), batch=batches(st.just(1)))
 def test_the_mse_of_one_example_has_twice_the_gradient_of_half_its_square(device, net, batch):
-    """To the bit, doubling being exact where nothing is subnormal.
+    """Bit for bit, because doubling is exact if nothing is subnormal.
 
-    An entry of 2^24 times the smallest normal number has no subnormal factor: the others come to less than 2^17.
+    An entry of 2^24 times the smallest normal number has no subnormal factor: the product of the others is below 2^17.
     """
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
     whole = backward(net, x, y)
@@ -366,7 +367,7 @@ def notebooks_symbols(net, x, y):
 @pytest.mark.claim("4.3/output-gradient")
 @given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
 def test_the_output_weights_gradient_is_the_notebooks(device, net, batch):
-    """Of half the squared error of one example."""
+    """For half the squared error of one example."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
 
     half_square(net, x, y).backward()
@@ -377,8 +378,8 @@ def test_the_output_weights_gradient_is_the_notebooks(device, net, batch):
 
 @pytest.mark.claim("4.3/hidden-slope")
 @given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
-def test_a_hidden_units_slope_is_the_notebooks(device, net, batch):
-    """How each unit's output changes with its own two weights."""
+def test_a_hidden_units_derivative_is_the_notebooks(device, net, batch):
+    """The derivative of each unit's output by its own two weights."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
 
     net.hidden_activation(net.input_layer(x)).sum().backward()
@@ -391,7 +392,7 @@ def test_a_hidden_units_slope_is_the_notebooks(device, net, batch):
 @refuted
 @given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
 def test_the_hidden_weights_gradient_is_the_notebooks(net, batch):
-    """It lacks the output weight through which the error comes."""
+    """It lacks the factor of the output weight."""
     half_square(net, *batch).backward()
 
     _, rows, h, y_hat, error = notebooks_symbols(net, *batch)
@@ -402,7 +403,7 @@ def test_the_hidden_weights_gradient_is_the_notebooks(net, batch):
 @pytest.mark.claim("4.3/hidden-gradient")
 @given(net=networks(two_sigmoids, few), batch=batches(st.just(1)))
 def test_the_hidden_weights_gradient_has_the_output_weight_as_a_factor(device, net, batch):
-    """The correction: of the MSE, so doubled as well."""
+    """The corrected gradient; for the MSE, so it is also doubled."""
     net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
 
     actual = backward(net, x, y)[0]

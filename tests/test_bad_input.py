@@ -1,8 +1,8 @@
 """Bad input: each argument of the public interface is checked before any work, and refused by its name.
 
-What an argument may be is written down here once more, as a domain; every value outside it has to be
-refused, in a message that starts with the argument, by a ``ValueError`` or a ``TypeError`` and at once.
-The functions and their arguments are taken from the package: one without a domain fails.
+Each argument has a domain here. Every value outside of it must be refused at once, by a ``ValueError`` or
+a ``TypeError`` whose message starts with the argument. The functions and their arguments are read from the
+package: an argument without a domain fails.
 """
 
 import enum
@@ -37,24 +37,24 @@ from simplenet.environment import describe, processor, resolve_device
 from simplenet.seeding import check_seeds
 from simplenet.validation import check_choice, check_float, check_int, check_type, shown
 
-# A call that is refused computes nothing: this is a hundred times what it takes.
+# Seconds allowed for a refused call, a hundred times what it takes.
 AT_ONCE = 0.1
 
-# A call that is not refused may go on until memory or time ends.
+# Seconds after which a call is stopped that is not refused, and may run forever.
 GIVEN_UP = 10
 
 
-# --- what an argument may be ---
+# --- domains of arguments ---
 
 
 class Domain(NamedTuple):
     """The values that an argument may have.
 
     Attributes:
-        of_type: Whether the type of a value is right; if not, it is a ``TypeError``.
-        within: Whether one of that type is in range; if not, it is a ``ValueError``.
+        of_type: Whether the type of a value is right; otherwise, a ``TypeError`` is expected.
+        within: Whether a value of the right type is in range; otherwise, a ``ValueError`` is expected.
         corners: Values just outside, which are always tried.
-        holds: Whether it holds others, whose type may be wrong, too.
+        holds: Whether a value contains others, whose types may be wrong too.
     """
 
     of_type: Callable[[Any], bool]
@@ -66,14 +66,14 @@ class Domain(NamedTuple):
         return self.of_type(value) and self.within(value)
 
     def errors(self, value):
-        """Return those that a value may be refused by."""
+        """Return the exceptions that may refuse a value."""
         if not self.of_type(value):
             return {TypeError}
         return {TypeError, ValueError} if self.holds else {ValueError}
 
 
 def of(*kinds):
-    """Tell values of some types; ``bool`` is none of Python's numbers here."""
+    """Return a check of a value's type, in which ``bool`` is not a number."""
     return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
@@ -107,7 +107,7 @@ def instance(kind, *corners):
 
 
 class Vast(Sequence):
-    """More than can be read; that it is too long has to be seen from its length."""
+    """A sequence too long to read, which must be refused by its length."""
 
     def __len__(self):
         return 10**12
@@ -121,7 +121,7 @@ def seeds(most):
         return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
 
     def within(value):
-        if isinstance(value, range) and value.stop - value.start > most:  # len() knows no more than 2**63
+        if isinstance(value, range) and value.stop - value.start > most:  # len() fails above 2**63
             return False
         return 1 <= len(value) <= most and all(map(integer(0, 2**32 - 1).accepts, value))
 
@@ -133,7 +133,7 @@ def seeds(most):
 
 
 def tensor(good, fits, *shapes):
-    """Make the domain of a float32 tensor on the CPU whose shape fits, as that of ``good`` does, and no other shape."""
+    """Make the domain of float32 tensors on the CPU whose shape fits, such as ``good``."""
 
     def of_type(value):
         return isinstance(value, Tensor) and value.dtype == torch.float32
@@ -170,7 +170,7 @@ CERTIFICATES = Domain(of(Sequence), lambda _: False, [[], (), [None], "", {}, No
 PATH = instance(Path, "picture.png", b"picture.png")
 
 
-# --- what is called ---
+# --- the interface ---
 
 
 @cache
@@ -194,13 +194,13 @@ def run():
 
 @dataclass(frozen=True)
 class Call:
-    """A function of the package, how to call it, and what its arguments may be.
+    """A function of the package, valid arguments, and the domains of its arguments.
 
     Attributes:
-        function: A method with its ``self``.
-        domains: Of each of its arguments.
-        good: What to call it with, but for the argument that is wrong; made when it is called.
-        names: What else a message may start with, by argument, for where two do not fit, either may be wrong.
+        function: The function, or a method, which takes ``self``.
+        domains: The domain of each argument.
+        good: Returns valid arguments.
+        names: For an argument, a pattern of other names that a message may start with, if either of two may be wrong.
     """
 
     function: Callable[..., Any]
@@ -309,8 +309,8 @@ CALLS = {
     ),
 }
 
-# Without domains, each with the reason.  simplenet.reference is not asked: it imports nothing of the package, so that
-# it can disagree with it, and what does not fit there is NumPy's to refuse.
+# Callables without domains, each with the reason.  simplenet.reference is not included: it imports nothing of the
+# package, so that it can disagree with it, and NumPy refuses wrong arguments.
 WITHOUT = {
     "train": "checked in tests/test_training.py",
     "load_checkpoint": "checked in tests/test_checkpoint.py",
@@ -332,7 +332,7 @@ WITHOUT = {
             "formulas.compile_whole",
             "formulas.corrections",
         ),
-        "a part of a step that is compiled, or of the loop over thousands of them",
+        "a part of a compiled step, or of the loop over thousands of steps",
     ),
 }
 
@@ -342,7 +342,7 @@ def parameters(function):
 
 
 def named(name, thing):
-    """Yield a function or a class, and its public methods, where they take arguments."""
+    """Yield the names of a function or a class, and of its public methods, that take arguments."""
     if not inspect.isfunction(thing) and not inspect.isclass(thing):
         return
     if parameters(thing):
@@ -355,7 +355,7 @@ def named(name, thing):
 
 
 def interface():
-    """Collect what a user may call: the names of the package, and those of its formulas."""
+    """Collect the public callables: those of the package and of ``simplenet.formulas``."""
     public = [(name, getattr(simplenet, name)) for name in simplenet.__all__]
     of_formulas = [
         (f"formulas.{name}", thing)
@@ -374,7 +374,7 @@ def test_every_argument_has_a_domain(name):
     assert parameters(CALLS[name].function) == CALLS[name].domains.keys()
 
 
-# --- what is wrong ---
+# --- wrong values ---
 
 small = st.integers(-3, 3)
 scalars = st.one_of(
@@ -421,7 +421,7 @@ anything = scalars | arrays | containers
 
 @contextmanager
 def given_up():
-    """Break off what takes too long, where Python can be interrupted."""
+    """Fail if the block takes too long."""
 
     def stop(*_):
         pytest.fail(f"not refused within {GIVEN_UP} s")
@@ -436,12 +436,12 @@ def given_up():
 
 
 def refuse(name, parameter, value):
-    """Demand that a call is refused, in a message that starts with the argument, before it does anything."""
+    """Assert that a call is refused, in a message that starts with the argument, before it does anything."""
     __tracebackhide__ = True
     call = CALLS[name]
     arguments = {**call.good(), parameter: value}
     names = "|".join({parameter, (call.names or {}).get(parameter, parameter)})
-    gc.disable()  # a collection may take as long, and is not the call's
+    gc.disable()  # a collection may take as long
     began = time.thread_time()
     try:
         call.function(**arguments)
@@ -449,7 +449,7 @@ def refuse(name, parameter, value):
         seconds = time.thread_time() - began
         refusal = error
     else:
-        pytest.fail(f"{name} takes {parameter} = {shown(value)}")
+        pytest.fail(f"{name} accepts {parameter} = {shown(value)}")
     finally:
         gc.enable()
     assert type(refusal) in call.domains[parameter].errors(value), repr(refusal)
@@ -458,7 +458,7 @@ def refuse(name, parameter, value):
 
 
 def refuse_all(name, parameter, drawn):
-    """Try the corners and what is drawn; return how many values were tried."""
+    """Try the corners and drawn values; return the number of values."""
     domain = CALLS[name].domains[parameter]
     tried = 0
     for value in domain.corners:
@@ -474,7 +474,7 @@ def refuse_all(name, parameter, drawn):
         refuse(name, parameter, value)
         tried += 1
 
-    if domain.corners:  # else it accepts everything
+    if domain.corners:  # otherwise it accepts everything
         try_anything()
     return tried
 
@@ -489,7 +489,7 @@ def test_a_wrong_value_is_refused_by_name_at_once(name, parameter):
 
 
 class Long:
-    """A value of any length, as it shows itself."""
+    """An object with a repr of a given length."""
 
     def __init__(self, characters):
         self.characters = characters
@@ -523,7 +523,7 @@ def test_a_message_shows_a_value_in_full_up_to_a_length_and_then_its_ends(make, 
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_an_integer_that_python_may_not_write_out_is_shown_by_its_size(sign):
+def test_an_integer_too_long_to_print_is_shown_by_its_size(sign):
     assert shown(sign * 2**2047) == "an integer of 2048 bits"
     assert shown(sign * (2**2047 - 1)).startswith(str(sign * (2**2047 - 1))[:30])
 
@@ -578,8 +578,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("call", "message"), MESSAGES, ids=[message for _, message in MESSAGES])
-def test_a_message_says_what_the_value_is_and_what_it_should_be(call, message):
-    """To the letter."""
+def test_a_message_has_the_value_and_what_it_should_be(call, message):
     with pytest.raises((TypeError, ValueError)) as refused:
         call()
 
@@ -599,12 +598,12 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_ends_of_a_range_are_in_it(end):
+def test_the_ends_of_a_range_are_accepted(end):
     ENDS[end]()
 
 
 def test_adam_takes_the_longest_step_that_is_accepted():
-    """Which is ten times the rate at first, and has to be a float32."""
+    """The first step size is ten times the rate, and must be finite in float32."""
     network = SimpleNet(lr=1e37)
     simplenet.mse_loss(network(X), Y).backward()
 
@@ -613,8 +612,8 @@ def test_adam_takes_the_longest_step_that_is_accepted():
     assert all(weights.isfinite().all() for weights in network.parameters())
 
 
-def test_what_is_kept_of_an_argument_is_of_pythons_own_type():
-    """A file with NumPy's in it does not load without running code; those that are Python's, too, are accepted."""
+def test_stored_arguments_have_pythons_own_types():
+    """A checkpoint with NumPy's types does not load without running code; subclasses of Python's types are accepted."""
 
     class Width(enum.IntEnum):
         FOUR = 4

@@ -1,6 +1,6 @@
-"""A checkpoint is data that is checked before it is used: nothing in it is executed, obeyed or believed.
+"""A checkpoint is checked before it is used: no code in it runs, no path in it is used, no value is trusted.
 
-``soak`` tries all there is where a plain run draws a part.
+The ``soak`` tests try all cases, the others a random part of them.
 """
 
 import copy
@@ -36,7 +36,7 @@ from tests.checkpoints import (
 
 
 class Content(bytes):
-    """The bytes of a file, which a failing test should not print."""
+    """The bytes of a file, with a short repr for failing tests."""
 
     def __repr__(self):
         return f"{len(self)} bytes"
@@ -57,7 +57,7 @@ def file(tmp_path):
 
 
 def taken(path):
-    """Return all that is taken over from a checkpoint, bit for bit."""
+    """Return everything that is read from a checkpoint, bit for bit."""
     read = read_checkpoint(path, training=True)
     tensors = [*read.weights.values(), *(moment for pair in read.training.moments for moment in pair)]
     bits = [(tensor.dtype, tensor.flatten().view(torch.uint8).tolist()) for tensor in tensors]
@@ -65,11 +65,11 @@ def taken(path):
 
 
 def is_taken(path):
-    """Whether an entry is one of those that a digest covers."""
+    """Whether the digest covers an entry."""
     return path[0] in checkpoint.ENTRIES
 
 
-def test_what_is_read_is_what_was_saved(content, file):
+def test_a_checkpoint_round_trips_bit_for_bit(content, file):
     file.write_bytes(content)
     expected = loaded(content)
 
@@ -86,7 +86,7 @@ def test_what_is_read_is_what_was_saved(content, file):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_a_network_is_loaded_in_the_type_it_was_saved_in(content, file, dtype):
+def test_a_network_is_loaded_in_the_dtype_it_was_saved_in(content, file, dtype):
     whole = loaded(content)
     whole["state_dict"] = {name: weight.to(dtype) for name, weight in whole["state_dict"].items()}
     file.write_bytes(saved(whole))
@@ -97,16 +97,16 @@ def test_a_network_is_loaded_in_the_type_it_was_saved_in(content, file, dtype):
     assert {parameter.dtype for parameter in net.parameters()} == {dtype}
 
 
-def test_weights_alone_are_enough_for_a_network_and_not_for_training(content, file):
+def test_a_checkpoint_with_only_weights_loads_but_does_not_resume(content, file):
     whole = loaded(content)
     file.write_bytes(saved({name: whole[name] for name in ("hyper_parameters", "state_dict")}))
 
     assert load_checkpoint(file)(torch.zeros(2)).isfinite()
-    with pytest.raises(ValueError, match="holds weights alone, without optimizer_states"):
+    with pytest.raises(ValueError, match="holds only weights, without optimizer_states"):
         read_checkpoint(file, training=True)
 
 
-# Nothing obeyed.
+# Paths and code.
 
 
 def snapshot(directory):
@@ -114,13 +114,13 @@ def snapshot(directory):
 
 
 @pytest.mark.parametrize("named", ["directory", "file", "url"])
-def test_a_path_in_a_checkpoint_is_not_written_deleted_or_asked_for(content, tmp_path, monkeypatch, named):
-    """Lightning would remove what ``best_model_path`` names, and ask the server of a URL."""
+def test_a_path_in_a_checkpoint_is_not_written_deleted_or_opened(content, tmp_path, monkeypatch, named):
+    """Lightning would delete the file that ``best_model_path`` names, and contact the server of a URL."""
     documents = tmp_path / "documents"
     documents.mkdir()
     (documents / "letter.txt").write_text("Dear reader,")
     before = snapshot(documents)
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a server was asked"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a server was contacted"))
     path = {"directory": str(documents), "file": str(documents / "letter.txt"), "url": "http://localhost:9/evil.ckpt"}
     evil = tmp_path / "evil.ckpt"
     evil.write_bytes(saved(hostile(loaded(content), path[named])))
@@ -141,7 +141,7 @@ def test_a_path_in_a_checkpoint_is_not_written_deleted_or_asked_for(content, tmp
 
 
 class Malicious:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -162,7 +162,7 @@ def test_code_in_a_checkpoint_is_not_run(content, tmp_path, file, where):
 
     assert not trace.exists()
     torch.load(file, weights_only=False)
-    assert trace.exists(), "the file is harmless, and the test says nothing"
+    assert trace.exists(), "the file is harmless, so the test proves nothing"
 
 
 def with_pickle(content, pickled):
@@ -170,7 +170,7 @@ def with_pickle(content, pickled):
 
 
 def doubled(depth):
-    """Return a list that holds the one before it twice, and so on: small in a file, and endless to walk through."""
+    """Return a list that contains another list twice, and so on: small in a file, but exponentially large."""
     value = ["ha"]
     for _ in range(depth):
         value = [value, value]
@@ -178,8 +178,8 @@ def doubled(depth):
 
 
 BOMBS = {
-    "an index that makes room for all before it": lambda c: with_pickle(c, b"\x80\x02}r\xff\xff\xff\x7f."),
-    "a byte array of a size that the file names": lambda c: with_pickle(c, b"\x80\x05\x96" + b"\xff" * 7 + b"\x00."),
+    "a memo index that allocates all smaller ones": lambda c: with_pickle(c, b"\x80\x02}r\xff\xff\xff\x7f."),
+    "a byte array of a declared size": lambda c: with_pickle(c, b"\x80\x05\x96" + b"\xff" * 7 + b"\x00."),
     "a long string": lambda c: with_pickle(c, pickle.dumps("a" * 2**17, 2)),
     "a tensor of stride 0": lambda c: saved(
         with_entry(loaded(c), ("state_dict", "output_layer.bias"), torch.zeros(1).expand(2**40)), sealed=False
@@ -199,7 +199,7 @@ def test_a_small_file_cannot_take_much_memory_or_time(content, file, bomb):
     assert file.stat().st_size < 2**19
 
     tracemalloc.start()
-    start = time.thread_time()  # other processes' load is not this file's
+    start = time.thread_time()  # not wall time, which depends on other processes
     try:
         with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint"):
             read_checkpoint(file)
@@ -211,7 +211,7 @@ def test_a_small_file_cannot_take_much_memory_or_time(content, file, bomb):
     assert time.thread_time() - start < 5
 
 
-def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(file, monkeypatch):
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(file, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 1000)
     file.write_bytes(bytes(1001))
 
@@ -220,8 +220,8 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(file, monke
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
-def test_what_is_no_file_is_refused_at_once(tmp_path):
-    """A pipe would keep its reader waiting."""
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path):
+    """A read from a named pipe would block."""
     os.mkfifo(tmp_path / "pipe.ckpt")
     (tmp_path / "directory.ckpt").mkdir()
 
@@ -230,11 +230,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
             load_checkpoint(tmp_path / name)
 
 
-# Damage is noticed.
+# Damage.
 
 
 def outcome(file, content):
-    """Return what is taken over from a file with this content, or that it is refused."""
+    """Return everything that is read from a file with this content, or ``"refused"``."""
     file.write_bytes(content)
     try:
         return taken(file)
@@ -245,8 +245,8 @@ def outcome(file, content):
 
 
 @given(seed=st.integers(0, 2**64 - 1))
-def test_damage_is_refused_or_harmless(content, tmp_path_factory, seed):
-    """A few dozen damaged files an example; harmless is what leaves the same bits."""
+def test_a_damaged_checkpoint_is_refused_or_gives_the_same_bits(content, tmp_path_factory, seed):
+    """In everything that is read; 30 damaged files an example."""
     generator = random.Random(seed)
     file = tmp_path_factory.getbasetemp() / "damaged.ckpt"
     whole = outcome(file, content)
@@ -264,14 +264,14 @@ def test_every_flipped_bit_of_a_weight_or_moment_is_refused(content, file):
     for info in members_with_numbers(content).values():
         start = info.header_offset + 30
         start += sum(int.from_bytes(content[info.header_offset + i :][:2], "little") for i in (26, 28))
-        for bit in range(start * 8, (start + info.file_size) * 8, 7):  # 7 takes turns through the bits of a byte
+        for bit in range(start * 8, (start + info.file_size) * 8, 7):  # a step of 7 reaches every bit of a byte in turn
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << bit % 8
             assert outcome(file, bytes(flipped)) == "refused", f"bit {bit} of {info.filename}"
 
 
 @pytest.mark.soak
-def test_every_flipped_bit_of_the_file_is_refused_or_harmless(content, file):
+def test_every_flipped_bit_of_the_file_is_refused_or_gives_the_same_bits(content, file):
     whole = outcome(file, content)
     for bit in range(len(content) * 8):
         flipped = bytearray(content)
@@ -280,7 +280,7 @@ def test_every_flipped_bit_of_the_file_is_refused_or_harmless(content, file):
 
 
 @pytest.mark.soak
-def test_three_thousand_damaged_files_are_refused_or_harmless(content, file):
+def test_three_thousand_damaged_files_are_refused_or_give_the_same_bits(content, file):
     generator = random.Random(1996)
     whole = outcome(file, content)
     refused = 0
@@ -291,8 +291,8 @@ def test_three_thousand_damaged_files_are_refused_or_harmless(content, file):
     assert refused > 2000
 
 
-def test_members_that_are_exchanged_or_there_twice_are_refused(content, file):
-    """Their CRCs are right."""
+def test_swapped_or_duplicate_members_are_refused(content, file):
+    """Although their CRCs are right."""
     names = list(members_with_numbers(content))
     contents = loaded_members(content)
     for one in names:
@@ -312,13 +312,13 @@ def loaded_members(content):
 
 
 def test_another_byte_order_is_refused(content, file):
-    """Whether or not the torch that saved it, before 2.1, says the order."""
+    """Torch before 2.1 does not store the byte order."""
 
     def big_endian(name, old):
         if name.endswith("/byteorder"):
             return []
-        said = [(name.removesuffix("data.pkl") + "byteorder", b"big")]
-        return [(name, old), *(said if name.endswith("/data.pkl") else [])]
+        order = [(name.removesuffix("data.pkl") + "byteorder", b"big")]
+        return [(name, old), *(order if name.endswith("/data.pkl") else [])]
 
     other = repacked(content, big_endian)
 
@@ -330,7 +330,7 @@ def test_another_byte_order_is_refused(content, file):
     [b"", b"not a checkpoint", b"PK\x03\x04 truncated", {"a": torch.ones(1)}, [1], "text", 7],
     ids=["empty", "text", "truncated", "other weights", "list", "string", "number"],
 )
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(file, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused_by_name(file, content):
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
 
     with pytest.raises(ValueError, match=r"file\.ckpt should be a checkpoint of a SimpleNet"):
@@ -349,11 +349,11 @@ def test_a_missing_checkpoint_is_an_os_error(tmp_path):
         load_checkpoint(tmp_path / "none.ckpt")
 
 
-# What was edited is noticed, and a schema holds for what carries the right digest.
+# Edits: without the right digest, and with it.
 
 
 def test_an_edited_entry_without_its_digest_is_refused(content, file):
-    """Every entry that is taken over, set to another value of its kind."""
+    """Every entry that is read, set to another value of its type."""
     whole = loaded(content)
     edited = 0
     for path in paths(whole):
@@ -368,7 +368,7 @@ def test_an_edited_entry_without_its_digest_is_refused(content, file):
 
 
 def tampered(whole):
-    """Yield what may be done to each entry that is taken over: left out, or made what it must not be."""
+    """Yield each entry that is read with a change: removed, or set to a wrong value."""
     for path in paths(whole):
         if is_taken(path):
             if isinstance(entry(whole, path[:-1]), dict):
@@ -378,14 +378,14 @@ def tampered(whole):
 
 
 def assert_refused_or_the_same(file, expected, path, value, changed):
-    """The same, where what is left out of a group takes its default, or 6.0 is 6 in another type."""
+    """The same, if a removed option of a group takes its default, or 6 becomes 6.0."""
     result = outcome(file, saved(changed))
     assert result in ("refused", expected), f"{path} set to {value!r} is accepted"
 
 
 @given(data=st.data())
 def test_a_tampered_entry_with_its_digest_is_refused(content, tmp_path_factory, data):
-    """A few dozen an example; the refusal is one line, whatever the entry became."""
+    """With a message of one line; 30 cases an example."""
     whole = loaded(content)
     cases = list(tampered(whole))
     file = tmp_path_factory.getbasetemp() / "tampered.ckpt"
@@ -425,15 +425,15 @@ def test_every_tampered_entry_with_its_digest_is_refused(content, file):
     ],
     ids=str,
 )
-def test_a_refusal_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, message):
+def test_an_error_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, message):
     file.write_bytes(saved(with_entry(loaded(content), path, value)))
 
     with pytest.raises(ValueError, match=message):
         read_checkpoint(file, training=True)
 
 
-def test_a_checkpoint_of_another_optimizer_trains_on_under_none(content, file):
-    """SGD's state holds no moments; its weights can be looked at all the same."""
+def test_a_checkpoint_of_another_optimizer_does_not_resume(content, file):
+    """SGD's state has no moments; the weights can still be loaded."""
     whole = loaded(content)
     whole["optimizer_states"] = [torch.optim.SGD(SimpleNet().parameters(), lr=0.01).state_dict()]
     file.write_bytes(saved(whole))
@@ -446,7 +446,7 @@ def test_a_checkpoint_of_another_optimizer_trains_on_under_none(content, file):
 @given(data=st.data())
 @example(data=None)
 def test_the_digest_of_a_file_is_that_of_what_was_saved(content, data):
-    """And another one of anything else."""
+    """And differs for any other value."""
     whole = loaded(content)
     assert digest(whole) == whole["digest"]
     if data is not None:
@@ -456,7 +456,7 @@ def test_the_digest_of_a_file_is_that_of_what_was_saved(content, data):
             assert digest(with_entry(whole, path, value)) != whole["digest"]
 
 
-# The newest of a directory.
+# The newest checkpoint of a directory.
 
 
 def test_the_newest_intact_checkpoint_of_a_directory_is_taken(content, tmp_path):
@@ -484,6 +484,6 @@ def test_a_directory_without_an_intact_checkpoint_is_refused_with_the_reasons(co
 
 
 def test_every_opcode_and_class_that_torch_writes_is_known(content):
-    """So that a torch that writes others is seen here and not by a user."""
+    """So that this test fails if a release of torch writes others."""
     assert archive.read_archive(content, ["callbacks", "loops", *loaded(content)]).keys() == loaded(content).keys()
     copy.deepcopy(archive.read_archive(content, ["state_dict"]))

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses, and how it ends."""
+"""The command line: its output, its errors and its exit status."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from tests.children.background import Background
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch):
-    """Run a command line in an empty directory."""
+    """Return a function that runs a command line in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -34,7 +34,7 @@ def cli(tmp_path, monkeypatch):
     return run
 
 
-def test_training_prints_the_truth_table_that_was_learned(cli, tmp_path):
+def test_training_prints_the_predicted_truth_table(cli, tmp_path):
     result = cli("train", "--batch-size", 4, "--plot", "run.png")
 
     assert result.exit_code == 0, result.output
@@ -79,8 +79,8 @@ UNSOLVED = [
     "checkpoint run.ckpt",
 ]
 THEOREM = [
-    "The listing can never solve XOR: with no hidden activation it is an affine map under a sigmoid,",
-    "one straight line cannot part XOR's rows, and its MSE is never below 1/4.",
+    "The listing can never solve XOR: without a hidden activation it is an affine map under a sigmoid,",
+    "no straight line separates XOR's classes, and its MSE is never below 1/4.",
 ]
 RESUME = "simplenet train --resume 'run.ckpt'"
 LOSS = "the loss of step 7 is nan"
@@ -90,14 +90,14 @@ LOSS = "the loss of step 7 is nan"
     ("architecture", "changes", "report"),
     [
         ("overview", {"predictions": RIGHT, "stopped_by": "solved"}, SOLVED),
-        ("overview", {}, [*UNSOLVED, f"The epochs are used up; go on with more --max-epochs: {RESUME}"]),
+        ("overview", {}, [*UNSOLVED, f"Stopped at --max-epochs; resume with a larger --max-epochs: {RESUME}"]),
         ("listing", {}, [*UNSOLVED, *THEOREM]),
-        ("derivation", {"stopped_by": "SIGTERM"}, [*UNSOLVED, f"Stopped by SIGTERM; go on with: {RESUME}"]),
-        ("listing", {"stopped_by": "SIGINT"}, [*UNSOLVED, *THEOREM, f"Stopped by SIGINT; go on with: {RESUME}"]),
+        ("derivation", {"stopped_by": "SIGTERM"}, [*UNSOLVED, f"Stopped by SIGTERM; resume with: {RESUME}"]),
+        ("listing", {"stopped_by": "SIGINT"}, [*UNSOLVED, *THEOREM, f"Stopped by SIGINT; resume with: {RESUME}"]),
         (
             "overview",
             {"stopped_by": "divergence", "divergence": LOSS},
-            [*UNSOLVED, f"Stopped: {LOSS}; the checkpoint is the last state before. Try a smaller --lr."],
+            [*UNSOLVED, f"Stopped: {LOSS}; the checkpoint was saved before. Try a smaller --lr."],
         ),
         (
             "overview",
@@ -106,8 +106,8 @@ LOSS = "the loss of step 7 is nan"
         ),
     ],
 )
-def test_a_report_is_the_truth_table_the_verdict_and_how_to_go_on(architecture, changes, report):
-    """To the letter, however a run ends."""
+def test_a_report_has_the_truth_table_the_result_and_a_hint(architecture, changes, report):
+    """However a run ends."""
     run = {"predictions": WRONG, "checkpoint": Path("run.ckpt"), "stopped_by": "budget", "divergence": None, **changes}
     run["predictions"] = torch.tensor(run["predictions"])[:, None]
 
@@ -133,7 +133,7 @@ def test_the_listing_ends_with_status_1_and_the_reason(cli):
     assert "never solve XOR" in result.output
 
 
-def test_a_run_out_of_epochs_says_how_to_go_on(cli):
+def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
     result = cli("train", "--max-epochs", 5, "--architecture", "derivation", "--batch-size", 2)
     command = re.search(r"simplenet (train --resume) '(.*)'", result.output)
     assert result.exit_code == 1
@@ -157,14 +157,14 @@ def test_a_run_out_of_epochs_says_how_to_go_on(cli):
         (["--batch-size", "0"], "0 is not in the range"),
         (["--batch-size", "1048577"], "batch_size is 1048577, but should be from 1 to 1048576"),
         (["--architecture", "other"], "'other' is not one of 'overview', 'derivation', 'listing'"),
-        (["--device", "abacus"], "device is 'abacus', but should be auto or one of those here: cpu"),
+        (["--device", "abacus"], "device is 'abacus', but should be auto or available: cpu"),
         (["--device", "cuda:99"], "device is 'cuda:99', but should be"),
         (["--resume", "none.ckpt"], "'none.ckpt' does not exist"),
         (["--resume", "text.ckpt"], "text.ckpt should be a checkpoint of a SimpleNet"),
         (["--resume", "text.ckpt", "--seed", "3"], "--seed cannot be combined with --resume"),
         (["--checkpoint-dir", "text.ckpt/inside"], "text.ckpt/inside"),
         (["--plot", "run.docx"], "plot is 'run.docx', but should end in one of"),
-        (["--plot", "none/run.png"], "plot is 'none/run.png', but should lie in a directory that exists"),
+        (["--plot", "none/run.png"], "plot is 'none/run.png', but should be in a directory that exists"),
         (["--unknown"], "No such option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -183,8 +183,8 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
     ("flag", "value"),
     [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
 )
-def test_what_the_checkpoint_decides_is_refused_beside_it(cli, tmp_path, flag, value):
-    """Even where it says the same, as a default does."""
+def test_options_stored_in_the_checkpoint_are_refused_with_resume(cli, tmp_path, flag, value):
+    """Even with the same value."""
     (tmp_path / "text.ckpt").write_text("text")
 
     result = cli("train", "--resume", "text.ckpt", f"--{flag}", value)
@@ -229,8 +229,8 @@ def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_pat
 
 @pytest.mark.parametrize("architecture", ["overview", "listing"])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypatch, architecture, name, status):
-    """0 and 1 mean a run that has finished."""
+def test_a_signal_ends_training_with_its_status_and_saves_the_state(cli, monkeypatch, architecture, name, status):
+    """The statuses 0 and 1 are for a run that finishes."""
     number = getattr(signal, name)
     step = SimpleNet.training_step
 
@@ -248,7 +248,7 @@ def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypa
 
     assert result.exit_code == status, result.output
     command = re.search(
-        rf"^Stopped by {name}; go on with: simplenet (train --resume) '(.*)'$", result.output, re.MULTILINE
+        rf"^Stopped by {name}; resume with: simplenet (train --resume) '(.*)'$", result.output, re.MULTILINE
     )
     assert "not solved after 4 steps" in result.output
     assert "not solved after 8 steps" in cli(*command[1].split(), command[2], "--max-epochs", 2).output
@@ -266,8 +266,8 @@ def test_a_signal_ends_training_with_its_status_and_the_state_kept(cli, monkeypa
 @pytest.mark.parametrize(
     "command", [["train"], ["certify"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0]
 )
-def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch, command, raised, status, message):
-    """An error of SimpleNet's own shows where it was raised; the others end in one line."""
+def test_no_unexpected_error_exits_with_status_0_or_1(cli, tmp_path, monkeypatch, command, raised, status, message):
+    """Status 3 with a traceback; expected errors have status 2 and one line."""
     (tmp_path / "c.ckpt").write_text("")
 
     def fail(*_, **__):
@@ -283,8 +283,8 @@ def test_no_error_ends_in_a_status_that_is_a_verdict(cli, tmp_path, monkeypatch,
     assert (len(result.stderr.splitlines()) > 1) == (status == 3)
 
 
-def test_a_reader_that_has_seen_enough_ends_a_command_as_sigpipe_would(monkeypatch):
-    """Without a word, and what is left to be written goes nowhere."""
+def test_a_closed_pipe_ends_a_command_with_the_status_of_sigpipe(monkeypatch):
+    """Without a message; later output is discarded."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stdout:
@@ -298,8 +298,8 @@ def test_a_reader_that_has_seen_enough_ends_a_command_as_sigpipe_would(monkeypat
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
-def test_a_command_says_nothing_of_torch_and_lightning_but_their_errors(cli, monkeypatch, level):
-    """What other modules warn of is shown, and what was set before is set again."""
+def test_commands_hide_warnings_of_torch_and_lightning_but_not_their_errors(cli, monkeypatch, level):
+    """Warnings of other modules are shown, and the logging level is restored."""
     seen = []
 
     def warn(device):
@@ -333,8 +333,8 @@ def eager(*arguments, **options):
 
 
 @pytest.mark.parametrize("command", [["train"], ["predict", "c.ckpt", "0,1"], ["info"]], ids=lambda c: c[0])
-def test_ctrl_c_ends_in_its_status(cli, tmp_path, monkeypatch, command):
-    """Click alone says 1 of it, which is a verdict of training."""
+def test_ctrl_c_exits_with_status_130(cli, tmp_path, monkeypatch, command):
+    """Click by itself exits with 1, which is a result of training."""
     (tmp_path / "c.ckpt").write_text("")
 
     def interrupt(*_, **__):
@@ -349,8 +349,8 @@ def test_ctrl_c_ends_in_its_status(cli, tmp_path, monkeypatch, command):
     assert result.stderr == ""
 
 
-def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written(cli, tmp_path, monkeypatch):
-    """After the verdict, which the work was for."""
+def test_each_file_that_becomes_unwritable_is_reported_and_the_others_are_written(cli, tmp_path, monkeypatch):
+    """After the result is printed."""
     target = tmp_path / "gone" / "run.json"
     target.parent.mkdir()
 
@@ -372,9 +372,9 @@ def test_files_that_turn_unwritable_are_reported_each_and_the_others_are_written
 
 @pytest.mark.parametrize("command", [["train", "--plot"], ["certify", "--plot"], ["certify", "--json"]], ids=" ".join)
 @pytest.mark.parametrize("path", ["none/run.png", "directory.png", "text.ckpt/run.png"])
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path, monkeypatch, command, path):
-    monkeypatch.setattr("simplenet.training.train", lambda *_, **__: pytest.fail("the work was done"))
-    monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: pytest.fail("the work was done"))
+def test_a_file_that_cannot_be_written_is_refused_before_training(cli, tmp_path, monkeypatch, command, path):
+    monkeypatch.setattr("simplenet.training.train", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: pytest.fail("it was trained"))
     (tmp_path / "directory.png").mkdir()
     (tmp_path / "text.ckpt").write_text("")
 
@@ -382,12 +382,12 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path,
 
     assert result.exit_code == 2
     option, last = command[-1], result.stderr.splitlines()[-1]
-    missing = f"Error: {option.removeprefix('--')} is '{path}', but should lie in a directory that exists"
+    missing = f"Error: {option.removeprefix('--')} is '{path}', but should be in a directory that exists"
     assert last == missing or last.startswith(f"Error: {option} is '{path}', which cannot be written: ")
 
 
 def test_hidden_sets_the_width_of_the_network(cli, tmp_path):
-    """2-2-1 too, which is known to fail on XOR often."""
+    """Here of 2-2-1, which often fails on XOR."""
     cli("train", "--hidden", 2, "--max-epochs", 1)
 
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
@@ -415,8 +415,8 @@ def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
 
 
 @pytest.mark.parametrize(("score", "word"), [(0.5, "false"), (0.5000001, "true"), (0.4999999, "false"), (1.0, "true")])
-def test_a_score_of_one_half_reads_as_false(cli, tmp_path, monkeypatch, score, word):
-    """What is above reads as true."""
+def test_a_prediction_of_one_half_is_false(cli, tmp_path, monkeypatch, score, word):
+    """A larger one is true."""
     net = SimpleNet()
     for parameter in net.parameters():
         parameter.data.zero_()
@@ -434,7 +434,7 @@ def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
     result = cli("predict", "text.ckpt", row)
 
     assert result.exit_code == 2
-    assert f"Error: Invalid value for 'ROWS...': '{row}' is not two finite numbers" in result.output
+    assert f"Error: Invalid value for 'ROWS...': '{row}' should be two finite numbers" in result.output
 
 
 FLAGS = {
@@ -453,8 +453,8 @@ FLAGS = {
 
 
 @pytest.fixture
-def flags_given_back(monkeypatch):
-    """Put back every flag that ``describe`` shows."""
+def flags_restored(monkeypatch):
+    """Restore every flag that ``describe`` shows."""
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.get_num_threads()
     monkeypatch.setattr(cudnn, "deterministic", False)
@@ -469,7 +469,7 @@ def flags_given_back(monkeypatch):
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-@pytest.mark.usefixtures("flags_given_back")
+@pytest.mark.usefixtures("flags_restored")
 def test_each_entry_of_a_description_follows_the_flag_that_it_names(flag):
     """And no other entry does."""
     turn, name, shown = FLAGS[flag]
@@ -491,8 +491,8 @@ def test_info_names_versions_device_threads_and_flags(cli):
     assert lines["dtype"] == "float32"
 
 
-def test_help_and_the_reference_do_not_wait_for_torch():
-    """One new process; torch takes seconds to import."""
+def test_help_and_the_reference_do_not_import_torch():
+    """In a new process; importing torch takes seconds."""
     program = (
         "import sys; import simplenet, simplenet.cli, simplenet.reference; "
         "assert 'SimpleNet' in dir(simplenet); "
@@ -505,7 +505,7 @@ def test_help_and_the_reference_do_not_wait_for_torch():
 
 
 def train_into_files(directory):
-    """Run the notebook's own setting, seed 1996 and batch size 1."""
+    """Run with the notebook's settings, seed 1996 and batch size 1."""
     command = [sys.executable, "-m", "simplenet", "train"]
     with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
         return [subprocess.Popen(command, cwd=directory, stdout=stdout, stderr=stderr)]
@@ -516,7 +516,7 @@ piped = Background(train_into_files)
 
 @pytest.mark.claim("4/learns")
 def test_the_notebooks_run_learns_exclusive_or(finished):
-    """And ends with status 0, which ``finished`` demands."""
+    """And exits with status 0, which ``finished`` asserts."""
     report = (finished(piped) / "stdout").read_text()
 
     assert report.count("  right\n") == 4
@@ -524,11 +524,11 @@ def test_the_notebooks_run_learns_exclusive_or(finished):
     assert int(steps.replace(",", "")) < 4 * 3000
 
 
-def test_a_pipe_gets_the_report_and_nothing_else(finished):
-    """In a process of its own: no bar, no tip, no hardware line, no warning."""
+def test_a_pipe_gets_only_the_report(finished):
+    """No progress bar, and no tips, hardware lines or warnings of Lightning."""
     directory = finished(piped)
 
     assert (directory / "stderr").read_text() == ""
     lines = (directory / "stdout").read_text().splitlines()
     assert lines[0].startswith("python")
-    assert len(lines) == 14  # five of origin, the table, verdict and checkpoint
+    assert len(lines) == 14  # five about the environment, the table, the result and the checkpoint

@@ -1,8 +1,8 @@
-"""Convergence as a statistic: how often XOR is solved, after how many steps, and by which network never.
+"""Convergence as a statistic: how often XOR is solved, after how many steps, and which network never solves it.
 
 The rates are those of 100,000 seeds, 0 to 99,999, counted by ``train_ensemble`` under torch 2.13.
-The seeds here are others. What is asserted holds for any fresh seeds with the stated probability,
-and the seeds are fixed, so that a run that passes passes again.
+The tests use other seeds. An assertion is true for new seeds with the stated probability, and the
+seeds are fixed, so that a run that passes once always passes.
 """
 
 import itertools
@@ -37,13 +37,13 @@ from simplenet.testing.assertions import assert_identical, assert_within, refute
 from simplenet.testing.bounds import gamma
 from simplenet.testing.strategies import floats, tensors
 
-# For the whole of this module: the probability that a correct SimpleNet, on fresh seeds, fails any of its bands.
+# The probability that a correct SimpleNet, on new seeds, fails any band of this module.
 FALSE_ALARM = 1e-6
 
 COUNTED = 100_000
 FRESH = range(10**6, 10**6 + 2048)
 
-# How many of the counted seeds are solved after so many steps in batches of so many rows.
+# How many of the counted seeds are solved, by architecture, batch size and number of steps.
 SOLVED = {
     ("overview", 4, 500): 80_379,
     ("overview", 4, 1000): 99_216,
@@ -53,20 +53,20 @@ SOLVED = {
     ("tanh", 4, 500): 99_745,
     ("relu", 4, 500): 65_183,
 }
-# How many of them, at batch 4 within 1,000 steps, were solved for good by which step: near the quartiles.
+# How many of them, at batch 4 and 1,000 steps, are solved from this step to the last; the steps are near the quartiles.
 SOLVED_BY = {200: 24_725, 313: 49_542, 400: 66_209, 613: 90_037}
 
 BANDS = len(SOLVED) + len(SOLVED_BY)
 
-# What the suite adds to the notebook's three: its hidden layer with another activation.
+# Two architectures besides the notebook's three: the overview with another hidden activation.
 CONTROLS = {"relu": (nn.ReLU, nn.Identity), "tanh": (nn.Tanh, nn.Identity)}
 
 
 def band(counted, fresh):
-    """Bound a count among fresh seeds, given that among the counted ones.
+    """Bound a count among new seeds, given that among the counted ones.
 
-    Four things can go wrong, each with the same probability: the rate is below or above what the
-    counted seeds say, or the fresh seeds fall below or above what the rate says.
+    Four errors are possible, each with the same probability: the rate is below or above the bounds
+    from the counted seeds, or the new count is below or above the bounds from the rate.
     """
     doubt = FALSE_ALARM / BANDS / 4
     lowest, highest = clopper_pearson(counted, COUNTED, 1 - doubt)
@@ -92,16 +92,16 @@ def trained(architecture, batch_size, steps):
 @pytest.mark.claim("4/learns")
 @pytest.mark.usefixtures("controls")
 @pytest.mark.parametrize(("architecture", "batch_size", "steps"), SOLVED)
-def test_the_rate_of_success_is_neither_lower_nor_higher_than_it_was(architecture, batch_size, steps):
-    """The positive control, tanh, does better than the sigmoid; the negative one, ReLU, fails a third of the time."""
+def test_the_rate_of_success_is_unchanged(architecture, batch_size, steps):
+    """The positive control, tanh, succeeds more often than the sigmoid; the negative one, ReLU, fails for a third."""
     result = trained(architecture, batch_size, steps)
 
     claim = f"{architecture} solves XOR in {steps} steps of {batch_size} rows"
     assert_in_band(int(result.solved.sum()), len(FRESH), SOLVED[architecture, batch_size, steps], claim)
 
 
-def test_the_bands_tell_the_activations_apart():
-    """Under an identity output, no count is in the bands of two hidden activations; so each band can fail."""
+def test_the_bands_distinguish_the_activations():
+    """With an identity output, the bands of two hidden activations do not overlap; so each band can fail."""
     relu, sigmoid, tanh = (band(SOLVED[name, 4, 500], len(FRESH)) for name in ("relu", "overview", "tanh"))
 
     assert relu[1] < sigmoid[0]
@@ -109,8 +109,8 @@ def test_the_bands_tell_the_activations_apart():
 
 
 @pytest.mark.parametrize("step", SOLVED_BY)
-def test_the_quantiles_of_the_steps_to_solve_are_where_they_were(step):
-    """A quantile is at most this step if, and only if, that share is solved by then."""
+def test_the_quantiles_of_the_steps_to_solve_are_unchanged(step):
+    """A quantile is at most this step if and only if that fraction is solved by then."""
     overview = trained("overview", 4, 1000)
     solved = int((overview.solved & (overview.solved_at <= step)).sum())
 
@@ -119,14 +119,14 @@ def test_the_quantiles_of_the_steps_to_solve_are_where_they_were(step):
 
 @pytest.mark.claim("5/listing-learns")
 def test_the_listing_is_never_solved():
-    """Ten thousand seeds, 250 steps: the theorem says why; here is that the code agrees."""
+    """Ten thousand seeds, 250 steps; docs/claims.md has the proof."""
     result = train_ensemble(range(10_000), "listing", steps=250, compiled=False)
 
     assert not result.solved.any()
 
 
-def test_one_activation_swapped_makes_the_listing_learn():
-    """The listing and the derivation differ by the hidden activation alone."""
+def test_a_sigmoid_in_the_hidden_layer_makes_the_listing_learn():
+    """The listing and the derivation differ only in the hidden activation."""
     (hidden, output), (swapped, same) = ARCHITECTURES["listing"], ARCHITECTURES["derivation"]
     assert (hidden, swapped, output) == (nn.Identity, nn.Sigmoid, same)
 
@@ -141,8 +141,8 @@ def test_one_activation_swapped_makes_the_listing_learn():
 @example(trials=9, share=1 / 9, confidence=0.9)
 @example(trials=9, share=8 / 9, confidence=0.9)
 @example(trials=9, share=9 / 9, confidence=0.9)
-def test_the_bounds_are_where_the_count_becomes_just_so_improbable(trials, share, confidence):
-    """Clopper and Pearson's definition: at a bound, so many successes or more (or fewer) have the doubt's chance."""
+def test_at_each_bound_the_count_has_the_stated_probability(trials, share, confidence):
+    """The definition: at the lower (upper) bound, at least (most) this count has the probability 1 - confidence."""
     successes = round(share * trials)
 
     lower, upper = clopper_pearson(successes, trials, confidence)
@@ -155,7 +155,7 @@ def test_the_bounds_are_where_the_count_becomes_just_so_improbable(trials, share
             p = Decimal(p)
             return sum(weights[k] * p**k * (1 - p) ** (trials - k) for k in ks)
 
-        # An inverse that is right to 1e-9 of itself, SciPy's word for it, moves a chance by at most n times as much.
+        # SciPy's inverse has a relative error of 1e-9, which changes a probability by at most n times as much.
         slack = Decimal("1e-9") * trials
         if successes:
             assert abs(chance(lower, range(successes, trials + 1)) - doubt) <= slack
@@ -172,9 +172,9 @@ def test_the_bounds_are_where_the_count_becomes_just_so_improbable(trials, share
 
 @pytest.fixture
 def certify(tmp_path, monkeypatch):
-    """Run ``simplenet certify`` in an empty directory, its steps not compiled."""
+    """Return a function that runs ``simplenet certify`` in an empty directory, without compiling."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("simplenet.cli.kill_children", lambda: None)  # this process has others: those beside the tests
+    monkeypatch.setattr("simplenet.cli.kill_children", lambda: None)  # it would kill the child processes of other tests
     monkeypatch.setattr(
         ensemble,
         "_compiled",
@@ -187,7 +187,7 @@ def certify(tmp_path, monkeypatch):
     return run
 
 
-def test_the_certificate_names_what_was_trained_how_much_of_it_solved_xor_and_how_surely(certify, tmp_path):
+def test_the_certificate_has_its_settings_the_count_and_the_bounds(certify, tmp_path):
     result = certify("--seeds", 1000, "--steps", 500, "--target", 0.7, "--plot", "c.png", "--json", "c.json")
 
     assert result.exit_code == 0, result.output
@@ -215,8 +215,8 @@ def test_the_certificate_names_what_was_trained_how_much_of_it_solved_xor_and_ho
 
 
 @given(hidden=st.integers(1, 5), seeds=st.integers(1, 9))
-def test_a_certificate_is_of_networks_as_wide_as_they_are_asked_for(hidden, seeds):
-    """And says so where they are not the notebook's."""
+def test_a_certificate_has_networks_of_the_requested_width(hidden, seeds):
+    """Its summary names a width that is not the notebook's."""
     fabric = Fabric(accelerator="cpu", devices=1)
 
     certificate = certify_one(
@@ -231,7 +231,7 @@ def test_a_certificate_is_of_networks_as_wide_as_they_are_asked_for(hidden, seed
 
 
 class OneOfSeveral(Fabric):
-    """What Fabric is on one of several devices; the others are not there."""
+    """A Fabric on one of several simulated devices."""
 
     def __init__(self, rank, count, gather):
         super().__init__(accelerator="cpu", devices=1)
@@ -248,7 +248,7 @@ class OneOfSeveral(Fabric):
 @pytest.mark.parametrize(("count", "seeds"), [(1, 4), (2, 1), (2, 5), (2, 6), (3, 7), (4, 9)])
 @pytest.mark.parametrize("chosen", [{}, {"hidden": 3, "compiled": False}], ids=["by default", "chosen"])
 def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypatch, count, seeds, chosen):
-    """The same as one device alone; the first shows a bar, and all train equally many."""
+    """The same certificate as on one device; the first shows a progress bar, and all train the same number of seeds."""
     asked, parts = [], [[] for _ in range(count)]
 
     def train(share, architecture, **options):
@@ -261,13 +261,13 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
         return certify_one(fabric, "derivation", batch_size=3, steps=5, seeds=seeds, confidence=0.9, **chosen)
 
     monkeypatch.setattr("simplenet.certificate.train_ensemble", train)
-    for rank in range(count):  # what each device hands in, and then what it makes of all that was handed in
+    for rank in range(count):  # first record what each device gathers, then pass all of it to each device
         certify_on(rank, lambda mine, rank=rank: (parts[rank].append(mine), torch.stack([mine] * count))[1])
-    handed_in = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+    gathered = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
     certificates = []
     for rank in range(count):
-        left = iter(handed_in)
-        certificates.append(certify_on(rank, lambda _, left=left: next(left)))
+        remaining = iter(gathered)
+        certificates.append(certify_on(rank, lambda _, remaining=remaining: next(remaining)))
 
     hidden = chosen.get("hidden", 4)
     options = {"hidden": hidden, "batch_size": 3, "steps": 5, "device": "cpu", "compiled": not chosen}
@@ -287,8 +287,7 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
         assert not certificate.as_dict()["compiled"]
 
 
-def test_no_seed_at_all_is_solved_within_no_step():
-    """A share of 0 needs none to be solved; one of 1 needs all."""
+def test_a_quantile_of_0_needs_no_seed_and_one_of_1_needs_all():
     result = train_ensemble(range(40), steps=300, compiled=False)
     certificate = Certificate("overview", 4, 300, 0.9, result)
 
@@ -297,7 +296,7 @@ def test_no_seed_at_all_is_solved_within_no_step():
     assert certificate.steps_to_solve(certificate.solved / 40) == result.solved_at.max()
 
 
-def test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_seeds_sit(certify):
+def test_a_bound_below_the_target_has_status_1_and_describes_the_failed_seeds(certify):
     result = certify("--seeds", 20, "--steps", 5, "--architecture", "overview", "--architecture", "listing")
 
     assert result.exit_code == 1
@@ -314,11 +313,11 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
     finish = threading.Event()
 
     def interrupted(*_):
-        os.kill(os.getpid(), number)  # to the process, whose main thread waits for this one
+        os.kill(os.getpid(), number)  # to the main thread, which waits for this one
         finish.wait(60)
 
     monkeypatch.setattr(ensemble._Training, "__call__", interrupted)  # noqa: SLF001
-    handler = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL  # a background job ignores some
+    handler = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL  # a background job may ignore it
     before = signal.signal(number, handler)
     try:
         result = certify("--seeds", 5000)
@@ -327,12 +326,10 @@ def test_a_signal_ends_a_certificate_with_its_status_and_one_line(certify, monke
         finish.set()
 
     assert result.exit_code == status
-    assert result.output.splitlines() == ["Interrupted: there is no certificate for a part of the seeds."]
+    assert result.output.splitlines() == ["Interrupted: no certificate without all seeds."]
 
 
-def test_a_certificate_that_was_not_compiled_says_so_and_names_the_cache(certify, monkeypatch):
-    """Which another kind of CPU may have filled."""
-
+def test_an_uncompiled_certificate_says_so_and_names_the_cache(certify, monkeypatch):
     def broken(*_):
         raise RuntimeError("no C++ compiler")
 
@@ -340,16 +337,16 @@ def test_a_certificate_that_was_not_compiled_says_so_and_names_the_cache(certify
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "cache")
     result = certify("--seeds", 3, "--steps", 1)
 
-    hint = "(remove cache if another kind of CPU has filled it)"
+    hint = "(remove cache if another type of CPU has filled it)"
     assert f"eager      not compiled: RuntimeError: no C++ compiler {hint}" in result.output
 
 
 def test_a_signal_ends_a_certificate_while_its_step_is_being_compiled(certify, monkeypatch):
-    """Without waiting for the compiler, which takes longer than a cluster waits before it kills."""
+    """Without waiting for the compiler, which may take longer than a cluster's grace period before SIGKILL."""
     finish = threading.Event()
 
     def compile_for_long(*_):
-        os.kill(os.getpid(), signal.SIGTERM)  # to the process, whose main thread waits for this one
+        os.kill(os.getpid(), signal.SIGTERM)  # to the main thread, which waits for this one
         finish.wait(60)
 
     monkeypatch.setattr(ensemble._Training, "warm", compile_for_long)  # noqa: SLF001
@@ -396,15 +393,15 @@ def test_bad_input_to_certify_ends_with_one_clear_line_and_status_2(certify, arg
 
 
 def made(solved_at, *, confidence=0.999):
-    """Make up a certificate of networks that were solved for good at these steps."""
+    """Make a certificate of networks that are solved from these steps to the last."""
     n = len(solved_at)
     result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), torch.zeros(n, 17), None)
     return Certificate("overview", 4, 100, confidence, result)
 
 
 @given(n=st.integers(1, 60), data=st.data(), confidence=st.sampled_from([0.5, 0.9, 0.999]))
-def test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true(n, data, confidence):
-    """A lower one down and an upper one up, by less than a tenth of a percent."""
+def test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true(n, data, confidence):
+    """A lower bound down and an upper bound up, by less than a tenth of a percent."""
     solved = data.draw(st.integers(0, n), label="solved")
     certificate = made([1] * solved + [ensemble.NEVER] * (n - solved), confidence=confidence)
 
@@ -417,8 +414,8 @@ def test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true(n, data,
 
 
 @given(steps=st.lists(st.one_of(st.none(), st.integers(0, 99)), min_size=1, max_size=12), share=st.integers(0, 12))
-def test_the_steps_to_solve_are_those_of_the_share_asked_for(steps, share):
-    """By its definition: the least step by which that many seeds of all are solved for good, if there is one."""
+def test_the_steps_to_solve_are_the_requested_quantile(steps, share):
+    """The definition: the first step by which that fraction of all seeds is solved and stays so, or None."""
     n = len(steps)
     share = min(share, n)
     certificate = made([ensemble.NEVER if step is None else step for step in steps])
@@ -434,7 +431,7 @@ def test_the_steps_to_solve_are_those_of_the_share_asked_for(steps, share):
 
 
 def test_a_record_holds_the_whole_certificate():
-    """By the names that readers of a JSON file look for."""
+    """By the keys of the JSON file."""
     certificate = made([3, 1, ensemble.NEVER, 7])
     lower, upper = clopper_pearson(3, 4, 0.999)
 
@@ -456,7 +453,7 @@ def test_a_record_holds_the_whole_certificate():
 
 @pytest.fixture
 def certified(certify, monkeypatch):
-    """Run ``simplenet certify`` on a certificate that is made up."""
+    """Return a function that runs ``simplenet certify`` with a given count."""
 
     def run(solved, seeds, *arguments):
         certificate = made([1] * solved + [ensemble.NEVER] * (seeds - solved))
@@ -467,8 +464,8 @@ def certified(certify, monkeypatch):
 
 
 @pytest.mark.parametrize("solved", [0, 15, 20])
-def test_a_target_between_the_two_bounds_is_not_cleared(certified, solved):
-    """What the rate is at least decides, and is enough where it is the target itself."""
+def test_a_target_between_the_two_bounds_is_not_reached(certified, solved):
+    """The lower bound decides, and suffices if it equals the target."""
     lower, upper = certified(solved, 20)[1].bounds
 
     for target, status in [(0.0, 0), (lower, 0), (math.nextafter(lower, 1), 1), ((lower + upper) / 2, 1), (upper, 1)]:
@@ -477,8 +474,8 @@ def test_a_target_between_the_two_bounds_is_not_cleared(certified, solved):
 
 
 @pytest.mark.parametrize("architectures", [["overview", "listing"], ["listing", "overview"]])
-def test_one_target_that_is_missed_of_several_is_enough_for_status_1(certify, monkeypatch, architectures):
-    """In whichever place."""
+def test_one_missed_target_of_several_has_status_1(certify, monkeypatch, architectures):
+    """At either position."""
     monkeypatch.setattr(
         "simplenet.certificate.certify",
         lambda _, architecture, **__: made([1 if architecture == "overview" else ensemble.NEVER] * 20),
@@ -490,8 +487,8 @@ def test_one_target_that_is_missed_of_several_is_enough_for_status_1(certify, mo
 
 
 @pytest.mark.parametrize("failed", [0, 1, 11, 12, 13])
-def test_a_list_that_is_exactly_full_has_no_ellipsis(certified, failed):
-    """Twelve seeds are named; only a thirteenth is left out. Of three it is said where they sit."""
+def test_a_list_at_its_length_limit_has_no_ellipsis(certified, failed):
+    """Twelve failed seeds are named, a thirteenth is not; three are described."""
     result, _ = certified(20 - failed, 20)
 
     lines = re.findall(r"^failed     (.*)$", result.stdout, re.MULTILINE)
@@ -529,8 +526,10 @@ SADDLE = "curves up in 5, down in 4, neither in 8: shaped like a saddle"
     ],
     ids=["all", "not all"],
 )
-def test_the_verdict_names_the_bound_the_steps_and_what_failed(certify, monkeypatch, solved_at, fallback, verdict):
-    """To the letter. Weights of 0 predict 0, and each output weight makes a saddle with its unit's input."""
+def test_the_certify_output_has_the_bound_the_steps_and_the_failed_seeds(
+    certify, monkeypatch, solved_at, fallback, verdict
+):
+    """Weights of 0 predict 0, and the loss has a saddle in each output weight and its unit's input weight."""
     certificate = made(solved_at)
     certificate = replace(certificate, ensemble=replace(certificate.ensemble, fallback=fallback))
     monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: certificate)
@@ -538,8 +537,8 @@ def test_the_verdict_names_the_bound_the_steps_and_what_failed(certify, monkeypa
     assert certify().stdout.splitlines() == verdict
 
 
-def test_what_is_no_result_goes_to_stderr(certify, monkeypatch):
-    """A pipe gets results alone."""
+def test_everything_but_results_goes_to_stderr(certify, monkeypatch):
+    """So that a pipe gets only results."""
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -549,7 +548,7 @@ def test_what_is_no_result_goes_to_stderr(certify, monkeypatch):
 
     assert result.exit_code == 130
     assert result.stdout == ""
-    assert result.stderr == "Interrupted: there is no certificate for a part of the seeds.\n"
+    assert result.stderr == "Interrupted: no certificate without all seeds.\n"
 
 
 @pytest.mark.parametrize(("devices", "strategy"), [(2, "ddp"), (1, "auto")])
@@ -579,13 +578,13 @@ def test_devices_and_strategy_reach_fabric(certify, monkeypatch, devices, strate
     ],
 )
 def test_the_curvatures_of_a_critical_point_are_counted_by_their_signs(curvatures, words):
-    """What rounding leaves of 0, at most a unit of float64 for each of them, is none: here three of the largest."""
+    """Within the rounding error of an eigenvalue, here three units of float64 times the largest, it counts as 0."""
     point = CriticalPoint([0.0] * 4, 0.0, 0.0, torch.tensor(curvatures, dtype=torch.float64))
 
     assert str(point) == f"predicts 0.000 0.000 0.000 0.000, MSE 0.0000, gradient 0e+00; {words}"
 
 
-def test_a_critical_point_is_said_in_a_line():
+def test_a_critical_point_is_summarized_in_one_line():
     point = CriticalPoint([0.0, 0.25, -0.5, 1.0004], 0.12345, 2.5e-7, torch.tensor([1.0, -1.0]).double())
 
     assert str(point) == (
@@ -595,7 +594,7 @@ def test_a_critical_point_is_said_in_a_line():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (16,), (18,), (17, 1)])
-def test_weights_of_no_network_are_refused_with_their_shape(shape):
+def test_weights_of_an_impossible_shape_are_refused_with_that_shape(shape):
     message = f"weights have shape {shape}, but should have shape (4 h + 1,), for h units"
 
     with pytest.raises(ValueError, match=re.escape(message)) as refused:
@@ -606,10 +605,10 @@ def test_weights_of_no_network_are_refused_with_their_shape(shape):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_curvatures_are_those_of_the_loss(architecture):
-    """Those of torch's Hessian of the network itself, by another path: a difference of two gradients in float64.
+    """The expected Hessian is the difference quotient of the network's gradients in float64.
 
-    As in the check of derivatives, an entry's truncation and rounding together stay below h, and by Weyl's theorem no
-    eigenvalue of 17 rows is off by more than 17 times that.
+    As in the check of derivatives, an entry's truncation and rounding errors are together below h, and by Weyl's
+    theorem the error of an eigenvalue of 17 rows is at most 17 times that.
     """
     torch.manual_seed(1996)
     net = SimpleNet(architecture).double()
@@ -634,22 +633,22 @@ eighths = st.integers(-24, 24).map(lambda n: n / 8)  # exact, as are their sums 
 
 
 @given(a=eighths, b=eighths)
-def test_a_network_that_says_one_half_to_everything_rests_at_a_quarter(a, b):
-    """Its output weights are 0, so its gradient is too; in the listing, that is as low as it gets."""
+def test_predicting_one_half_for_every_row_has_an_mse_of_a_quarter_and_no_gradient(a, b):
+    """If the output weights are 0; for the listing, that is the smallest MSE."""
     weights = torch.tensor([a, b, a - b, a, b, 1.0, a, b] + [a] * 4 + [0.0] * 5)
 
-    place = critical_point(weights, "listing")
+    point = critical_point(weights, "listing")
 
-    assert place.loss == 1 / 4
-    assert place.gradient == 0
-    assert place.predictions == [1 / 2] * 4
+    assert point.loss == 1 / 4
+    assert point.gradient == 0
+    assert point.predictions == [1 / 2] * 4
 
 
 # --- the impossible ---
 
 
 def exact_listing_mse(parameters, hidden):
-    """Evaluate the listing's MSE on XOR with no rounding up to the sigmoid, and 60 digits from there."""
+    """Evaluate the listing's MSE on XOR exactly up to the sigmoid, and with 60 digits from there."""
     exact = [Fraction(p) for p in parameters]
     w_in, b_in = exact[: 2 * hidden], exact[2 * hidden : 3 * hidden]
     w_out, b_out = exact[3 * hidden : 4 * hidden], exact[-1]
@@ -665,14 +664,14 @@ def exact_listing_mse(parameters, hidden):
 
 @pytest.mark.claim("5/listing-learns")
 @given(data=st.data(), hidden=st.integers(1, 4))
-def test_the_listings_mse_is_at_least_a_quarter_for_any_weights_whatever(data, hidden):
-    """Over every finite float64, from subnormal to largest; the proof is in docs/claims.md."""
+def test_the_listings_mse_is_at_least_a_quarter_for_any_weights(data, hidden):
+    """For all finite float64 numbers, from subnormal to the largest; docs/claims.md has the proof."""
     size = 4 * hidden + 1
     parameters = data.draw(st.lists(floats(torch.float64), min_size=size, max_size=size))
 
     loss = exact_listing_mse(parameters, hidden)
 
-    # The root of the slack of 60 digits; a loss that is truly 1/4 comes out within about 1e-60 of it.
+    # 60 digits give an error of about 1e-60.
     assert loss >= Decimal(1) / 4 - Decimal(10) ** -50
 
 
@@ -680,8 +679,8 @@ positive = st.fractions(min_value=0, max_value=10**6).filter(bool)
 
 
 @given(x=positive, y=positive)
-def test_the_identity_that_the_proof_rests_on_is_one(x, y):
-    """In exact arithmetic; what is on the right is a sum of squares over what is positive."""
+def test_the_identity_in_the_proof_is_true(x, y):
+    """In exact arithmetic; the right side is a sum of squares over a positive number."""
     left = 1 / (1 + x) ** 2 + 1 / (1 + y) ** 2 - 1 / (1 + x * y)
 
     right = (x * y * (x - y) ** 2 + (x * y - 1) ** 2) / ((1 + x) ** 2 * (1 + y) ** 2 * (1 + x * y))
@@ -689,11 +688,11 @@ def test_the_identity_that_the_proof_rests_on_is_one(x, y):
 
 
 def slack(net):
-    """Bound how far below 1/4 rounding may push the computed MSE of a listing, whose true MSE is not below it.
+    """Bound the rounding error of the computed MSE of a listing, whose exact MSE is at least 1/4.
 
-    Rounding makes the computed map less than affine, the more so the larger its terms. A pre-activation
-    has 3 roundings in the hidden layer and hidden + 1 products and sums in the output's; the sigmoid passes
-    on 1/4 of that and adds 6; an error below 1 is squared, and the mean adds 1 + 1 + 4 of its own.
+    The error grows with the terms of the affine map. A pre-activation has 3 roundings in the hidden layer
+    and hidden + 1 products and sums in the output layer; the sigmoid multiplies their error by at most 1/4
+    and adds 6 roundings; the square of an error below 1 and the mean add 1 + 1 + 4 roundings.
     """
     w_in, b_in, w_out, b_out = (p.detach().abs() for p in net.parameters())
     terms = float((w_out @ (w_in.sum(1) + b_in) + b_out).sum())
@@ -715,7 +714,7 @@ def computed_mse(net):
 
 @given(data=st.data(), hidden=st.integers(1, 4))
 def test_the_listings_computed_mse_is_at_least_a_quarter_to_its_roundings(data, hidden):
-    """In float64, as SimpleNet computes it."""
+    """Computed by SimpleNet in float64."""
     elements = floats(torch.float64, min_exponent=-30, max_exponent=10)
     net = listing(data.draw(tensors((4 * hidden + 1,), torch.float64, elements)))
 
@@ -725,7 +724,7 @@ def test_the_listings_computed_mse_is_at_least_a_quarter_to_its_roundings(data, 
 @refuted
 @given(data=st.data(), hidden=st.integers(1, 4))
 def test_the_derivations_mse_can_be_below_a_quarter(data, hidden):
-    """The same claim about the network that differs by one activation."""
+    """The same bound for the network with another hidden activation."""
     net = SimpleNet("derivation", hidden).double()
     weights = data.draw(
         tensors((4 * hidden + 1,), torch.float64, floats(torch.float64, min_exponent=-3, max_exponent=5))
@@ -736,8 +735,8 @@ def test_the_derivations_mse_can_be_below_a_quarter(data, hidden):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_an_optimiser_that_tries_cannot_bring_the_listing_below_a_quarter(seed):
-    """BFGS in float64, from starts up to 10 times as large as usual; it is let loose, not held back."""
+def test_an_optimizer_cannot_bring_the_mse_of_the_listing_below_a_quarter(seed):
+    """By BFGS in float64, from initial weights up to 10 times as large as usual."""
     torch.manual_seed(seed)
     start = parameters_to_vector(SimpleNet("listing").double().parameters()).detach() * (1 + seed)
     losses = []
@@ -752,20 +751,20 @@ def test_an_optimiser_that_tries_cannot_bring_the_listing_below_a_quarter(seed):
     minimize(loss_and_gradient, start.numpy(), jac=True, method="BFGS", options={"gtol": 0, "maxiter": 100})
 
     assert all(loss >= 1 / 4 - permitted for loss, permitted in losses)
-    assert min(losses)[0] < losses[0][0], "the optimiser did not try"
+    assert min(losses)[0] < losses[0][0], "the optimizer did not lower the loss"
 
 
 ROWS = list(itertools.product((0, 1), repeat=2))
 
 
 def inseparable(targets):
-    """Whether adding up the inequalities of a separating line, each once, leaves 0 > 0; exact, in integers."""
+    """Whether the sum of the inequalities of a separating line is the contradiction 0 > 0; exact, in integers."""
     signed = [[x if y else -x for x in (a, b, 1)] for (a, b), y in zip(ROWS, targets, strict=True)]
     return [sum(column) for column in zip(*signed, strict=True)] == [0, 0, 0]
 
 
 def separated(targets):
-    """Whether one of a few lines, w . x + b > 0 just where the target is 1, separates the rows; exact, in integers."""
+    """Whether one of a few lines has w . x + b > 0 exactly for the rows with target 1; exact, in integers."""
     return any(
         all((2 * (u * a + v * b) + c > 0) == y for (a, b), y in zip(ROWS, targets, strict=True))
         for u, v, c in itertools.product((-1, 0, 1), (-1, 0, 1), (-3, -1, 1, 3))
@@ -774,12 +773,12 @@ def separated(targets):
 
 @pytest.mark.claim("3.1/not-separable")
 @pytest.mark.parametrize("targets", list(itertools.product((0, 1), repeat=4)), ids=str)
-def test_every_truth_table_but_exclusive_or_and_its_complement_has_a_separating_line(targets):
-    """Fourteen have a line; for the other two the inequalities add up to a contradiction, so none has both."""
+def test_every_truth_table_except_exclusive_or_and_its_complement_is_linearly_separable(targets):
+    """Fourteen have a separating line; for the other two the sum of the inequalities is a contradiction."""
     assert separated(targets) != inseparable(targets)
     assert inseparable(targets) == (targets in {(0, 1, 1, 0), (1, 0, 0, 1)})
 
 
 @pytest.mark.claim("3.1/not-separable")
-def test_the_proof_is_about_the_targets_that_we_train_on():
+def test_the_proof_uses_the_targets_of_xor():
     assert inseparable([int(y) for y in xor()[1]])

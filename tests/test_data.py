@@ -1,4 +1,4 @@
-"""The truth table and the loaders that serve it."""
+"""The truth table and its data loaders."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def test_the_targets_are_the_exclusive_or_of_the_inputs():
     assert targets.flatten().tolist() == [a != b for a, b in inputs.tolist()]
 
 
-def test_each_call_returns_tensors_of_its_own():
-    """A caller that writes into the table does not change it for the next one."""
+def test_xor_returns_new_tensors():
+    """A caller that changes its tensors does not change those of the next call."""
     inputs, targets = xor()
     inputs.fill_(7)
     targets.fill_(7)
@@ -34,7 +34,7 @@ def test_each_call_returns_tensors_of_its_own():
 
 @given(batch_size=st.integers(1, 9))
 def test_an_epoch_is_the_truth_table_in_its_order(batch_size):
-    """Whatever the batch size, nothing is dropped, repeated or shuffled."""
+    """For any batch size, no row is dropped, repeated or shuffled."""
     inputs, targets = zip(*xor_dataloader(batch_size), strict=True)
 
     assert torch.equal(torch.cat(inputs), xor()[0])
@@ -46,7 +46,7 @@ def test_an_epoch_is_the_truth_table_in_its_order(batch_size):
 @pytest.mark.parametrize(
     "loader", [xor_dataloader, lambda: XORDataModule().train_dataloader()], ids=["loader", "module"]
 )
-def test_a_batch_holds_one_pair_unless_more_are_asked_for(loader):
+def test_the_default_batch_size_is_one(loader):
     """Four batches of one row and its target."""
     batches = list(loader())
 
@@ -59,7 +59,7 @@ def test_a_batch_holds_one_pair_unless_more_are_asked_for(loader):
 @pytest.mark.claim("3.1/variable")
 @given(data=st.data(), shape=batch_shapes, requires_grad=st.booleans())
 def test_a_variable_is_the_tensor_it_wraps(data, shape, requires_grad):
-    """The same type on the same memory, part of the same graph."""
+    """The same type, memory and autograd graph."""
     tensor = data.draw(tensors(shape), label="tensor").requires_grad_(requires_grad)
 
     variable = Variable(tensor)
@@ -71,8 +71,8 @@ def test_a_variable_is_the_tensor_it_wraps(data, shape, requires_grad):
 
 @pytest.mark.claim("3.1/variable")
 @given(seed=seeds, architecture=architectures)
-def test_training_on_variables_gives_the_bits_of_training_without(seed, architecture):
-    """§3.1's loader of wrapped pairs against ours, over an epoch."""
+def test_training_on_variables_gives_the_same_bits_as_on_tensors(seed, architecture):
+    """§3.1's loader of wrapped pairs against ``xor_dataloader``, over an epoch."""
     pairs = [tuple(map(Variable, pair)) for pair in zip(*xor(), strict=True)]
     weights = []
     for loader in (DataLoader(pairs, batch_size=1), xor_dataloader()):
@@ -93,21 +93,21 @@ def test_training_on_variables_gives_the_bits_of_training_without(seed, architec
     ("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2**31, ValueError), (1.5, TypeError)]
 )
 def test_a_batch_size_that_is_not_a_positive_integer_is_refused(make, batch_size, error):
-    """The module's at once, not when it serves its first batch."""
+    """By the module's constructor too, not only at the first batch."""
     with pytest.raises(error, match=f"^batch_size is {batch_size}"):
         make(batch_size)
 
 
-def test_the_data_module_serves_the_same_batches():
+def test_the_data_module_yields_the_same_batches():
     module = XORDataModule(batch_size=3)
 
-    served = [rows.tolist() for batch in module.train_dataloader() for rows in batch]
+    yielded = [rows.tolist() for batch in module.train_dataloader() for rows in batch]
 
-    assert served == [rows.tolist() for batch in xor_dataloader(3) for rows in batch]
+    assert yielded == [rows.tolist() for batch in xor_dataloader(3) for rows in batch]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
-def test_lightnings_own_command_line_drives_the_model_and_the_data(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls deprecated functions of jsonargparse
+def test_lightningcli_runs_the_model_and_the_data(tmp_path, monkeypatch):
     """``LightningCLI(SimpleNet, XORDataModule)`` needs nothing but the two classes."""
     arguments = [
         "fit",

@@ -1,4 +1,4 @@
-"""Training is a function of its seed: run again, run on more threads, or watched, it gives the same bits.
+"""Training is a function of its seed: repeated, on more threads, or with logging, it gives the same bits.
 
 References:
     The notebook, §2.3.
@@ -26,10 +26,10 @@ from simplenet.testing.strategies import architectures, seeds
 from tests.children.fresh_process import trained_weights
 from tests.generators import disturb, nothing_drawn
 
-# The largest batch of an epoch, and one that does not divide it.
+# Including a batch with all rows, and one size that does not divide their number.
 batch_sizes = st.integers(1, 4)
 
-# Past Adam's first step, whose update is special, and into the second epoch at batch size 1.
+# Including more than Adam's first step, which is special, and at batch size 1 a step of the second epoch.
 step_counts = st.integers(1, 5)
 
 
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_weights_after_any_step(device, seed, archi
 
 
 def test_a_hundred_repetitions_are_identical(device):
-    """One after another, so what one leaves behind would show in the next."""
+    """In one process, so that any state left behind would change the next."""
     first = trained_weights(device, 1996, "overview", 1, 5)
 
     for repetition in range(1, 100):
@@ -55,7 +55,7 @@ def test_a_hundred_repetitions_are_identical(device):
 
 @refuted
 @given(seed=seeds)
-def test_training_that_draws_its_seed_anew_would_be_caught(device, seed):
+def test_training_gives_the_same_weights_for_another_seed(device, seed):
     first = trained_weights(device, seed, "overview", 1, 2)
 
     assert_identical(trained_weights(device, seed ^ 1, "overview", 1, 2), first, claim=f"seed {seed}")
@@ -63,7 +63,7 @@ def test_training_that_draws_its_seed_anew_would_be_caught(device, seed):
 
 @given(seed=seeds, architecture=architectures, batch_size=batch_sizes, steps=step_counts)
 def test_the_number_of_threads_changes_no_bit_of_training(device, seed, architecture, batch_size, steps):
-    """The four rows are too few for torch to divide."""
+    """Torch does not split four rows among threads."""
     with num_threads(1):
         one = trained_weights(device, seed, architecture, batch_size, steps)
 
@@ -73,12 +73,12 @@ def test_the_number_of_threads_changes_no_bit_of_training(device, seed, architec
     assert_identical(two, one, claim=f"{architecture} on 2 threads, seed {seed}")
 
 
-# Above torch's grain of 32,768 elements, so that two threads share the sum.
+# More than torch's grain size of 32,768 elements, so that two threads share the sum.
 MANY_ROWS = 40_000
 
 
 def all_positive_step(rows, dtype, device):
-    """Return loss and gradients of a step whose every summand is positive, so that no sum cancels."""
+    """Return the loss and the gradients of a step in which all summands are positive, so that no sum cancels."""
     set_seed(1996)
     inputs = torch.rand(rows, 2, dtype=dtype).to(device)
     gaps = torch.rand(rows, 1, dtype=dtype).to(device)
@@ -93,18 +93,18 @@ def all_positive_step(rows, dtype, device):
 
 
 def two_sums_rtol(dtype):
-    """Bound how far two sums over the rows, each in an order of its own, are apart, relative to either.
+    """Bound the relative difference of two sums over the rows in different orders.
 
-    What a row contributes is computed within one thread. Each sum is within gamma(n) of the exact sum of n such
-    products, all positive: n - 1 additions and the product's own rounding.
+    The summand of a row is computed in one thread. Each sum is within gamma(n) of the exact sum of n positive
+    products: n - 1 additions and the rounding of the product.
     """
     once = gamma(MANY_ROWS, dtype)
     return 2 * once / (1 - once)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alone(device, dtype):
-    """Two threads add in another order: measured, an ulp of the output bias' gradient at 40,000 rows."""
+def test_the_number_of_threads_changes_sums_over_many_rows_only_by_rounding(device, dtype):
+    """Two threads add in another order: at 40,000 rows, the output bias' gradient differs by an ulp."""
     with num_threads(1):
         one = all_positive_step(MANY_ROWS, dtype, device)
 
@@ -117,18 +117,18 @@ def test_the_number_of_threads_changes_sums_over_many_rows_by_their_rounding_alo
 
 @refuted
 @given(missing=st.integers(1, 9))
-def test_a_thread_that_leaves_out_a_row_would_be_caught(missing):
-    """In float64; float32's bound is wider than a row."""
+def test_omitting_a_row_stays_within_the_bound(missing):
+    """In float64; float32's bound exceeds the share of a row."""
     whole = torch.ones(1, dtype=torch.float64)
 
-    left_out = whole * (1 - missing / MANY_ROWS)
+    partial = whole * (1 - missing / MANY_ROWS)
 
     assert_within(
-        left_out, whole, rtol=two_sums_rtol(torch.float64), claim=f"{missing} of {MANY_ROWS} equal rows left out"
+        partial, whole, rtol=two_sums_rtol(torch.float64), claim=f"{missing} of {MANY_ROWS} equal rows omitted"
     )
 
 
-# Every setting that deterministic borrows, and all that it may find there.
+# Every setting that `deterministic` changes, with all values that it may have before.
 flags = st.fixed_dictionaries(
     {
         "algorithms": st.booleans(),
@@ -178,14 +178,14 @@ def flags_set(values):
 
 
 class Interruption(BaseException):
-    """What no handler of ordinary errors catches, as KeyboardInterrupt."""
+    """An exception that ``except Exception`` does not catch, like KeyboardInterrupt."""
 
 
 @pytest.mark.parametrize("way_out", [None, ValueError, Interruption], ids=["its end", "an error", "an interrupt"])
 @given(before=flags, changed=flags)
 @example(before=AS_TORCH_STARTS, changed=AS_TORCH_STARTS)
-def test_deterministic_gives_back_every_flag(way_out, before, changed):
-    """However the block is left, and whatever it did to the flags itself."""
+def test_deterministic_restores_every_flag(way_out, before, changed):
+    """However the block ends, and whatever it does to the flags."""
     with flags_set(before):
         try:
             with deterministic():
@@ -194,15 +194,15 @@ def test_deterministic_gives_back_every_flag(way_out, before, changed):
                 if way_out:
                     raise way_out
         except (ValueError, Interruption) as left_by:
-            assert type(left_by) is way_out  # noqa: PT017 - and none of its own
+            assert type(left_by) is way_out  # noqa: PT017 - and not an error of `deterministic`
 
         assert inside == INSIDE
         assert get_flags() == before
 
 
 @given(before=flags)
-def test_deterministic_nests(before):
-    """Leaving the inner block leaves the outer one as it was."""
+def test_deterministic_blocks_can_be_nested(before):
+    """The end of the inner block restores the flags of the outer one."""
     with flags_set(before):
         with deterministic():
             with deterministic():
@@ -213,7 +213,7 @@ def test_deterministic_nests(before):
 
 
 def put_with_a_repeated_index(device):
-    """Write two values to one place: the order decides which stays, and torch has no algorithm that fixes it."""
+    """Write two values to one index: the order decides which one remains, and torch has no deterministic algorithm."""
     return torch.zeros(3, device=device).put_(
         torch.tensor([1, 1], device=device), torch.tensor([1.0, 2.0], device=device)
     )
@@ -221,7 +221,7 @@ def put_with_a_repeated_index(device):
 
 @given(before=flags)
 def test_an_operation_without_a_deterministic_algorithm_raises_inside_and_nowhere_else(device, before):
-    """With only a warning before, too; afterwards it runs again."""
+    """Also if the mode was warn-only before; after the block it runs again."""
     refusal = pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation")
 
     with flags_set(before), deterministic(), refusal:
@@ -235,7 +235,7 @@ def test_an_operation_without_a_deterministic_algorithm_raises_inside_and_nowher
 
 @pytest.mark.parametrize("workspace", [None, ":16:8"])
 def test_training_runs_and_repeats_in_deterministic_mode(device, workspace):
-    """On CUDA cuBLAS needs CUBLAS_WORKSPACE_CONFIG for it, which the block sets where it is absent."""
+    """On CUDA, cuBLAS needs CUBLAS_WORKSPACE_CONFIG, which the block sets."""
     with flags_set(AS_TORCH_STARTS | {"CUBLAS_WORKSPACE_CONFIG": workspace}), deterministic():
         first = trained_weights(device, 1996, "overview", 4, 9)
         second = trained_weights(device, 1996, "overview", 4, 9)
@@ -257,7 +257,7 @@ def checkpoint(tmp_path_factory):
 
 @given(seed=seeds, drawn=st.integers(0, 3))
 def test_loading_a_checkpoint_draws_nothing(device, checkpoint, seed, drawn):
-    """Not even initial weights: a run that looks at a checkpoint goes on as one that does not."""
+    """Not even initial weights: a run that loads a checkpoint continues like one that does not."""
     set_seed(seed)
     disturb(drawn)
 
@@ -267,8 +267,8 @@ def test_loading_a_checkpoint_draws_nothing(device, checkpoint, seed, drawn):
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # there is no Trainer to log to
 @given(seed=seeds, architecture=architectures)
-def test_a_step_a_score_and_a_save_draw_nothing(device, tmp_path_factory, seed, architecture):
-    """Once the weights are drawn, training is a function of the rows."""
+def test_a_training_step_a_prediction_and_a_save_draw_no_random_numbers(device, tmp_path_factory, seed, architecture):
+    """After the initial weights are drawn, training is a function of the rows."""
     set_seed(seed)
     net = SimpleNet(architecture).to(device)
     optimizer = net.configure_optimizers()
@@ -285,7 +285,7 @@ def test_a_step_a_score_and_a_save_draw_nothing(device, tmp_path_factory, seed, 
 
 
 class Order(Callback):
-    """Keep the rows in the order in which training was given them."""
+    """Record the rows in the order of training."""
 
     def __init__(self):
         self.rows = []
@@ -299,7 +299,7 @@ class ValidatedNet(SimpleNet):
         self.log("val_loss", mse_loss(self(batch[0]), batch[1]))
 
 
-# What may happen beside training, as arguments of the Trainer; each is given a directory and the rows.
+# Activities besides training, as arguments of the Trainer; each is a function of a directory.
 MEANWHILE = {
     "logging": lambda path: {"logger": CSVLogger(path), "log_every_n_steps": 1},
     "saving": lambda path: {"callbacks": [ModelCheckpoint(path, every_n_train_steps=1, save_top_k=-1)]},
@@ -311,7 +311,7 @@ MEANWHILE = {
 def order_of_rows(**options):
     """Train for three shuffled epochs and return the order of the rows."""
     order = Order()
-    # Thirty-two rows: two random orders agree once in 32! times.
+    # Thirty-two rows: two random orders agree by chance once in 32! times.
     rows = TensorDataset(torch.arange(64.0).reshape(32, 2), torch.zeros(32, 1))
     options = QUIET | {"max_epochs": 3, "log_every_n_steps": 50, "enable_checkpointing": False} | options
     options["callbacks"] = [order, *options.get("callbacks", [])]
@@ -328,20 +328,20 @@ def order_of_rows(**options):
 
 @pytest.mark.parametrize("beside", MEANWHILE)
 @pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
-def test_the_order_of_the_rows_does_not_depend_on_what_happens_beside_training(tmp_path, beside):
-    """Shuffled epochs under the Trainer, with it and without."""
+def test_the_order_of_the_rows_does_not_depend_on_logging_saving_or_validation(tmp_path, beside):
+    """For shuffled epochs under the Trainer."""
     without = order_of_rows()
 
     rows = order_of_rows(**MEANWHILE[beside](tmp_path))
 
     epochs = [sorted(rows[start : start + 32]) for start in (0, 32, 64)]
     assert all(a == b for a, b in itertools.pairwise(epochs)), "every epoch should hold every row"
-    assert rows == without, f"with {beside}, training sees its rows in another order, but should see them in the same"
+    assert rows == without, f"with {beside}, the rows come in another order, but should come in the same"
 
 
 @given(seed=seeds, batch_size=st.integers(1, 9))
 def test_a_pass_over_a_loader_draws_one_number_from_torch_and_no_more(seed, batch_size):
-    """The base seed of workers that are not there, as torch documents; with a generator of its own, none of ours."""
+    """The base seed of the workers, even without workers; with its own generator, a loader draws none."""
     rows = TensorDataset(torch.zeros(8, 1))
     set_seed(seed)
     torch.empty((), dtype=torch.int64).random_()

@@ -1,7 +1,6 @@
-"""Each device computes the same function, and none goes untested unseen.
+"""Properties of devices: every device is tested, moving between them changes nothing, defaults are respected.
 
-That the values are right is asked elsewhere, of every device by itself and against the exact value:
-whatever takes the ``device`` fixture runs on all there are.  Here is what only devices can get wrong.
+Other tests with the ``device`` fixture compare the values on each device with the exact ones.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -33,26 +32,26 @@ pretended_gpu = Background(start_with_a_pretended_gpu)
 
 
 def untested(config, items):
-    """Return the kinds of device that are here, should be tested, and have no test among ``items``."""
+    """Return the available types of device that ``items`` do not test, although ``--device`` includes them."""
     if config.getoption("--device") != "all":
         return set()
-    offered = {item.callspec.params["device"].type for item in items if "device" in getattr(item, "fixturenames", ())}
-    return {"cpu", *["cuda"] * torch.cuda.is_available()} - offered
+    tested = {item.callspec.params["device"].type for item in items if "device" in getattr(item, "fixturenames", ())}
+    return {"cpu", *["cuda"] * torch.cuda.is_available()} - tested
 
 
-def test_every_device_offers_itself(device):
-    """And computes: what it returns lies there."""
+def test_every_device_runs_the_network(device):
+    """And the output is on that device."""
     assert SimpleNet().to(device)(xor()[0].to(device)).device.type == device.type
 
 
 def test_a_run_on_a_machine_with_a_gpu_checks_it(request):
-    """Unless ``--device`` chose otherwise."""
+    """Unless ``--device`` selects another device."""
     missing = untested(request.config, request.session.items)
 
-    assert not missing, f"this run holds no test on {missing}, but should test every device that is here"
+    assert not missing, f"this run has no test on {missing}, but should test every available device"
 
 
-def test_a_gpu_that_no_test_runs_on_would_be_noticed(request, monkeypatch):
+def test_a_gpu_that_no_test_runs_on_is_reported(request, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     on_the_cpu = [item for item in request.session.items if "cuda" not in item.name]
 
@@ -62,21 +61,21 @@ def test_a_gpu_that_no_test_runs_on_would_be_noticed(request, monkeypatch):
 
 
 def probe(device):
-    """Multiply by 1 what TF32 cannot hold: it has 10 binary digits after the leading one."""
+    """Multiply numbers by 1 that TF32, with its 10 fraction bits, does not represent."""
     values = torch.full((64, 64), 1 + 2.0**-12, device=device)
     return values, values @ torch.eye(64, device=device)
 
 
-def test_float32_products_are_not_cut_to_tf32(device):
-    """With torch's settings as they are; of any device."""
+def test_float32_products_are_not_rounded_to_tf32(device):
+    """With torch's default settings, on any device."""
     values, product = probe(device)
 
     assert_identical(product, values, claim="values times the identity")
 
 
-def test_products_cut_to_tf32_would_be_caught(device):
+def test_products_in_tf32_are_rounded(device):
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        pytest.skip(f"{device} here has no TF32: it came with CUDA capability 8.0")
+        pytest.skip(f"{device} has no TF32, which needs CUDA capability 8.0")
     with matmul_precision("high"):
         values, product = probe(device)
 
@@ -101,7 +100,7 @@ def state(net, optimizer):
 
 @given(net=networks())
 def test_moving_to_a_device_and_back_in_mid_training_changes_no_bit(device, net):
-    """The weights and all that Adam remembers; training goes on as if it had not been moved."""
+    """Of the weights and of Adam's state; training continues as if nothing had been moved."""
     optimizer = net.configure_optimizers()
     steps(net, optimizer, 3)
     before = [values.clone() for values in state(net, optimizer)]
@@ -128,16 +127,16 @@ def test_moving_to_a_device_and_back_in_mid_training_changes_no_bit(device, net)
 @pytest.mark.parametrize(
     ("version", "found", "left"), [((2, 9), None, ":4096:8"), ((2, 9), ":16:8", ":16:8"), ((2, 10), None, None)]
 )
-def test_cublas_is_deterministic_before_the_first_product_where_torch_looks_only_then(version, found, left):
+def test_cublas_is_configured_before_the_first_product_on_cuda(version, found, left):
     environment = {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
 
-    conftest.settle_cublas(environment, version)
+    conftest.configure_cublas(environment, version)
 
     assert environment.get("CUBLAS_WORKSPACE_CONFIG") == left
 
 
-def test_the_first_use_of_cuda_is_not_held_against_the_test_that_makes_it(monkeypatch):
-    """Torch up to 2.8 and Lightning leave a variable each in the environment."""
+def test_variables_set_by_the_first_use_of_cuda_are_allowed(monkeypatch):
+    """Torch up to 2.8 and Lightning each set an environment variable."""
     before = conftest._global_state()  # noqa: SLF001
 
     monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
@@ -149,7 +148,7 @@ def test_the_first_use_of_cuda_is_not_held_against_the_test_that_makes_it(monkey
 
 
 def in_a_thread(make):
-    """Make something where the default device is the thread's own, and ends with it."""
+    """Call a function in another thread, because the default device is a setting of the thread."""
     with ThreadPoolExecutor() as thread:
         return thread.submit(make).result()
 
@@ -164,7 +163,7 @@ def test_the_default_device_decides_where_weights_and_data_are_made(name):
         try:
             net, rows = SimpleNet(), xor()
             return [*net.parameters(), *rows, net(rows[0])]
-        finally:  # before torch 2.1, the default is every thread's
+        finally:  # before torch 2.1, the default is global
             torch.set_default_device(None)
 
     made = in_a_thread(make)
@@ -173,8 +172,8 @@ def test_the_default_device_decides_where_weights_and_data_are_made(name):
     assert torch.ones(()).device.type == "cpu"
 
 
-def test_a_default_device_can_be_taken_back():
-    """As torch documents it, by ``None``; Lightning's modules ask for the default."""
+def test_the_default_device_can_be_reset():
+    """By ``None``, as torch documents; Lightning's modules read the default."""
 
     def make():
         torch.set_default_device("cpu")
@@ -184,16 +183,16 @@ def test_a_default_device_can_be_taken_back():
     assert in_a_thread(make).device.type == "cpu"
 
 
-def test_the_suite_is_collected_for_each_device_where_there_is_a_gpu(finished):
-    """No row of tests/ledger/defects.toml demands a test of a device that was not asked for."""
+def test_with_a_gpu_the_suite_is_collected_for_each_device(finished):
+    """No row of tests/ledger/defects.toml requires a test on a device that was not selected."""
     output = (finished(pretended_gpu) / "output").read_text("utf-8")
 
     for options in SELECTIONS:
         assert f"collected with {tuple(options.split())}: <ExitCode.OK: 0>" in output, output
 
 
-def test_training_on_the_cpu_beside_a_gpu_warns_of_nothing(finished):
-    """Whoever says ``--device cpu`` knows that there is a GPU."""
+def test_training_on_the_cpu_with_a_gpu_available_warns_of_nothing(finished):
+    """With ``--device cpu``."""
     output = (finished(pretended_gpu) / "output").read_text("utf-8")
 
     assert "warnings: []" in output, output

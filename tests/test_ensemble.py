@@ -1,4 +1,4 @@
-"""The ensemble: each of its networks is the single network of the same seed."""
+"""The ensemble: each of its networks equals the single network of the same seed."""
 
 import importlib.util
 import math
@@ -51,11 +51,11 @@ def check_beginnings(drawn, architecture, hidden):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Fail where the seeds are not drawn together."""
+    """Fail if the seeds are not drawn together."""
     monkeypatch.setattr(ensemble, "_one_by_one", lambda *_: pytest.fail("the first seed's weights are not SimpleNet's"))
 
 
-# What torch may be told to make numbers of by default.
+# The possible default dtypes.
 all_dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -76,13 +76,13 @@ def test_each_network_starts_from_the_bits_of_its_seed(drawn, architecture, hidd
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("hidden", [57, 156, 1000])
 def test_each_network_of_many_weights_starts_from_the_bits_of_its_seed(hidden, architecture, dtype):
-    """Of more than a state of the generator gives; the seeds are both ends, and the middle."""
+    """With more weights than a state of the generator has words, for the smallest, middle and largest seeds."""
     with default_dtype(dtype):
         check_beginnings([0, 1, 2**31 - 1, 2**31, 2**32 - 1], architecture, hidden)
 
 
-def test_each_network_starts_from_the_bits_of_its_seed_should_torch_draw_in_another_way(monkeypatch):
-    """Which here is not foreseen: what is drawn at once is another's."""
+def test_each_network_starts_from_the_bits_of_its_seed_even_if_torch_draws_differently(monkeypatch):
+    """Simulated by drawing the weights of another seed."""
     monkeypatch.setattr(ensemble, "draw", lambda seeds, *_: draw([seed ^ 1 for seed in seeds], *_))
 
     check_beginnings([2, 3, 5], "overview", 4)
@@ -97,7 +97,7 @@ def test_networks_start_on_the_cpu_whatever_the_default_device():
     assert_identical(actual, expected, claim="initial weights")
 
 
-def test_the_generator_is_given_back():
+def test_the_generator_is_restored():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -108,8 +108,8 @@ def test_the_generator_is_given_back():
 
 
 @given(batch_size=st.integers(1, 9), steps=st.integers(1, 9))
-def test_the_schedule_serves_the_batches_of_the_loader(batch_size, steps):
-    """A row's share is the 2/n of the loss's gradient in the batches that it is in, and 0 in the others."""
+def test_the_schedule_has_the_batches_of_the_loader(batch_size, steps):
+    """A row has the factor 2/n of the loss's gradient if it is in the batch, else 0."""
     batches = [inputs.tolist() for inputs, _ in xor_dataloader(batch_size)]
 
     shares = schedule(batch_size, steps, lr=0.01)[:, 2:]
@@ -122,7 +122,7 @@ def test_the_schedule_serves_the_batches_of_the_loader(batch_size, steps):
 
 @given(data=st.data(), dtype=dtypes, lr=st.sampled_from([0.0, 0.01, 1e37]))
 def test_the_schedule_holds_the_corrections_of_each_step(data, dtype, lr):
-    """To the bit, beyond where they are constant too, which is computed once."""
+    """Bit for bit, also beyond the step from which they are constant."""
     steps = data.draw(st.integers(1, 2 * CORRECTED), label="steps")
     t = data.draw(st.sampled_from(sorted({1, CORRECTED - 1, CORRECTED, CORRECTED + 1, steps})).filter(steps.__ge__))
 
@@ -159,13 +159,13 @@ def batch_at(t, batch_size):
     return batches[(t - 1) % len(batches)]
 
 
-# Weights up to 16, so that gradients up to 16^3 have squares that float32 holds.
+# Weights up to 16, so that the squares of gradients, which are up to 16^3, do not overflow float32.
 numbers = {dtype: floats(dtype, min_exponent=-20, max_exponent=4) for dtype in (torch.float32, torch.float64)}
 
 
 @st.composite
 def steps_to_take(draw):
-    """Draw a state of one network, wherever training might or might not lead, and a step to take from it."""
+    """Draw any state of one network, and the settings of a step from it."""
     dtype = draw(dtypes)
     size = 4 * draw(st.integers(1, 4)) + 1
     weights, m, v = (draw(tensors((size,), dtype, numbers[dtype])) for _ in range(3))
@@ -179,7 +179,7 @@ def steps_to_take(draw):
 
 
 def step_of_many(state, *, t, architecture, batch_size, lr):
-    """Take step ``t`` with an ensemble, in which the network is the second of three."""
+    """Take step ``t`` with an ensemble of three, of which the network is the second."""
     columns = [torch.stack([torch.zeros_like(part), part, -part.abs()], dim=1) for part in state[:2]]
     columns.append(torch.stack([torch.ones_like(state[2]), state[2], state[2]], dim=1))
     step = Step(architecture, (len(state[0]) - 1) // 4, CPU)
@@ -199,7 +199,7 @@ def check_step(actual, state, *, t, architecture, batch_size, lr, triton=False):
 
 @given(drawn=steps_to_take())
 def test_a_step_of_a_replica_is_exact_to_its_roundings(drawn):
-    """From any state; the single network stays in the same ball, so they differ by its width at most."""
+    """From any state; the single network is in the same ball, so they differ at most by its width."""
     state, step = drawn
     with default_dtype(state[0].dtype):
         check_step(step_of_many(state, **step), state, **step)
@@ -214,7 +214,7 @@ def test_a_step_of_the_single_network_is_exact_to_its_roundings(drawn):
 
 @refuted
 @given(drawn=steps_to_take())
-def test_a_step_longer_by_a_ten_thousandth_would_be_caught(drawn):
+def test_a_step_of_a_replica_is_a_ten_thousandth_longer(drawn):
     state, step = drawn
     with default_dtype(state[0].dtype):
         check_step(step_of_many(state, **{**step, "lr": step["lr"] * 1.0001}), state, **step)
@@ -224,8 +224,8 @@ ACTIVATIONS = sys.modules[ensemble.Formulas.__module__]._ACTIVATIONS  # noqa: SL
 
 
 @pytest.mark.parametrize("module", ACTIVATIONS)
-def test_the_slope_of_an_activation_is_that_of_autograd(module):
-    """Of each that there is, those of the notebook's networks and others, and the kink of one at 0 included."""
+def test_the_derivative_of_an_activation_is_that_of_autograd(module):
+    """For every activation, including ReLU at 0."""
     value, slope = ACTIVATIONS[module]
     z = torch.linspace(-6, 6, 97, dtype=torch.float64, requires_grad=True)
     expected = module()(z)
@@ -234,7 +234,7 @@ def test_the_slope_of_an_activation_is_that_of_autograd(module):
     a = value(z.detach())
 
     assert_identical(a, expected, claim="value")
-    # At most the square and the difference from 1, or that and a product: of numbers up to 1.
+    # At most three roundings of numbers up to 1: a product and a difference from 1.
     assert_within(slope(a), z.grad, atol=2 * gamma(3, torch.float64), claim="slope")
 
 
@@ -243,7 +243,7 @@ def test_the_slope_of_an_activation_is_that_of_autograd(module):
 
 @given(right=st.lists(st.booleans(), min_size=1, max_size=12))
 def test_solved_at_is_the_step_from_which_all_rows_stay_right_to_the_end(right):
-    """By its definition, on made-up histories: entry t says whether all rows are right after t steps."""
+    """The definition, for given histories: entry t says whether all rows are right after t steps."""
     step = Step("overview", 4, CPU)
     targets = xor()[1]
 
@@ -260,8 +260,8 @@ def test_solved_at_is_the_step_from_which_all_rows_stay_right_to_the_end(right):
 SIGMOID_ROUNDINGS = EXP_ROUNDINGS + 2  # the sum and the quotient
 
 
-def test_what_is_said_of_a_replica_holds_for_the_network_that_its_weights_make():
-    """After 300 steps, when some are solved and some are not."""
+def test_a_network_with_a_replicas_weights_has_its_loss_and_predictions():
+    """After 300 steps, when some networks are solved and some are not."""
     many = train_ensemble(range(40), steps=300, compiled=False)
 
     assert 0 < many.solved.sum() < 40
@@ -271,18 +271,18 @@ def test_what_is_said_of_a_replica_holds_for_the_network_that_its_weights_make()
         with torch.no_grad():
             predictions = net(xor()[0])
         errors = (predictions - xor()[1]).abs()
-        # Each prediction: 2 sums of 3 and 5 terms, their products, a sigmoid; in each of two evaluations.
+        # A prediction has two sums of 3 and 5 terms, their products and a sigmoid, in each of two evaluations.
         magnitude = weights[3 * 4 :].abs().sum().item() * (1 + weights[: 3 * 4].abs().max().item())
         slack = 2 * gamma(3 + 1 + SIGMOID_ROUNDINGS + 5, torch.float32) * magnitude
         if (errors - 1 / 2).abs().min() > slack:
             assert solved == bool((errors < 1 / 2).all())
-        # The loss moves by at most 2 |error| for each unit; its own evaluation takes 1 + 1 + 4 roundings.
+        # The loss changes by at most 2 |error| times a prediction's change; its evaluation has 1 + 1 + 4 roundings.
         atol = 2 * errors.max().item() * slack + slack**2
         expected = mse_loss(predictions, xor()[1]).item()
         assert_within(loss, expected, atol=atol, rtol=2 * gamma(6, torch.float32), claim="MSE of a replica")
 
 
-def test_a_seed_that_comes_twice_is_trained_twice():
+def test_a_repeated_seed_is_trained_twice():
     result = train_ensemble((7, 3, 7), steps=20, compiled=False)
 
     assert result.seeds.tolist() == [7, 3, 7]
@@ -299,8 +299,8 @@ def assert_same_seeds_same_bits(actual, expected):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_a_seed_gives_the_same_bits_whichever_seeds_are_trained_with_it(batch_size):
-    """Alone, or in the second chunk of several."""
+def test_the_bits_of_a_seed_do_not_depend_on_the_other_seeds(batch_size):
+    """Nor on the chunk that it is in."""
     options = {"steps": 30, "batch_size": batch_size, "compiled": False}
 
     many = train_ensemble(range(2100), **options)
@@ -324,21 +324,21 @@ def test_the_length_of_a_block_changes_no_bit(block, steps, seeds):
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Make a block two steps long; note the width and the threads of each, and stop as often as is asked for."""
-    noted = []
+    """Make a block two steps long, and record the arguments and the number of threads of each."""
+    recorded = []
 
     def run(t, end, state, rows):
-        noted.append((int(t), int(end), tuple(state.weights.shape), len(rows), torch.get_num_threads()))
+        recorded.append((int(t), int(end), tuple(state.weights.shape), len(rows), torch.get_num_threads()))
         return state
 
     monkeypatch.setattr(ensemble, "_BLOCK", 2)
     monkeypatch.setattr(ensemble, "_compiled", lambda *_: run)
-    return noted
+    return recorded
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_run_takes_block_after_block_of_full_chunks_each_in_one_thread(blocks, monkeypatch, threads):
-    """As many side by side as torch had threads, and has again; one step is taken beforehand, to compile it."""
+def test_every_chunk_is_full_and_runs_all_its_blocks_in_one_thread(blocks, monkeypatch, threads):
+    """With as many workers as torch has threads; a step is taken first, to compile it. The setting is restored."""
     workers = []
     executor = ensemble.ThreadPoolExecutor
     monkeypatch.setattr(ensemble, "ThreadPoolExecutor", lambda count: (workers.append(count), executor(1))[1])
@@ -357,7 +357,7 @@ def test_a_run_takes_block_after_block_of_full_chunks_each_in_one_thread(blocks,
     assert after == threads
 
 
-def test_a_run_that_is_to_stop_begins_no_block(monkeypatch):
+def test_a_run_starts_no_block_after_a_request_to_stop(monkeypatch):
     monkeypatch.setattr(ensemble, "_BLOCK", 2)
     stop = threading.Event()
     begun = []
@@ -374,7 +374,7 @@ def test_a_run_that_is_to_stop_begins_no_block(monkeypatch):
 
 
 class Chunks:
-    """What trains chunks, and fails in one; the others wait to be stopped."""
+    """A stand-in for training that fails in one chunk; the other chunks wait to be stopped."""
 
     width = 2
 
@@ -391,40 +391,40 @@ class Chunks:
         return [columns[0]]
 
 
-def test_an_error_stops_all_chunks_and_begins_no_more():
-    """But those that are begun before it is known."""
+def test_an_error_stops_all_chunks_and_starts_no_new_one():
+    """Only chunks that start before the error is known are run."""
     chunks = Chunks(failing=1)
 
     with pytest.raises(ValueError, match="that is enough"):
-        ensemble._side_by_side(chunks, torch.zeros(17, 400), 2, progress=False)  # noqa: SLF001
+        ensemble._train_chunks(chunks, torch.zeros(17, 400), 2, progress=False)  # noqa: SLF001
 
     assert chunks.stop.is_set()
     assert chunks.begun < 200
 
 
 @pytest.mark.parametrize(("progress", "disabled"), [(True, None), (False, True)])
-def test_a_bar_counts_the_seeds_where_there_is_a_terminal(monkeypatch, progress, disabled):
-    """None is what tqdm calls that."""
-    said, updates = [], []
+def test_a_progress_bar_counts_the_seeds_in_a_terminal(monkeypatch, progress, disabled):
+    """Which tqdm does with ``disable=None``."""
+    made, updates = [], []
 
     class Bar(nullcontext):
         update = updates.append
 
-    monkeypatch.setattr(ensemble, "tqdm", lambda **options: (said.append(options), Bar(Bar))[1])
+    monkeypatch.setattr(ensemble, "tqdm", lambda **options: (made.append(options), Bar(Bar))[1])
     weights = torch.arange(17 * 5.0).reshape(17, 5)
 
-    results = ensemble._side_by_side(Chunks(failing=0), weights, 1, progress=progress)  # noqa: SLF001
+    results = ensemble._train_chunks(Chunks(failing=0), weights, 1, progress=progress)  # noqa: SLF001
 
-    assert said == [{"total": 5, "unit": "seed", "disable": disabled}]
+    assert made == [{"total": 5, "unit": "seed", "disable": disabled}]
     assert updates == [2, 2, 1]
     assert torch.cat([result[0] for result in results]).tolist() == weights[0].tolist()
 
 
-def test_python_does_not_wait_for_the_thread_that_compiles():
-    """It is a daemon: a signal ends the process while it is at work."""
+def test_python_exits_without_waiting_for_the_compiling_thread():
+    """It is a daemon thread, so a signal ends the process while it works."""
     daemons = []
 
-    ensemble._in_daemon(lambda: daemons.append(threading.current_thread().daemon))  # noqa: SLF001
+    ensemble._in_daemon_thread(lambda: daemons.append(threading.current_thread().daemon))  # noqa: SLF001
 
     assert daemons == [True]
 
@@ -435,7 +435,7 @@ def test_a_step_needs_a_device():
 
 
 def start_compiled(directory):
-    """Compile beside the other tests, for it takes seconds; a torch that cannot is not asked to."""
+    """Compile in another process while other tests run, because it takes seconds; not with a torch that cannot."""
     if TORCH < (2, 5):
         return []
     return [launch("-m", "tests.children.compiled_ensemble", directory=directory)]
@@ -445,8 +445,8 @@ in_the_background = Background(start_compiled)
 
 
 @pytest.mark.skipif(TORCH < (2, 5), reason="torch compiles a loop on the CPU from 2.5 on")
-def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_is_told(finished):
-    """From the states that 250 steps have led to."""
+def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_requested_steps(finished):
+    """From the states after 250 steps."""
     found = torch.load(finished(in_the_background) / "compiled.pt", weights_only=True)
     before, after = State(*found["before"]), State(*found["after"])
 
@@ -464,10 +464,10 @@ def test_a_compiled_step_stays_in_the_same_ball_and_its_loop_takes_the_steps_it_
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("hidden", [4, 9])
 def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device, hidden):
-    """From the states that 250 eager steps have led to; 9 units are too many for the kernel that takes all steps."""
+    """From the states after 250 eager steps; 9 units are too many for the Triton kernel."""
     if device.type != "cuda":
-        pytest.skip(f"{device} is no GPU")
-    with patch.dict(os.environ):  # torch's compiler leaves its own there
+        pytest.skip(f"{device} is not a CUDA device")
+    with patch.dict(os.environ):  # torch's compiler sets variables
         run = ensemble._compiled("overview", hidden, device, torch.float32)  # noqa: SLF001
         rows = torch.nn.functional.pad(schedule(3, 260, 0.01), (0, 0, 0, 740)).to(device)
         weights = initial_weights(range(1024), hidden=hidden).to(device)
@@ -485,7 +485,7 @@ def test_a_compiled_step_on_a_gpu_stays_in_its_ball(device, hidden):
 
 
 def start_interpreted(directory):
-    """Interpret the kernel beside the other tests, where there is Triton."""
+    """Interpret the kernel in another process while other tests run, if Triton is installed."""
     if importlib.util.find_spec("triton") is None or TORCH < (2, 4):
         return []
     command = [sys.executable, "-W", "ignore", "-m", "tests.children.triton_kernel", "interpreted.pt"]
@@ -498,8 +498,8 @@ interpreted = Background(start_interpreted)
 
 @pytest.fixture
 def kernel_states(case, device, finished):
-    """Return the states that the kernel leads to: on the CPU those that Triton's interpreter does."""
-    pytest.importorskip("triton", reason="there is no Triton here: torch's CUDA wheels bring it")
+    """Return the states that the kernel computes, on the CPU in Triton's interpreter."""
+    pytest.importorskip("triton", reason="Triton is not installed; it comes with torch's CUDA wheels")
     if TORCH < (2, 4):
         pytest.skip(f"the kernel needs the Triton of torch 2.4, and this is torch {torch.__version__}")
     if device.type == "cuda":
@@ -509,8 +509,8 @@ def kernel_states(case, device, finished):
 
 
 @pytest.mark.parametrize("case", triton_kernel.CASES, ids=str)
-def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_states, case):
-    """From states that it has led to itself; it does nothing in no step, and the same in three at once or singly."""
+def test_every_step_of_the_triton_kernel_is_exact_to_its_roundings(kernel_states, case):
+    """From states of the kernel itself; zero steps change nothing, and three at once equal three single steps."""
     architecture, hidden = case
     before, after = kernel_states["before"], kernel_states["after"]
 
@@ -526,7 +526,7 @@ def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_
     with default_dtype(torch.float64):
         y_hat = Step(architecture, hidden, CPU).forward(before.weights.double())[1]
     expected = Step(architecture, hidden, CPU).solved_since(torch.tensor(triton_kernel.STEPS), before.since, y_hat)
-    # No sum of absolute values on the way to a prediction exceeds this, and no slope is above 1.
+    # This bounds every sum of absolute values in a prediction, and no derivative of an activation exceeds 1.
     inner, outer = before.weights.abs().split([3 * hidden, hidden + 1])
     magnitude = (1 + 3 * inner.amax(0)) * outer.sum(0)
     roundings = TRITON_ROUNDINGS * (4 + hidden + 2 * SIGMOID_ROUNDINGS) + 2 * TRITON_EXP_ROUNDINGS * magnitude.max()
@@ -539,7 +539,7 @@ def test_the_kernel_that_takes_all_steps_takes_each_within_its_roundings(kernel_
 
 
 def start_two(directory):
-    """Start them side by side, as a cluster would."""
+    """Start two processes at once, as a cluster would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -553,8 +553,8 @@ def start_two(directory):
 two = Background(start_two)
 
 
-def test_two_processes_give_exactly_the_answer_of_one(finished):
-    """An odd number of seeds, shared out by Lightning Fabric over gloo."""
+def test_two_processes_give_exactly_the_result_of_one(finished):
+    """For an odd number of seeds, split by Lightning Fabric over gloo."""
     directory = finished(two)
 
     alone = train_ensemble(range(1101), batch_size=3, steps=60, compiled=False)
@@ -573,7 +573,7 @@ def test_two_processes_give_exactly_the_answer_of_one(finished):
         ("backend raised:\nno vectors\nand more", "backend raised: no vectors"),
     ],
 )
-def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(monkeypatch, message, line):
+def test_without_a_compiler_the_same_steps_run_eagerly_and_fallback_says_why(monkeypatch, message, line):
     def broken(*_arguments, **_options):
         raise RuntimeError(message)
 
@@ -587,7 +587,7 @@ def test_without_a_compiler_the_same_steps_run_eagerly_and_the_result_says_so(mo
 
 
 def test_a_compiler_that_fails_at_the_first_call_of_a_step_is_a_fallback_too(monkeypatch):
-    """On CUDA the step is compiled and the loop around it is Python's, so nothing compiles until a step is taken."""
+    """On CUDA the step is compiled and the loop is Python's, so torch compiles at the first step."""
 
     def without_triton(*_):
         raise RuntimeError("no Triton")
@@ -601,7 +601,7 @@ def test_a_compiler_that_fails_at_the_first_call_of_a_step_is_a_fallback_too(mon
     assert_same_seeds_same_bits(fallen, train_ensemble(range(3), steps=20, compiled=False))
 
 
-def test_the_step_that_compiles_is_not_among_those_that_train(monkeypatch):
+def test_the_compiling_step_is_not_a_training_step(monkeypatch):
     taken = []
 
     def on_cuda(architecture, hidden, device, _dtype):

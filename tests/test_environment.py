@@ -1,4 +1,4 @@
-"""Where a run happens, as the system tells: made up here, for the machine that tests run on is one of many."""
+"""Devices, processors and flags, on simulated machines."""
 
 import platform
 import re
@@ -15,7 +15,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretend that there are so many GPUs, and one of Apple's or none."""
+    """Return a function that simulates a number of CUDA devices, with or without MPS."""
 
     def pretend(count, *, mps=False):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -29,7 +29,7 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize("mps", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_device_is_found_by_each_of_its_names_and_no_other(gpus, count, mps):
-    """A GPU is preferred, if it is CUDA's."""
+    """``auto`` prefers CUDA to the CPU."""
     gpus(count, mps=mps)
     here = ["cpu", "cuda:0", "cuda:1"][: 1 + count] + ["mps"] * mps
     short = ["cuda"] * (count > 0)
@@ -40,13 +40,13 @@ def test_a_device_is_found_by_each_of_its_names_and_no_other(gpus, count, mps):
         with pytest.raises(ValueError, match=r"^device is ") as refused:
             resolve_device(name)
         there = ", ".join(here)
-        assert str(refused.value) == f"device is {name!r}, but should be auto or one of those here: {there}"
+        assert str(refused.value) == f"device is {name!r}, but should be auto or available: {there}"
 
 
 @pytest.mark.parametrize("torch_version", [(2, 3), (2, 4)], ids=str)
 @pytest.mark.filterwarnings("ignore:torch.is_autocast_cpu_enabled:DeprecationWarning")
-def test_an_autocast_region_is_one_of_its_own_device(monkeypatch, torch_version):
-    """From torch 2.4 on by a function that knows the device; before, all that are no CPU were taken for CUDA."""
+def test_an_autocast_region_applies_only_to_its_device(monkeypatch, torch_version):
+    """Before torch 2.4, which has a function for each type of device, all but the CPU count as CUDA."""
     monkeypatch.setattr(environment, "TORCH", min(torch_version, environment.TORCH))
 
     assert not autocasts(CPU)
@@ -54,7 +54,7 @@ def test_an_autocast_region_is_one_of_its_own_device(monkeypatch, torch_version)
         assert autocasts(CPU)
         assert not autocasts(CUDA)
     cuda = ["cuda"] if hasattr(torch.amp, "is_autocast_available") else []  # before torch 2.4 there is no other
-    torch.set_autocast_enabled(*cuda, True)  # noqa: FBT003 - as a region does where there is a GPU
+    torch.set_autocast_enabled(*cuda, True)  # noqa: FBT003 - as an autocast region on CUDA does
     try:
         assert autocasts(CUDA)
         assert not autocasts(CPU)
@@ -84,7 +84,7 @@ def test_a_gpu_is_named_as_cuda_does(gpus):
     ids=["its name", "no name", "no file"],
 )
 def test_a_cpu_is_named_as_linux_does(monkeypatch, tmp_path, cpuinfo, name):
-    """Where it does; else as the platform does, or else by its architecture."""
+    """From /proc/cpuinfo; else by the platform's name, or by the architecture."""
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo, "utf-8")
     files = {"/proc/cpuinfo": tmp_path / "cpuinfo"}
@@ -99,8 +99,8 @@ def test_a_cpu_is_named_as_linux_does(monkeypatch, tmp_path, cpuinfo, name):
 
 
 @pytest.mark.parametrize(("built", "name"), [("CPU capability usage: AVX9\nand more", "AVX9"), ("nothing", "CPU")])
-def test_a_description_has_each_entry_in_full(monkeypatch, built, name):
-    """Names and values, as a record of a run keeps them."""
+def test_describe_returns_every_entry_in_full(monkeypatch, built, name):
+    """By name, with its value."""
     monkeypatch.setattr(torch.__config__, "show", lambda: f"PyTorch built with:\n  - {built}")
     monkeypatch.setattr(platform, "machine", lambda: "abacus")
     monkeypatch.setattr(platform, "system", lambda: "Plan 9")
@@ -122,11 +122,11 @@ def test_a_description_has_each_entry_in_full(monkeypatch, built, name):
 
 
 @pytest.mark.parametrize("function", [processor, describe])
-def test_what_is_no_device_is_refused_by_name(function):
+def test_an_unknown_device_is_refused_by_name(function):
     with pytest.raises(TypeError, match=re.escape("device is 'cpu' of type str, but should be a device")):
         function("cpu")
 
 
-def test_a_device_that_is_no_name_is_refused_by_name():
+def test_a_device_that_is_not_a_string_is_refused_by_name():
     with pytest.raises(TypeError, match=re.escape("device is 0 of type int, but should be a str")):
         resolve_device(0)

@@ -1,4 +1,4 @@
-"""Planted faults: a dozen of ``python -m tests.faults``, which plants them all, and what it says of others."""
+"""Planted faults: a dozen of those of ``python -m tests.faults``, and the outcomes that it reports."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome
 
 ROOT = Path(sys.modules[Fault.__module__].__file__).parents[2]
 
-# Quick ones, of each subject.
+# Fast ones of each subject.
 DOZEN = [
     "foreach-leaves-out-the-last-of-a-hundred-and-ten",
     "adamw-decays-nothing-unless-told",
@@ -33,7 +33,7 @@ DOZEN = [
     "bookkeeping-KeyError-at-the-second-step",
 ]
 
-# What is to be said of each of these, most of which change the unit roundoff.
+# The expected outcome and check of faults made for this test, most of which change the unit roundoff.
 OWN = {
     "noticed": (KILLED, "test_the_unit_roundoff_is_half_the_spacing_at_one"),
     "not noticed": (SURVIVED, ""),
@@ -49,7 +49,7 @@ OWN = {
 
 
 def start(directory):
-    """Plant them beside the other tests: in this process, forked after it has computed in threads, nothing would."""
+    """Plant them in another process, because this one has run threads and can no longer fork safely."""
     return [launch("-m", "tests.children.planted_faults", *DOZEN, directory=directory)]
 
 
@@ -58,7 +58,7 @@ matrix = Background(start)
 
 @cache
 def outcomes(finished):
-    """Return what became of each fault, by name."""
+    """Return the outcome of each fault, by name."""
     read = json.loads((finished(matrix) / "matrix.json").read_text("utf-8"))
     return {outcome["fault"]: Outcome(**outcome | {"checks": tuple(outcome["checks"])}) for outcome in read}
 
@@ -76,8 +76,8 @@ def test_a_planted_fault_is_killed_by_an_assertion(finished, name):
 
 @forks
 @pytest.mark.parametrize("name", OWN)
-def test_what_becomes_of_a_fault_is_said(finished, name):
-    """A survivor, a kill by anything but an assertion, a fault that is none: none of them passes for a kill."""
+def test_the_outcome_of_each_fault_is_printed(finished, name):
+    """A survivor, a kill by anything but an assertion and a fault without effect are not reported as kills."""
     outcome = outcomes(finished)[name]
 
     assert (outcome.status, outcome.check) == OWN[name], outcome
@@ -85,7 +85,7 @@ def test_what_becomes_of_a_fault_is_said(finished, name):
 
 
 def test_the_catalogue_is_complete():
-    """Sixty and more over all subjects, by names of their own, each with a sentence and something that shows it."""
+    """At least sixty faults over all subjects, with distinct names, a sentence each, and a witness or a judge."""
     names = [fault.name for fault in FAULTS]
     planted = [fault for fault in FAULTS if not fault.control]
 
@@ -102,26 +102,26 @@ def test_the_catalogue_is_complete():
 
 
 def double(x):
-    """Return it twice over."""
+    """Double it."""
     return 2 * x
 
 
-def test_a_function_is_edited_wherever_it_is_held_and_only_where_the_code_is_there():
-    held, code = double, double.__code__
+def test_edit_changes_every_reference_to_a_function_and_refuses_missing_code():
+    reference, code = double, double.__code__
     try:
         edit(double, ("2 * x", "3 * x"))
-        assert held(1) == 3
+        assert reference(1) == 3
         for stale, count in (("2 * x", 0), ("x", 2)):
             message = f"double has {stale!r} {count} times, but should have it once"
             with pytest.raises(StaleFault, match=re.escape(message)):
                 edit(double, (stale, "0"))
-        edit(held, ("3", "4"))
+        edit(reference, ("3", "4"))
         assert double(1) == 4
     finally:
         double.__code__ = code
 
 
-def test_an_object_that_is_nowhere_is_not_replaced():
+def test_replacing_an_object_that_no_module_holds_is_refused():
     with pytest.raises(StaleFault, match="no module holds"):
         replace(object(), None)
     with pytest.raises(StaleFault, match="has no such_a_thing"):

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever stops the writing, and no other file is touched."""
+"""Files are written completely or not at all, whatever interrupts the writing, and no other file changes."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simplenet import files
 from simplenet.files import STALE_AFTER, check_writable, remove_stale_files, write_file, write_new_file
 
-OLD, NEW = b"what was there before", b"new content"
+OLD, NEW = b"old content", b"new content"
 
 
 def temporary_files(directory):
@@ -21,15 +21,15 @@ def temporary_files(directory):
 
 
 def age(path):
-    """Let a file look as if nothing had been written to it for longer than any write takes."""
+    """Make a file look stale."""
     past = path.stat().st_mtime - STALE_AFTER - 1
     os.utime(path, (past, past))
 
 
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="this platform has no SIGKILL")
 @pytest.mark.parametrize("function", ["write_file", "write_new_file"])
-def test_a_kill_at_any_line_of_a_write_leaves_whole_files(tmp_path, function):
-    """The old content or the new one under the name; what else is left is recognised, and removed once it is old."""
+def test_a_kill_at_any_line_of_a_write_leaves_complete_files(tmp_path, function):
+    """The file has the old or the new content; a temporary file that is left is removed when it is stale."""
     killed = 0
     for line in range(1000):
         directory = tmp_path / str(line)
@@ -57,22 +57,22 @@ def test_a_kill_at_any_line_of_a_write_leaves_whole_files(tmp_path, function):
     assert killed > 15
 
 
-def test_a_temporary_file_of_a_write_under_way_is_not_taken_for_a_stale_one(tmp_path, monkeypatch):
-    """Another run may look for stale files at any moment."""
+def test_a_recent_temporary_file_is_not_removed_as_stale(tmp_path, monkeypatch):
+    """Another run may remove stale files at any time."""
     fsync = os.fsync
 
-    def fsync_and_look(descriptor):
+    def remove_and_fsync(descriptor):
         remove_stale_files(tmp_path)
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", fsync_and_look)
+    monkeypatch.setattr(files.os, "fsync", remove_and_fsync)
 
     assert write_new_file(tmp_path / "file", NEW).read_bytes() == NEW
 
 
 @pytest.mark.parametrize("function", [write_file, write_new_file])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, function, error):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, function, error):
     path = tmp_path / "file"
     path.write_bytes(OLD)
 
@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, function, inside):
         function(tmp_path / inside, *[NEW] * (function is not check_writable))
 
 
-def test_a_check_leaves_nothing_behind(tmp_path):
+def test_check_writable_leaves_no_file(tmp_path):
     (tmp_path / "there").write_bytes(OLD)
 
     for name in ("there", "new"):
@@ -111,7 +111,7 @@ def test_a_check_leaves_nothing_behind(tmp_path):
 
 
 @given(count=st.integers(1, 12), stem=st.sampled_from(["run", "epoch=1-step=2", "a.b", "with space", "a::b"]))
-def test_a_new_file_replaces_none(tmp_path_factory, count, stem):
+def test_write_new_file_replaces_no_file(tmp_path_factory, count, stem):
     directory = tmp_path_factory.mktemp("new")
 
     names = [write_new_file(directory / f"{stem}.ckpt", bytes([i])).name for i in range(count)]
@@ -121,8 +121,8 @@ def test_a_new_file_replaces_none(tmp_path_factory, count, stem):
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-def test_writers_at_the_same_time_get_a_name_each(tmp_path, monkeypatch, links):
-    """One after another where the file system has no hard links: there a rename has to look first."""
+def test_concurrent_writers_get_different_names(tmp_path, monkeypatch, links):
+    """Without hard links only one after another, because checking for a name and renaming are two operations."""
     if not links:
 
         def refuse(*_):
@@ -141,7 +141,7 @@ def test_writers_at_the_same_time_get_a_name_each(tmp_path, monkeypatch, links):
     assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == sorted(contents)
 
 
-def test_a_symbolic_link_stays_one_and_a_device_stays_a_device(tmp_path):
+def test_symbolic_links_and_devices_are_written_to_and_not_replaced(tmp_path):
     target, link = tmp_path / "target", tmp_path / "elsewhere" / "link"
     target.write_bytes(OLD)
     link.parent.mkdir()
@@ -157,8 +157,8 @@ def test_a_symbolic_link_stays_one_and_a_device_stays_a_device(tmp_path):
     assert [path.name for path in link.parent.iterdir()] == ["link"]
 
 
-def test_a_file_has_the_permissions_that_others_get(tmp_path):
-    """And not those of a temporary file, which its owner alone may read."""
+def test_a_file_has_the_default_permissions(tmp_path):
+    """And not those of a temporary file, which only its owner may read."""
     (tmp_path / "other").write_bytes(OLD)
 
     write_file(tmp_path / "file", NEW)

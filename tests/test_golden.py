@@ -1,4 +1,4 @@
-"""Training under this torch against the bits recorded under another."""
+"""Training with this torch compared with runs recorded with another."""
 
 import numpy as np
 import pytest
@@ -31,23 +31,23 @@ from tests.environments.golden import (
     same_release,
     ulps,
 )
-from tests.training import Training, step_from, train, where_a_step_leads
+from tests.training import Training, possible_results, step_from, train
 
-# --- what torch promises ---
+# --- what torch guarantees ---
 
 
 def roundings_of_a_draw(fan_in):
-    """Bound what two evaluations of the same draw from ±1/√fan_in may differ by.
+    """Bound the difference of two evaluations of the same draw from ±1/√fan_in.
 
-    torch draws a whole number k below 2^24 and computes k 2^-24 (b - a) + a, for b = -a = 1/√fan_in in float32. The
-    product, at most 2b, is rounded or, in a fused kernel, is not; so is the sum, at most b. Each may err either way.
+    torch draws an integer k below 2^24 and computes k 2^-24 (b - a) + a, for b = -a = 1/√fan_in in float32. The
+    product, at most 2b, is rounded or, in a fused kernel, is not; the sum, at most b, is rounded.
     """
     b = torch.tensor(fan_in**-0.5).item()
     return 2 * (2 * b + b) * gamma(1, torch.float32)
 
 
 def check_initial_weights(trajectory, actual, recorded, *, bitwise):
-    """Hold initial weights to the recorded ones, in the order of the parameters: those of two inputs, then of four."""
+    """Compare initial weights with the recorded ones: first those of fan-in two, then those of fan-in four."""
     __tracebackhide__ = True
     claim = f"initial weights of {trajectory}"
     if bitwise:
@@ -62,9 +62,9 @@ def state_before(t, mark):
 
 
 def check_step(trajectory, before, *steps):
-    """Hold the outcomes of a step, each a loss and a state, to where it may lead from the state before it."""
+    """Assert that results of a step, each a loss and a state, are in the balls computed from the state before."""
     __tracebackhide__ = True
-    loss, expected = where_a_step_leads(trajectory.architecture, before)
+    loss, expected = possible_results(trajectory.architecture, before)
     claim = f"after step {int(before.t) + 1:,} of {trajectory}"
     for actual, after in steps:
         assert_in_balls(actual, loss, claim=f"loss {claim}".replace("after", "of"))
@@ -72,10 +72,10 @@ def check_step(trajectory, before, *steps):
 
 
 def test_training_starts_from_the_recorded_weights(trajectory, golden):
-    """Under the same kernels bit for bit; under others of the same release, to within the roundings of a draw."""
+    """Bit for bit with the same kernels; with other kernels of the same release, to within the roundings of a draw."""
     here = describe(CPU)
     if not same_release(golden.environment, here):
-        pytest.skip(f"torch {here['torch']} may draw otherwise than {golden.environment['torch']}: it is measured")
+        pytest.skip(f"torch {here['torch']} may draw differently from {golden.environment['torch']}: only measured")
 
     check_initial_weights(
         trajectory,
@@ -86,14 +86,14 @@ def test_training_starts_from_the_recorded_weights(trajectory, golden):
 
 
 def test_a_step_from_a_recorded_state_is_exact_to_its_roundings(trajectory, golden):
-    """Forward, backward and Adam; what was recorded of that step lies in the same balls."""
+    """Forward, backward and Adam; the recorded result of that step is in the same balls."""
     for t, mark in golden.runs[trajectory].marks.items():
         before = state_before(t, mark)
         check_step(trajectory, before, step_from(trajectory, before), (mark.loss, (mark.after,)))
 
 
-def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free_run, golden, request):
-    """From states of its own; how far it drifts from the recorded run is measured and reported, and no verdict."""
+def test_every_recorded_step_of_a_run_is_exact_to_its_roundings(free_run, golden, request):
+    """From the run's own states; its drift from the recorded run is only measured and reported."""
     run = train(free_run)
 
     request.node.user_properties.append(("drift", drift(free_run, golden.runs[free_run], run)._asdict()))
@@ -101,21 +101,21 @@ def test_a_run_left_to_itself_takes_exact_steps_at_the_marks(free_run, golden, r
         check_step(free_run, state_before(t, mark), (mark.loss, (mark.after,)))
 
 
-# --- what would be caught ---
+# --- what these tests detect ---
 
 trajectories = st.sampled_from([one for one in TRAJECTORIES if one.implementation == "for-loop"])
 committed = read(COMMITTED)
 
 
 def with_mark(trajectory, t, **changes):
-    """Return the committed file with a mark of one run changed, as it would be read."""
+    """Return the content of the committed file with a changed mark in one run."""
     run = committed.runs[trajectory]
     marks = {**run.marks, t: run.marks[t]._replace(**changes)}
     return loads(dumps(Golden(committed.environment, {trajectory: run._replace(marks=marks)})))
 
 
 @given(trajectory=trajectories, entry=st.integers(0, 16), bit=st.integers(0, 31))
-def test_one_flipped_bit_in_the_initial_weights_would_be_caught(trajectory, entry, bit):
+def test_one_flipped_bit_in_the_initial_weights_fails_the_comparison(trajectory, entry, bit):
     weights = committed.runs[trajectory].marks[1].p
     flipped = weights.clone()
     flipped.numpy().view(np.uint32)[entry] ^= np.uint32(1 << bit)
@@ -128,8 +128,8 @@ def test_one_flipped_bit_in_the_initial_weights_would_be_caught(trajectory, entr
 
 
 @given(trajectory=trajectories, entry=st.integers(0, 16), sign=st.sampled_from([-1, 1]))
-def test_an_initial_weight_of_four_draws_further_would_be_caught_between_kernels(trajectory, entry, sign):
-    """Neighbouring draws are 2^-23 bounds apart; the bound is three of them."""
+def test_an_initial_weight_drawn_four_numbers_later_fails_the_comparison(trajectory, entry, sign):
+    """Consecutive numbers differ by 2^-23 times 1/√fan_in; the bound is three such differences."""
     weights = committed.runs[trajectory].marks[1].p
     fan_in = 2 if entry < 12 else 4
     other = weights.clone()
@@ -144,7 +144,7 @@ fan_ins = st.sampled_from([2, 4])
 
 
 def drawn(k, fan_in, *, fused):
-    """Compute a draw as kernels do: the product rounded and then the sum, or only the sum."""
+    """Compute a draw as kernels do: round the product and the sum, or only the sum."""
     b = torch.tensor(fan_in**-0.5)
     if fused:
         return (k * 2.0**-24 * (2 * b).double() - b.double()).float()
@@ -153,14 +153,14 @@ def drawn(k, fan_in, *, fused):
 
 @st.composite
 def draws(draw):
-    """Draw a thousand whole numbers below 2^24 from a seed: most of Hypothesis' own have few digits to round."""
+    """Draw a thousand integers below 2^24 from a seed; most of Hypothesis' own have few digits, so nothing rounds."""
     generator = torch.Generator().manual_seed(draw(seeds))
     return torch.randint(2**24, (1000,), generator=generator).double()
 
 
 @given(k=draws(), fan_in=fan_ins)
 def test_a_fused_draw_differs_by_no_more_than_the_roundings(k, fan_in):
-    """Of a thousand draws, some differ by 1.4 of the 6 that the bound allows."""
+    """The bound allows 6 roundings; of a thousand draws, some differ by 1.4."""
     fused, in_two_steps = drawn(k, fan_in, fused=True), drawn(k, fan_in, fused=False)
 
     assert_within(in_two_steps, fused.double(), atol=roundings_of_a_draw(fan_in), claim="draw")
@@ -169,41 +169,41 @@ def test_a_fused_draw_differs_by_no_more_than_the_roundings(k, fan_in):
 @refuted
 @given(k=draws(), fan_in=fan_ins)
 def test_a_fused_draw_has_the_same_bits(k, fan_in):
-    """So the bits are promised of one kernel only."""
+    """So equal bits are only guaranteed for the same kernel."""
     assert_identical(drawn(k, fan_in, fused=False), drawn(k, fan_in, fused=True), claim="draw")
 
 
 @pytest.mark.parametrize("t", MARKS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_weight_that_lands_a_hundredth_of_the_learning_rate_off_would_be_caught(architecture, t):
-    """Each by itself."""
+def test_an_error_of_a_hundredth_of_the_learning_rate_in_a_weight_fails_the_comparison(architecture, t):
+    """In any single weight."""
     mark = committed.runs[Trajectory("for-loop", architecture, 1996)].marks[t]
-    _, expected = where_a_step_leads(architecture, state_before(t, mark))
+    _, expected = possible_results(architecture, state_before(t, mark))
 
     for weight, ball in zip(mark.after.split(1), expected.p, strict=True):
-        with pytest.raises(AssertionError, match="times less"):
+        with pytest.raises(AssertionError, match="times its bound"):
             assert_in_balls(weight + TRAINING["lr"] / 100, ball.reshape(1), claim="weight")
 
 
 @pytest.mark.parametrize("part", "pmv")
 @pytest.mark.parametrize("t", [10, 100])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_recorded_state_that_is_off_by_a_hundredth_would_be_caught(architecture, t, part):
-    """The step recorded from it does not start there. Later on, two of three runs have no gradient but roundings."""
+def test_a_recorded_state_that_is_off_by_a_hundredth_fails_the_comparison(architecture, t, part):
+    """The recorded step started from another state. Later in a run, the gradients of two of three runs are near 0."""
     trajectory = Trajectory("for-loop", architecture, 1996)
     values = getattr(committed.runs[trajectory].marks[t], part)
     file = with_mark(trajectory, t, **{part: 1.01 * values})
     mark = file.runs[trajectory].marks[t]
 
-    with pytest.raises(AssertionError, match=rf"step {t} of {trajectory}: error is .* times less"):
+    with pytest.raises(AssertionError, match=rf"step {t} of {trajectory}: error is .* times its bound"):
         check_step(trajectory, state_before(t, mark), (mark.loss, (mark.after,)))
 
 
 @given(trajectory=trajectories, changed=st.integers(1, 9), entry=st.integers(0, 16))
-def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, changed, entry):
-    """Which takes place after the step's own update; at the mark it shows as that one ulp."""
+def test_a_run_that_is_changed_by_an_ulp_is_reported_from_that_step(trajectory, changed, entry):
+    """After the step's own update; at the mark it is reported as one ulp."""
 
-    class Nudged(Training):
+    class Changed(Training):
         def weights(self):
             weights = super().weights()
             if self.t >= changed:
@@ -212,7 +212,7 @@ def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, c
 
     recorded = train(trajectory, 10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.training.Training", Nudged)
+        patch.setattr("tests.training.Training", Changed)
         here = train(trajectory, 10)
 
     found = drift(trajectory, recorded, here)
@@ -224,7 +224,7 @@ def test_a_run_that_is_nudged_by_an_ulp_is_reported_from_that_step(trajectory, c
 
 
 @given(start=floats(torch.float32, min_exponent=-126, max_exponent=126), n=st.integers(0, 99))
-def test_ulps_count_the_numbers_between(start, n):
+def test_the_distance_in_ulps_counts_the_numbers_in_between(start, n):
     end = torch.tensor(start)
     for _ in range(n):
         end = torch.nextafter(end, torch.tensor(torch.inf))
@@ -232,7 +232,7 @@ def test_ulps_count_the_numbers_between(start, n):
     assert ulps(torch.tensor(start), end) == ulps(end, torch.tensor(start)) == n
 
 
-def test_zero_lies_between_the_smallest_numbers_of_both_signs():
+def test_zero_is_between_the_smallest_numbers_of_both_signs():
     smallest = torch.tensor(2.0**-149)
 
     assert ulps(-smallest, smallest) == 2
@@ -240,7 +240,7 @@ def test_zero_lies_between_the_smallest_numbers_of_both_signs():
 
 
 def drifts(**firsts):
-    """Make up what three runs have been found to do."""
+    """Make drifts of up to three runs from their first differing steps."""
     names = {"for_loop": "for-loop", "foreach": "foreach", "fused": "fused"}
     return [
         Drift(names[name], "overview", 1996, first, [0, 0, 0, 3, 5 if first else 0], [0, 0, 0, 0, 0])
@@ -267,7 +267,7 @@ def test_the_line_names_the_first_differing_step_of_each_implementation(found, t
     assert f"): {text}" in line(committed, found)
 
 
-def test_the_table_has_the_earliest_step_and_the_farthest_weight_over_all_seeds():
+def test_the_table_has_the_first_step_and_the_largest_difference_over_all_seeds():
     found = [
         Drift("foreach", "listing", 0, None, [0] * 5, [0] * 5),
         Drift("foreach", "listing", 7, 57, [0, 0, 4, 9, 1], [0] * 5),
@@ -293,7 +293,7 @@ def test_the_table_has_the_earliest_step_and_the_farthest_weight_over_all_seeds(
     ],
     ids=str,
 )
-def test_the_same_kernels_are_those_of_one_build_system_and_capability(change, kernels, release):
+def test_kernels_are_the_same_for_one_build_system_and_cpu_capability(change, kernels, release):
     there = {
         **committed.environment,
         "python": "3.11.7 on Linux",
@@ -312,11 +312,11 @@ def test_the_committed_file_holds_every_run():
     assert list(committed.runs) == TRAJECTORIES
 
 
-def test_a_file_is_read_to_the_bits_that_were_written():
+def test_a_golden_file_round_trips_bit_for_bit():
     assert dumps(committed) == COMMITTED.read_text("utf-8")
 
 
-def test_what_is_recorded_is_what_here_is_trained(monkeypatch, tmp_path):
+def test_record_writes_the_trained_runs(monkeypatch, tmp_path):
     trajectory = TRAJECTORIES[0]
     monkeypatch.setattr("tests.environments.golden.TRAJECTORIES", [trajectory])
     monkeypatch.setattr("tests.training.train", committed.runs.__getitem__)
@@ -363,7 +363,7 @@ SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(che
         "base64",
     ],
 )
-def test_a_file_that_cannot_be_compared_with_is_refused_in_a_line(text, message, tmp_path):
+def test_an_incomparable_golden_file_is_refused_in_one_line(text, message, tmp_path):
     path = tmp_path / "golden.json"
     if text is not None:
         path.write_text(text, "utf-8")

@@ -1,7 +1,7 @@
-"""The initial weights are uniform on ±1/√fan_in, independent, and decided by the seed alone.
+"""The initial weights are uniform on ±1/√fan_in, independent, and determined by the seed.
 
-A statistical claim here fails by chance with a probability below ``FALSE_ALARM``. The seeds are fixed, so that a
-chance failure could only come with another random stream: a new torch, or a device not tried yet.
+A statistical test here fails by chance with a probability below ``FALSE_ALARM``. The seeds are fixed, so a failure by
+chance is only possible with another random stream: a new release of torch, or a new device.
 
 References:
     K. He et al., Delving Deep into Rectifiers, ICCV 2015, with torch's a = √5: the bound √(6 / ((1 + a²) fan_in)).
@@ -22,10 +22,10 @@ from simplenet.testing.settings import default_dtype
 from simplenet.testing.strategies import architectures, hidden_widths, seeds
 from tests.generators import disturb
 
-# For one comparison; the 255 of this file, on each of two devices, together stay below 1e-6.
+# The probability for one comparison; for the 255 in this file on two devices, it is below 1e-6 in total.
 FALSE_ALARM = 1e-9
 
-# Neighbours, which differ in low bits alone, and multiples of 2^20, which differ in high bits alone.
+# Consecutive seeds, which differ in low bits, and multiples of 2^20, which differ in high bits.
 SEEDS = sorted({*range(6000), *range(0, 2**32, 2**20)})
 
 # The fan-in of each of the 17 weights and biases of the 2-4-1 network, in the order of its parameters.
@@ -39,9 +39,9 @@ def flat(net):
 
 
 def initial_weights(device):
-    """Return the 17 parameters for each of ``SEEDS``, a row each, in units of their bounds."""
+    """Return the 17 parameters for each of ``SEEDS``, one row for each, in units of their bounds."""
     if device not in _drawn:
-        # torch.manual_seed also visits the devices that are not there, and that is most of its time.
+        # torch.manual_seed spends most of its time on devices that do not exist.
         generator = (
             torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
         )
@@ -58,7 +58,7 @@ def initial_weights(device):
 
 
 def assert_mean(values, expected, width, *, claim):
-    """Demand the mean that independent numbers from an interval of this width have, but for a false alarm."""
+    """Assert the mean of independent numbers from an interval of this width, up to ``FALSE_ALARM``."""
     n = len(values)
     # Hoeffding: P(|mean - expected| >= t) <= 2 exp(-2 n t^2 / width^2).
     assert_within(values.mean(), expected, atol=width * math.sqrt(math.log(2 / FALSE_ALARM) / (2 * n)), claim=claim)
@@ -66,7 +66,7 @@ def assert_mean(values, expected, width, *, claim):
 
 @given(seed=seeds, architecture=architectures, hidden=hidden_widths, disturbance=st.integers(0, 3))
 def test_the_same_seed_gives_the_same_initial_weights(device, seed, architecture, hidden, disturbance):
-    """To the bit, and whatever was drawn before."""
+    """Bit for bit, whatever was drawn before."""
     set_seed(seed)
     with device:
         first = flat(SimpleNet(architecture, hidden))
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_initial_weights(device, seed, architecture
 
 @given(seed=seeds, hidden=hidden_widths)
 def test_the_architecture_does_not_change_the_initial_weights(device, seed, hidden):
-    """Activations hold no parameters, so the three networks start as one."""
+    """Activations have no parameters, so the three networks have the same initial weights."""
     weights = {}
     for architecture in ("overview", "derivation", "listing"):
         set_seed(seed)
@@ -95,7 +95,7 @@ def test_the_architecture_does_not_change_the_initial_weights(device, seed, hidd
 @given(seed=seeds, bit=st.integers(0, 31))
 @example(seed=0, bit=31)
 def test_a_seed_with_one_bit_flipped_gives_other_initial_weights(device, seed, bit):
-    """None of the 17 is fixed by anything else; by chance one in 2^24 stays."""
+    """A single weight is the same by chance once in 2^24."""
     nets = []
     for each in (seed, seed ^ (1 << bit)):
         set_seed(each)
@@ -111,8 +111,8 @@ def test_distinct_seeds_give_distinct_initial_weights(device):
     assert len(rows) == len(SEEDS) >= 10_000
 
 
-def test_drawing_again_equals_a_new_network(device):
-    """So that what the other tests draw is what a user gets."""
+def test_reset_parameters_draws_the_weights_of_a_new_network(device):
+    """So the weights that the other tests draw are those that a user gets."""
     weights = initial_weights(device)
 
     for index in (0, 1, 5999, len(SEEDS) - 1):
@@ -124,8 +124,8 @@ def test_drawing_again_equals_a_new_network(device):
 
 
 @given(seed=seeds, hidden=hidden_widths)
-def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed, hidden):
-    """Not even by a rounding: the bound as a float32 is the limit."""
+def test_no_initial_weight_exceeds_one_over_the_square_root_of_its_fan_in(device, seed, hidden):
+    """Not even by a rounding error: the limit is the bound rounded to float32."""
     set_seed(seed)
     with device:
         net = SimpleNet(hidden=hidden)
@@ -137,8 +137,8 @@ def test_no_initial_weight_exceeds_one_over_the_root_of_its_fan_in(device, seed,
 
 
 @given(seed=seeds)
-def test_initial_weights_in_float64_are_no_float32s(device, seed):
-    """All 53 bits are drawn: that a number happens to end in 29 zeros has the probability 2^-29."""
+def test_initial_weights_in_float64_use_all_bits(device, seed):
+    """All 53 bits are drawn: a number has 29 trailing zeros by chance with probability 2^-29."""
     with default_dtype(torch.float64), device:
         set_seed(seed)
         weights = flat(SimpleNet())
@@ -149,9 +149,9 @@ def test_initial_weights_in_float64_are_no_float32s(device, seed):
 
 @pytest.mark.parametrize("parameter", range(17))
 def test_each_initial_weight_is_uniform_up_to_its_bound(device, parameter):
-    """Kolmogorov and Smirnov's test over all seeds, and both ends are come near."""
+    """By the Kolmogorov-Smirnov test over all seeds; and some values are close to each bound."""
     values = initial_weights(device)[:, parameter]
-    # P(no value in the last share of the interval, at one end) = (1 - share)^n < exp(-share n).
+    # P(no value within this share of the interval at one end) = (1 - share)^n < exp(-share n).
     share = math.log(1 / FALSE_ALARM) / len(values)
 
     p = stats.kstest(values.numpy(), stats.uniform(-1, 2).cdf).pvalue
@@ -173,8 +173,8 @@ def test_the_moments_of_the_initial_weights_are_those_of_the_uniform_distributio
         )
 
 
-def test_no_two_initial_weights_go_together(device):
-    """Uncorrelated over the seeds, so hidden units start apart and can learn to differ."""
+def test_no_two_initial_weights_are_correlated(device):
+    """Over the seeds; so hidden units start with different weights and can learn different features."""
     weights = initial_weights(device)
 
     for a in range(17):
@@ -184,7 +184,7 @@ def test_no_two_initial_weights_go_together(device):
 
 @refuted
 @given(factor=st.sampled_from([0.99, 1.01]))
-def test_a_bound_one_hundredth_off_would_be_caught(device, factor):
+def test_the_bound_of_the_initial_weights_is_a_hundredth_off(device, factor):
     values = initial_weights(device)[:, 0] * factor
     share = math.log(1 / FALSE_ALARM) / len(values)
 
@@ -193,7 +193,7 @@ def test_a_bound_one_hundredth_off_would_be_caught(device, factor):
 
 @refuted
 @given(parameter=st.integers(0, 16))
-def test_normal_weights_of_the_same_variance_would_be_caught(parameter):
+def test_normal_weights_of_the_same_variance_pass_the_uniformity_test(parameter):
     values = torch.randn(len(SEEDS), dtype=torch.float64) / math.sqrt(3)
 
     assert stats.kstest(values.numpy(), stats.uniform(-1, 2).cdf).pvalue > FALSE_ALARM, parameter
@@ -201,7 +201,7 @@ def test_normal_weights_of_the_same_variance_would_be_caught(parameter):
 
 @refuted
 @given(parameter=st.integers(0, 15))
-def test_weights_that_share_a_quarter_of_their_value_would_be_caught(device, parameter):
+def test_weights_that_share_a_quarter_of_their_value_look_uncorrelated(device, parameter):
     one, other = initial_weights(device)[:, parameter : parameter + 2].T
 
     assert_mean(one * (0.75 * other + 0.25 * one), 0, 2, claim="product")

@@ -1,4 +1,4 @@
-"""Many generators at once: what each draws is what torch draws after ``manual_seed``."""
+"""Many generators at once: each draws the numbers that torch draws after ``manual_seed``."""
 
 import tracemalloc
 
@@ -19,8 +19,8 @@ bounds = st.floats(0, 100)
 
 
 @pytest.mark.parametrize("twists", [1, 2, 5])
-def test_the_words_are_those_of_torchs_state(twists):
-    """All 624 of it, after one twist and after more."""
+def test_the_words_equal_torchs_state(twists):
+    """All 624 words, after one twist and after more."""
     words = state_words(np.array(CORNERS, np.uint32), 624 * twists)
 
     for seed, column in zip(CORNERS, words.T, strict=True):
@@ -30,13 +30,13 @@ def test_the_words_are_those_of_torchs_state(twists):
         assert column[-624:].tolist() == state.tolist()
 
 
-# Where the words that a twist reads, or the twist itself, are of another state or another stride.
+# Counts at which the words that a twist reads, or the twist itself, belong to another state or another stride.
 edges = [n + i for n in (227, 397, 624, 2 * 227, 2 * 397, 2 * 624) for i in (-1, 0, 1)]
 
 
 @pytest.mark.parametrize("count", [1, *edges])
-def test_any_number_of_words_is_the_beginning_of_more(count):
-    """Fewer of the first state are computed for few."""
+def test_the_first_words_do_not_depend_on_how_many_are_computed(count):
+    """For few words, only a part of the first state is computed."""
     seeds = np.array(CORNERS, np.uint32)
 
     assert state_words(seeds, count).tolist() == state_words(seeds, 3 * 624)[:count].tolist()
@@ -47,8 +47,8 @@ def test_any_number_of_words_is_the_beginning_of_more(count):
     calls=st.lists(st.builds(Uniform, st.integers(1, 1500), bounds.map(float.__neg__), bounds), min_size=1, max_size=4),
     dtype=dtypes,
 )
-def test_each_seed_draws_what_torch_draws_of_it(drawn, calls, dtype):
-    """To the bit, in every type, whatever the calls and their bounds."""
+def test_each_seed_draws_the_numbers_of_torch(drawn, calls, dtype):
+    """Bit for bit, in every dtype, for any calls and bounds."""
     many = draw(drawn, calls, dtype)
 
     for seed, column in zip(drawn, many.T, strict=True):
@@ -73,8 +73,8 @@ def test_the_block_that_a_seed_is_in_changes_no_bit(dtype, most_seeds, most_word
 @pytest.mark.parametrize(
     ("limit", "most", "numbers", "many"), [("_MOST_SEEDS", 8, 17, 1600), ("_MOST_WORDS", 8 * 6000, 5000, 160)]
 )
-def test_blocks_need_less_memory_than_their_result_beside_it(monkeypatch, limit, most, numbers, many):
-    """All seeds in one block need more than that: 624 words each, and one for each number."""
+def test_the_working_memory_of_a_block_is_smaller_than_the_result(monkeypatch, limit, most, numbers, many):
+    """With all seeds in one block it would be larger: 624 words for each seed, and one for each number."""
     monkeypatch.setattr(mt19937, limit, most)
     calls = [Uniform(numbers, -1.0, 1.0)]
     draw(range(2), calls, torch.float32)
@@ -89,15 +89,15 @@ def test_blocks_need_less_memory_than_their_result_beside_it(monkeypatch, limit,
     assert size < peak < 2 * size
 
 
-def test_calls_are_noted_with_the_bounds_that_torch_leaves_out():
-    """A default is not handed on, and a weight that one unit feeds has a bound of 1."""
+def test_recorded_calls_include_default_bounds():
+    """Torch does not pass default bounds on to the dispatcher."""
     tensor = torch.empty(2, 3)
 
-    with UniformCalls() as noted:
+    with UniformCalls() as recorded:
         tensor.uniform_()
         tensor.uniform_(-1.0)
         tensor[0].uniform_(-1.0, 1.0)
         tensor.uniform_(-2.0, 3.0).normal_()
     tensor.uniform_()
 
-    assert noted.calls == [Uniform(6, 0.0, 1.0), Uniform(6, -1.0, 1.0), Uniform(3, -1.0, 1.0), Uniform(6, -2.0, 3.0)]
+    assert recorded.calls == [Uniform(6, 0.0, 1.0), Uniform(6, -1.0, 1.0), Uniform(3, -1.0, 1.0), Uniform(6, -2.0, 3.0)]

@@ -1,7 +1,7 @@
-"""What any network should keep, and the notebook's three do.
+"""Properties of any network, for the notebook's three.
 
-Its weights come from its seed, its outputs from their own rows, its gradient from its loss, and
-its state is all there is to it.
+The weights follow from the seed, each output depends only on its row, the gradient is that of the loss, and
+the state dict is complete.
 """
 
 import copy
@@ -17,12 +17,12 @@ from simplenet.testing.implementations import NetworkUnderTest
 from simplenet.testing.strategies import seeds
 from tests.faults.networks import FAULTS, FaultyNetwork
 
-# One row has no others; past 16, kernels go over to vectors.
+# A single row has no neighbours; above 16, kernels use vectors.
 row_counts = st.integers(2, 35)
 
 
 def state_of(net, x):
-    """Copy what scoring may read, and should not write to."""
+    """Copy everything that forward may read but not change."""
     return [values.clone() for values in (x, *net.state_dict().values(), torch.get_rng_state())]
 
 
@@ -38,7 +38,7 @@ def test_the_same_seed_builds_the_same_network(network, seed, rows):
 
 
 @given(seed=seeds, rows=row_counts)
-def test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself(network, seed, rows):
+def test_forward_changes_nothing_draws_nothing_and_repeats_itself(network, seed, rows):
     net = network(seed).eval()
     x = network.inputs(rows, seed)
     before = state_of(net, x)
@@ -51,7 +51,7 @@ def test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself(network, see
 
 
 @given(seed=seeds, rows=row_counts)
-def test_the_record_for_gradients_does_not_change_the_output(network, seed, rows):
+def test_recording_gradients_does_not_change_the_output(network, seed, rows):
     net = network(seed).eval()
     x = network.inputs(rows, seed)
     expected = network.score(net, x)
@@ -66,7 +66,7 @@ def test_the_record_for_gradients_does_not_change_the_output(network, seed, rows
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @given(seed=seeds, rows=row_counts)
 def test_a_row_does_not_see_the_others(network, mode, seed, rows):
-    """Whatever is put in their place, NaN where there is one, it keeps every bit."""
+    """Its output keeps every bit whatever the other rows are, also NaN."""
     net = network(seed).train(mode == "train")
     x, others = network.inputs(rows, seed), network.inputs(rows, seed ^ 1)
     expected = network.score(net, x, seed)
@@ -80,8 +80,8 @@ def test_a_row_does_not_see_the_others(network, mode, seed, rows):
 
 
 @given(seed=seeds, rows=row_counts)
-def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, rows):
-    """Some step along its opposite lowers the loss: in float64, where the loss' roundings are far below its slope."""
+def test_every_parameter_gets_a_gradient_and_a_step_against_it_lowers_the_loss(network, seed, rows):
+    """In float64, where the rounding errors of the loss are far below its slope."""
     net = network(seed).double()
     x = network.inputs(rows, seed)
     x = x.double() if x.is_floating_point() else x
@@ -97,7 +97,7 @@ def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, ro
         assert not parameter.requires_grad or parameter.grad is not None, f"{name} gets no gradient"
     slope = sum(p.grad.square().sum().item() for p in net.parameters() if p.grad is not None)
     assert slope < float("inf")
-    flat = slope <= before.item() * 2**-20  # at a minimum, or all units dead
+    flat = slope <= before.item() * 2**-20  # a minimum, or only dead units
 
     def loss_after(step):
         moved = copy.deepcopy(net)
@@ -108,12 +108,12 @@ def test_every_parameter_gets_a_gradient_and_it_leads_downhill(network, seed, ro
         return loss(moved)
 
     assert flat or any(loss_after(2.0**-k) < before for k in range(40)), (
-        f"no step downhill lowers the loss, {before.item()}"
+        f"no step along the negative gradient lowers the loss, {before.item()}"
     )
 
 
 @given(seed=seeds, rows=row_counts)
-def test_training_repeats_itself_to_the_bit(network, seed, rows):
+def test_training_repeats_bit_for_bit(network, seed, rows):
     def trained():
         net = network(seed)
         x = network.inputs(rows, seed)
@@ -144,26 +144,26 @@ def test_another_network_with_its_state_loaded_is_the_same_network(network, seed
 
 KILLED_BY = {
     "weights from a generator of their own": test_the_same_seed_builds_the_same_network,
-    "noise in the output": test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself,
-    "input written to": test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself,
-    "calls counted while scoring": test_scoring_writes_to_nothing_draws_nothing_and_repeats_itself,
+    "noise in the output": test_forward_changes_nothing_draws_nothing_and_repeats_itself,
+    "input written to": test_forward_changes_nothing_draws_nothing_and_repeats_itself,
+    "calls counted while scoring": test_forward_changes_nothing_draws_nothing_and_repeats_itself,
     "mean of the batch taken off": test_a_row_does_not_see_the_others,
     "weight that is no parameter": test_another_network_with_its_state_loaded_is_the_same_network,
-    "parameter left out": test_every_parameter_gets_a_gradient_and_it_leads_downhill,
-    "gradient negated": test_every_parameter_gets_a_gradient_and_it_leads_downhill,
-    "dropout from a generator of its own": test_training_repeats_itself_to_the_bit,
+    "parameter left out": test_every_parameter_gets_a_gradient_and_a_step_against_it_lowers_the_loss,
+    "gradient negated": test_every_parameter_gets_a_gradient_and_a_step_against_it_lowers_the_loss,
+    "dropout from a generator of its own": test_training_repeats_bit_for_bit,
 }
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_the_properties_kill_every_planted_fault(fault):
-    """A plain network keeps them all; broken in any one place it does not keep the one that speaks of it."""
+def test_the_properties_detect_every_planted_fault(fault):
+    """A correct network has all properties; with a fault, the property that names it fails."""
     network = NetworkUnderTest(f"fault {fault}", lambda: FaultyNetwork(fault), torch.device("cpu"))
     sample = {"network": network, "seed": 1996, "rows": 5}
-    for keeps in set(KILLED_BY.values()):
-        mode = {"mode": "train"} if keeps is test_a_row_does_not_see_the_others else {}
-        if keeps is KILLED_BY.get(fault):
+    for test in set(KILLED_BY.values()):
+        mode = {"mode": "train"} if test is test_a_row_does_not_see_the_others else {}
+        if test is KILLED_BY.get(fault):
             with pytest.raises(AssertionError):
-                keeps.hypothesis.inner_test(**sample, **mode)
+                test.hypothesis.inner_test(**sample, **mode)
         elif fault is None:
-            keeps.hypothesis.inner_test(**sample, **mode)
+            test.hypothesis.inner_test(**sample, **mode)

@@ -1,4 +1,4 @@
-"""What holds for any of torch's fused optimizers: memory layouts, skipped steps, and loading."""
+"""Properties of all of torch's fused optimizers: memory layouts, skipped steps, and loading."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from simplenet.testing.layouts import LAYOUTS, place
 
 SHAPE = (3, 5)
 
-# The optimizers with a fused kernel, with what makes them keep state; and the first torch with it, by device.
+# The optimizers with a fused kernel, the options with which they keep state, and the first torch with it, by device.
 FUSED = {
     "Adam": (torch.optim.Adam, {}, {"cpu": (2, 4), "cuda": (2, 0)}),
     "AdamW": (torch.optim.AdamW, {}, {"cpu": (2, 4), "cuda": (2, 0)}),
@@ -22,11 +22,11 @@ FUSED = {
 
 @pytest.fixture(params=FUSED)
 def fused(request):
-    """Build a fused optimizer, or its plain twin."""
+    """Return a function that builds a fused optimizer, or the same one as a for-loop."""
     cls, options, since = FUSED[request.param]
     kind = request.getfixturevalue("device").type if "device" in request.fixturenames else "cpu"
     if kind not in since or since[kind] > TORCH:
-        pytest.skip(f"torch {torch.__version__} has no fused {request.param} on {kind}, or none that is known here")
+        pytest.skip(f"torch {torch.__version__} has no fused {request.param} on {kind}, as far as known here")
     return lambda parameters, fused=True: cls(
         parameters, **options, **({"fused": True} if fused else {"foreach": False})
     )
@@ -38,7 +38,7 @@ def gradients(count):
 
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_fused_step_is_the_same_in_every_layout(fused, layout, gradient_layout):
+def test_a_fused_step_is_the_same_in_every_memory_layout(fused, layout, gradient_layout):
     """Bit for bit, and nothing outside the parameter is written to."""
     start, *steps = gradients(4)
     placed, plain = place(start, layout), start.clone()
@@ -55,8 +55,8 @@ def test_a_fused_step_is_the_same_in_every_layout(fused, layout, gradient_layout
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_a_skipped_step_changes_nothing_then_or_later(fused, device, skipped):
-    """As a gradient scaler skips it, by ``found_inf``: parameter, state and all steps after are those without it."""
+def test_a_skipped_step_changes_neither_the_parameters_nor_later_steps(fused, device, skipped):
+    """The gradient scaler skips it by ``found_inf``: parameter, state and later steps are those without it."""
     start, *steps = gradients(4).to(device)
     p, untouched = start.clone().requires_grad_(), start.clone().requires_grad_()
     optimizer, twin = fused([p]), fused([untouched])
@@ -65,7 +65,7 @@ def test_a_skipped_step_changes_nothing_then_or_later(fused, device, skipped):
         if i == skipped:
             optimizer.found_inf = torch.tensor(1.0, device=device)
             optimizer.grad_scale = torch.tensor(1.0, device=device)
-            with deterministic():  # memory that nobody has written to is NaN there, and not 0 by chance
+            with deterministic():  # uninitialized memory is then NaN, and not 0 by chance
                 apply_step(optimizer, [p], [torch.full(SHAPE, torch.inf, device=device)])
             del optimizer.found_inf, optimizer.grad_scale
         apply_step(optimizer, [p], [g])
@@ -78,7 +78,7 @@ def test_a_skipped_step_changes_nothing_then_or_later(fused, device, skipped):
 
 @pytest.mark.parametrize("option", ["lr", "foreach", "fused"])
 def test_an_option_given_to_the_constructor_survives_loading(option):
-    """A caller who asks for an option after reading the checkpoint's documentation gets it."""
+    """It is not replaced by the saved one."""
     values = {"lr": (1e-3, 1e-4), "foreach": (False, True), "fused": (False, True)}[option]
     if option == "fused" and TORCH < (2, 4):
         pytest.skip("fused on the CPU from torch 2.4 on")
@@ -90,7 +90,7 @@ def test_an_option_given_to_the_constructor_survives_loading(option):
 
 
 def test_a_loaded_optimizer_shares_no_state_with_its_source():
-    """Stepping one leaves the other alone."""
+    """A step of one does not change the other."""
     parameters = [torch.ones(3, requires_grad=True) for _ in "ab"]
     source, loaded = (torch.optim.Adam([p]) for p in parameters)
     apply_step(source, parameters[:1], [torch.ones(3)])
@@ -103,8 +103,8 @@ def test_a_loaded_optimizer_shares_no_state_with_its_source():
 
 
 @pytest.mark.skipif(TORCH < (2, 1), reason="torch takes a learning rate in a tensor from 2.1 on")
-def test_a_schedule_does_not_write_to_the_callers_rate():
-    """The tensor that a caller has given as the rate may be another optimizer's rate too."""
+def test_a_schedule_does_not_change_the_callers_lr_tensor():
+    """The tensor may be the learning rate of another optimizer too."""
     rate = torch.tensor(1.0)
     optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)], lr=rate)
 

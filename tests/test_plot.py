@@ -1,4 +1,4 @@
-"""Pictures of a run, where no other test draws them."""
+"""The plots of runs and of certificates."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from simplenet.testing.settings import default_dtype
 
 @pytest.fixture
 def figure(monkeypatch, tmp_path):
-    """Draw a picture and return its figure, in place of writing it."""
+    """Return a function that plots and returns the figure instead of writing it."""
 
     def draw(function, *arguments):
         figures = []
@@ -25,7 +25,7 @@ def figure(monkeypatch, tmp_path):
 
 
 def certificate(solved_at, steps, confidence, *, hidden=4):
-    """Make up a certificate of networks that were solved for good at these steps."""
+    """Make a certificate of networks that are solved from these steps to the last."""
     n = len(solved_at)
     weights = torch.zeros(n, 4 * hidden + 1)
     result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), weights, None)
@@ -33,7 +33,7 @@ def certificate(solved_at, steps, confidence, *, hidden=4):
 
 
 def texts(axes):
-    """Return what is written beside a diagram."""
+    """Return the texts of axes."""
     legend = axes.get_legend()
     return {
         "title": axes.get_title(),
@@ -43,8 +43,8 @@ def texts(axes):
     }
 
 
-def test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps(figure):
-    """At each step the seeds solved by then, and what Clopper and Pearson have for half of the doubt on either side."""
+def test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps(figure):
+    """At each step, the fraction solved by then and its Clopper-Pearson bounds, each with half the error probability."""
     solved_at = [3, 3, 50, 90, ensemble.NEVER]
     n = len(solved_at)
 
@@ -70,8 +70,8 @@ def test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps(
     }
 
 
-def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_each(figure):
-    """The title and the end are the first one's."""
+def test_the_plot_of_certificates_has_a_curve_and_a_band_for_each(figure):
+    """The title and the limits are those of the first certificate."""
     made = [certificate([3, ensemble.NEVER], 120, 0.9), certificate([40] * 1200, 50, 0.99, hidden=2)]
 
     (axes,) = figure(plot_certificates, made).axes
@@ -80,8 +80,8 @@ def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_ea
     colours = [colors.to_rgb(line.get_color()) for line in lines]
     assert colours[0] != colours[1]
     assert [tuple(band.get_facecolor()[0, :3]) for band in bands] == colours
-    assert all(band.get_alpha() < 1 for band in bands), "a band hides what is under it"
-    # A count holds from its step on: the first corner past a step is at its height, not at the next one's.
+    assert all(band.get_alpha() < 1 for band in bands), "a band is opaque"
+    # A count is valid from its step on: the first corner after a step is at its height, not at the next one's.
     assert [line.get_drawstyle() for line in lines] == ["steps-post"] * 2
     corners = bands[0].get_paths()[0].vertices.tolist()
     assert [3, clopper_pearson(0, 2, 0.95)[0]] in corners
@@ -91,8 +91,8 @@ def test_the_picture_of_certificates_has_a_curve_and_a_band_of_its_colour_for_ea
 
 
 @pytest.mark.parametrize("solved_at", [3, ensemble.NEVER])
-def test_fractions_are_drawn_on_the_scale_from_0_to_1_whatever_they_are(figure, solved_at):
-    """Which is nearly all of the height."""
+def test_fractions_are_plotted_on_the_scale_from_0_to_1(figure, solved_at):
+    """Which takes nearly all of the height."""
     (axes,) = figure(plot_certificates, [certificate([solved_at] * 1000, 9, 0.9)]).axes
 
     bottom, top = axes.get_ylim()
@@ -101,8 +101,8 @@ def test_fractions_are_drawn_on_the_scale_from_0_to_1_whatever_they_are(figure, 
 
 
 @pytest.mark.parametrize("losses", [6, 4, 3])
-def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure, losses):
-    """The losses at the steps that they are of, after a resume too; the score over both inputs, and where it is 1/2."""
+def test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface(figure, losses):
+    """Each loss at its step, also after a resume; the predictions over both inputs, and the line where they are 1/2."""
     values = [2.0**-i for i in range(losses)]
     torch.manual_seed(1996)
     net = SimpleNet()
@@ -140,7 +140,7 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
         row, column = (round((value + 0.25) / 1.5 * 150) for value in (b, a))
         with torch.no_grad():
             score = net(torch.tensor([float(a), float(b)])).item()
-        # A tick is off by a rounding, the slope is below 4, and either score takes fewer than 32 roundings.
+        # A tick has one rounding, the slope is below 4, and a prediction has fewer than 32 roundings.
         assert abs(surface[row, column] - score) < 2.0**-18, f"score of {a}, {b}"
     lines = [collection for collection in surface_axes.collections if hasattr(collection, "levels")]
     assert [line.levels.tolist() for line in lines] == [[0.5]]
@@ -152,18 +152,18 @@ def test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface(figure
     assert points.get_offsets().tolist() == xor()[0].tolist()
     assert points.get_array().tolist() == xor()[1].flatten().tolist()
     assert (points.norm.vmin, points.norm.vmax) == (-0.25, 1.25)
-    # Seen on a surface of any score.
+    # Black, to be visible on every colour of the surface.
     assert colors.to_rgb(lines[0].get_edgecolor()[0]) == colors.to_rgb(points.get_edgecolor()[0]) == (0, 0, 0)
     boundary = lines[0].get_paths()[0].vertices
     with torch.no_grad():
         scores = net(torch.tensor(boundary, dtype=torch.float32)).flatten()
-    # Between two ticks, 1/100 apart, a line is straight: the slope is below 4, so a score is off by less than 1/25.
+    # Between two ticks, 1/100 apart, the line is straight, and the slope is below 4: the error is less than 1/25.
     assert len(boundary) > 0
     assert (scores - 0.5).abs().max() < 1 / 25
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
+def test_a_run_is_plotted_in_the_dtype_of_its_training(tmp_path, dtype):
     with default_dtype(dtype):
         run = TrainingRun(SimpleNet(), xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget", None)
 
@@ -173,8 +173,8 @@ def test_a_run_is_drawn_in_the_type_that_it_was_trained_in(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(("name", "beginning"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("A.B.SVG", b"<?xml")])
-def test_the_suffix_of_a_picture_names_its_format(tmp_path, name, beginning):
-    """In capitals, too."""
+def test_the_suffix_of_a_plot_selects_its_format(tmp_path, name, beginning):
+    """Also in capitals."""
     path = tmp_path / name
     check_picture(path)
 
@@ -184,7 +184,7 @@ def test_the_suffix_of_a_picture_names_its_format(tmp_path, name, beginning):
 
 
 @pytest.mark.parametrize("name", ["a", "a.docx", "png", "a.png.docx"])
-def test_a_picture_of_no_format_is_refused_by_name(tmp_path, name):
+def test_a_plot_of_an_unknown_format_is_refused_by_name(tmp_path, name):
     path = tmp_path / name
 
     with pytest.raises(ValueError, match=r"^plot is ") as refused:
@@ -196,13 +196,13 @@ def test_a_picture_of_no_format_is_refused_by_name(tmp_path, name):
     assert formats.split(", ") == sorted(formats.split(", "))
 
 
-def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
+def test_a_plot_in_a_missing_directory_is_refused_by_name(tmp_path):
     path = tmp_path / "none" / "a.png"
 
     with pytest.raises(ValueError, match=r"^plot is ") as refused:
         check_picture(path)
 
-    assert str(refused.value) == f"plot is '{path}', but should lie in a directory that exists"
+    assert str(refused.value) == f"plot is '{path}', but should be in a directory that exists"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_picture_in_no_directory_is_refused_by_name(tmp_path):
     ],
     ids=["no sequence", "none", "another"],
 )
-def test_what_is_no_certificate_is_refused_by_name(tmp_path, certificates, message):
+def test_an_argument_that_is_not_a_certificate_is_refused_by_name(tmp_path, certificates, message):
     with pytest.raises((TypeError, ValueError), match=r"^certificates") as refused:
         plot_certificates(certificates, tmp_path / "a.png")
 

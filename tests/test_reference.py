@@ -1,4 +1,4 @@
-"""The judge itself, where no other test calls it: its loss, and its parts put together as a reader would."""
+"""``simplenet.reference`` by itself: its loss, its first step of Adam, and a training loop."""
 
 from fractions import Fraction
 
@@ -15,8 +15,8 @@ TARGETS = np.array([[0.0], [1.0], [1.0], [0.0]])
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 32])
-def test_its_mse_is_the_mean_of_squared_differences(n):
-    """Of eighths, whose squares and sums of squares round nothing; nor does a quotient by a power of two."""
+def test_the_references_mse_is_the_mean_of_squared_differences(n):
+    """Exactly, for eighths: their squares, the sums of these, and a quotient by a power of two are exact."""
     y, y_hat = np.random.default_rng(1996).integers(-64, 65, (2, n, 1)) / 8
 
     loss = reference.mse(y, y_hat)
@@ -25,12 +25,12 @@ def test_its_mse_is_the_mean_of_squared_differences(n):
 
 
 # The longest path of a first step: m 2, v 3 and half of them under the root 2, root 1, corrections 2 each and half of
-# the second 1, eps 1, product 1, quotient 1, difference from 0; 1 - 0.9 and 1 - 0.999 cancel alike in both.
+# the second 1, eps 1, product 1, quotient 1, exact difference from 0; the errors of 1 - 0.9 and 1 - 0.999 cancel.
 FIRST_STEP_ROUNDINGS = 13
 
 
-def test_its_first_step_is_the_notebooks():
-    """From no memory, with the settings of §4.2: both corrections undo their averages, lr g / (|g| + eps) is left."""
+def test_the_references_first_step_is_the_notebooks():
+    """With the settings of §4.2: both bias corrections cancel the averages, so the step is lr g / (|g| + eps)."""
     g = np.array([2.0**-30, -1.0, 1e12, 3e-9])
 
     theta, after = reference.adam(np.zeros(4), g, reference.adam_start(g))
@@ -43,8 +43,8 @@ def test_its_first_step_is_the_notebooks():
 
 
 @pytest.mark.parametrize(("architecture", "solved"), [("overview", True), ("derivation", True), ("listing", False)])
-def test_it_learns_exclusive_or_by_itself_but_for_the_listing(architecture, solved):
-    """From weights of its own, in a loop of its own; why the listing cannot, docs/claims.md says."""
+def test_the_reference_learns_exclusive_or_except_the_listing(architecture, solved):
+    """From random weights, in a loop written here; docs/claims.md says why the listing cannot."""
     draw = np.random.default_rng(1996).uniform
     p = reference.Parameters(draw(-1, 1, (4, 2)), draw(-1, 1, 4), draw(-1, 1, (1, 4)), draw(-1, 1, 1))
     states = [reference.adam_start(theta) for theta in p]

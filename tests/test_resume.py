@@ -1,10 +1,10 @@
-"""A resumed run ends in the bits of one that was never interrupted: the rows it is given, and all that it leaves.
+"""A resumed run equals an uninterrupted one: the rows of each batch, and the final state.
 
-A run is interrupted wherever a checkpoint can be saved, and goes on with a new module, loader and Trainer, from other
-initial weights and other generators, so that everything has to come from the checkpoint. Each row carries its number:
-what the interrupted and the resumed run were given, one after the other, has to be what a whole run is given.
+A run is interrupted wherever a checkpoint can be saved, and resumed with a new module, loader and Trainer, with other
+initial weights and other generator states, so that everything must come from the checkpoint. Each row contains its
+number: the rows of the interrupted and of the resumed run together must be those of an uninterrupted run.
 
-``python -m tests.test_resume DIRECTORY`` runs the same in processes of its own, with DataLoader workers too.
+``python -m tests.test_resume DIRECTORY`` does the same in new processes, with DataLoader workers too.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ from tests.generators import disturb, global_generators
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers"),
-    # The resumed run saves nothing itself.
+    # The resumed run has no ModelCheckpoint.
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),
-    # Lightning before 2.2 cannot be told that a loader goes on where it was.
+    # Lightning before 2.2 does not know that a loader can resume.
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
@@ -59,12 +59,12 @@ ORDERS = ["fixed", "shuffled", "loader", "sampler", "batch sampler"]
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained on, and how.
+    """The data set and the settings of a run.
 
     Attributes:
-        rows: Size of the data set; the last batch of an epoch holds what is left.
-        limit: Batches of an epoch at most.
-        order: A name from ``ORDERS``: that of the rows, or what else has a generator of its own that shuffles them.
+        rows: Size of the data set; the last batch of an epoch has the remaining rows.
+        limit: The largest number of batches in an epoch.
+        order: A name from ``ORDERS``: the order of the rows, or the object whose own generator shuffles them.
         validation: A name from ``VALIDATION``.
     """
 
@@ -86,7 +86,7 @@ class Case:
 
 
 class Rows(Dataset):
-    """Rows that say their number, and are augmented by three generators."""
+    """Rows with their number and with random numbers from three generators."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -99,7 +99,7 @@ class Rows(Dataset):
 
 
 class Net(LightningModule):
-    """A line under dropout, with a rate that changes by the step; it keeps the numbers of the rows it is given."""
+    """A linear layer with dropout and a learning rate that changes each step; it records the numbers of its rows."""
 
     def __init__(self):
         super().__init__()
@@ -124,11 +124,11 @@ class ValidatedNet(Net):
 
 @dataclass
 class Run:
-    """A run that is over.
+    """A finished run.
 
     Attributes:
-        seen: The numbers of the rows in each batch, after the batch's own.
-        left: What the run leaves, by name.
+        seen: For each batch, its number and those of its rows.
+        left: The final state, by name.
     """
 
     trainer: Trainer
@@ -137,7 +137,7 @@ class Run:
 
 
 def arguments(case, generator):
-    """Return what a DataLoader is made of."""
+    """Return the arguments of a DataLoader."""
     rows, size = Rows(case.rows), case.batch_size
     if case.order in {"sampler", "batch sampler"}:
         sampler = RandomSampler(rows, generator=generator)
@@ -149,7 +149,7 @@ def arguments(case, generator):
 
 
 def train(case, *callbacks, checkpoint=None, loader=ResumableDataLoader, net=None, device="cpu", **options):
-    """Fit, from the seed or from a checkpoint; then nothing is as it was at the start."""
+    """Fit, from the seed or from a checkpoint; in the second case, from other generator states."""
     set_seed(SEED if checkpoint is None else SEED + 1)
     disturb(0 if checkpoint is None else 3)
     validation = VALIDATION[case.validation]
@@ -173,7 +173,7 @@ def train(case, *callbacks, checkpoint=None, loader=ResumableDataLoader, net=Non
 
 
 def left(trainer, net, generator):
-    """Return what a run leaves: the module, optimizer and scheduler, the counters of training, the generators."""
+    """Return the final state of a run: the module, optimizer and scheduler, the counters, the generators."""
     loops = copy.deepcopy(trainer.fit_loop.state_dict())
     counters = {name: loops[name] for name in loops if "val_loop" not in name and name != "state_dict"}
     validations = loops["epoch_loop.val_loop.batch_progress"]
@@ -196,7 +196,7 @@ def left(trainer, net, generator):
 
 
 def plain(value):
-    """Turn a state into what JSON keeps: a double holds every float32."""
+    """Turn a state into values that JSON represents exactly: every float32 is a double."""
     if isinstance(value, torch.Tensor):
         return [str(value.dtype), value.tolist()]
     if isinstance(value, dict):
@@ -204,12 +204,12 @@ def plain(value):
     return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def assert_goes_on(whole, interrupted, resumed, claim):
-    """Demand that two runs, one after the other, are the whole one."""
+def assert_resumes_exactly(whole, interrupted, resumed, claim):
+    """Assert that an interrupted run and its resumption equal the whole run."""
     __tracebackhide__ = True
-    assert interrupted + resumed.seen == whole.seen, f"{claim}: rows are given twice, or never, or in another order"
+    assert interrupted + resumed.seen == whole.seen, f"{claim}: rows are repeated, omitted, or in another order"
     differing = [name for name in whole.left if resumed.left[name] != whole.left[name]]
-    assert not differing, f"{claim}: {', '.join(differing)} should be those of a run that was never interrupted"
+    assert not differing, f"{claim}: {', '.join(differing)} should be those of an uninterrupted run"
 
 
 def save_each_step(directory):
@@ -220,17 +220,15 @@ def save_each_step(directory):
     ("order", "validation"),
     [*((order, "none") for order in ORDERS), *(("shuffled", validation) for validation in list(VALIDATION)[1:])],
 )
-def test_a_run_that_is_resumed_after_any_step_ends_as_one_that_was_never_interrupted(
-    tmp_path, device, order, validation
-):
-    """The checkpoints are a ModelCheckpoint's, in the middle of an epoch and at its end."""
+def test_a_run_that_is_resumed_after_any_step_equals_an_uninterrupted_run(tmp_path, device, order, validation):
+    """From the checkpoints of a ModelCheckpoint, in the middle of an epoch and at its end."""
     case = Case(order=order, validation=validation)
     whole = train(case, save_each_step(tmp_path), ExactResume(), device=device)
 
     for step in range(1, case.steps):
         resumed = train(case, ExactResume(), checkpoint=tmp_path / f"step={step}.ckpt", device=device)
 
-        assert_goes_on(whole, whole.seen[:step], resumed, f"step {step} of {case.steps}")
+        assert_resumes_exactly(whole, whole.seen[:step], resumed, f"step {step} of {case.steps}")
 
 
 class Saver(Callback):
@@ -272,14 +270,14 @@ def test_the_hook_that_saves_and_the_order_of_callbacks_do_not_matter(tmp_path, 
     for step, checkpoint in saver.saved:
         resumed = train(longer, ExactResume(), checkpoint=checkpoint)
 
-        assert_goes_on(whole, whole.seen[:step], resumed, f"{hook} after step {step}")
+        assert_resumes_exactly(whole, whole.seen[:step], resumed, f"{hook} after step {step}")
     assert saver.saved
 
 
 @pytest.mark.parametrize("stop", [2, 3, 4])
 @pytest.mark.parametrize("hook", ["on_train_start", *HOOKS])
 def test_a_resumed_run_may_be_saved_before_and_after_it_trains(tmp_path, hook, stop):
-    """In the middle of an epoch, at its end and after its first batch."""
+    """If it resumes in the middle of an epoch, at its end or after its first batch."""
     case = Case(validation="twice an epoch")
     whole = train(case, ExactResume())
     train(case, ExactResume(), save_each_step(tmp_path), max_steps=stop)
@@ -290,11 +288,11 @@ def test_a_resumed_run_may_be_saved_before_and_after_it_trains(tmp_path, hook, s
     resumed = train(case, ExactResume(), checkpoint=checkpoint)
 
     if step < case.steps:
-        assert_goes_on(whole, whole.seen[: step or stop], resumed, f"{hook} after step {step}")
+        assert_resumes_exactly(whole, whole.seen[: step or stop], resumed, f"{hook} after step {step}")
 
 
 class Unreadable(Rows):
-    """Rows of which the fifth cannot be fetched."""
+    """Rows of which fetching the fifth fails."""
 
     def __init__(self, rows):
         super().__init__(rows)
@@ -307,7 +305,7 @@ class Unreadable(Rows):
         return super().__getitem__(index)
 
 
-def test_a_resumed_run_may_be_interrupted_while_it_fetches_again_what_it_has_trained_on(tmp_path):
+def test_a_resumed_run_may_be_interrupted_while_it_fetches_discarded_batches(tmp_path):
     case, saver = Case(), Saver(tmp_path, "on_exception")
     whole = train(case, ExactResume())
     train(case, ExactResume(), max_steps=5).trainer.save_checkpoint(tmp_path / "stopped.ckpt")
@@ -322,12 +320,12 @@ def test_a_resumed_run_may_be_interrupted_while_it_fetches_again_what_it_has_tra
 
     resumed = train(case, ExactResume(), checkpoint=saver.saved[0][1])
 
-    assert_goes_on(whole, whole.seen[:5], resumed, "interrupted while fetching")
+    assert_resumes_exactly(whole, whole.seen[:5], resumed, "interrupted while fetching")
 
 
 @pytest.mark.parametrize("validation", VALIDATION)
 def test_a_run_may_be_interrupted_again_and_again(tmp_path, validation):
-    """After each step; and a checkpoint that is only loaded and saved is worth what it was."""
+    """After each step; and a checkpoint that is only loaded and saved again is still valid."""
     case = Case(order="loader", validation=validation)
     whole = train(case, ExactResume())
     seen, checkpoint = [], None
@@ -341,7 +339,7 @@ def test_a_run_may_be_interrupted_again_and_again(tmp_path, validation):
         assert idle.seen == []
         idle.trainer.save_checkpoint(checkpoint)
 
-    assert_goes_on(whole, seen, replace(part, seen=[]), "one step at a time")
+    assert_resumes_exactly(whole, seen, replace(part, seen=[]), "one step at a time")
 
 
 def test_a_callback_that_saves_changes_nothing(tmp_path):
@@ -349,7 +347,7 @@ def test_a_callback_that_saves_changes_nothing(tmp_path):
 
     saved = train(case, save_each_step(tmp_path), ExactResume())
 
-    assert_goes_on(train(case), [], saved, "a run that saves each step")
+    assert_resumes_exactly(train(case), [], saved, "a run that saves each step")
 
 
 cases = st.builds(
@@ -364,7 +362,7 @@ cases = st.builds(
 
 
 class Stopper(Callback):
-    """Ask for a stop after a step."""
+    """Set ``should_stop`` after a step."""
 
     def __init__(self, step):
         self.step = step
@@ -374,7 +372,7 @@ class Stopper(Callback):
 
 
 class Failing(Callback):
-    """Raise after so many calls of a hook."""
+    """Raise after a number of calls of a hook."""
 
     def __init__(self, hook, calls):
         self.calls = calls
@@ -387,7 +385,7 @@ class Failing(Callback):
 
 
 def interrupted(case, how, step, directory):
-    """Interrupt a run; return its checkpoint and the step of that."""
+    """Interrupt a run; return the step of its checkpoint, and the checkpoint."""
     saver = Saver(directory, "on_exception")
     if how == "max_steps":
         run = train(case, ExactResume(), max_steps=step)
@@ -408,8 +406,8 @@ def interrupted(case, how, step, directory):
 @example(case=Case(validation="after each epoch"), step=1)
 @example(case=Case(), step=2)
 @settings(max_examples=settings.default.max_examples // 2)
-def test_what_interrupts_a_run_does_not_matter(tmp_path_factory, how, case, step):
-    """A stop in the middle of an epoch, which Lightning counts as its end; an exception, which undoes its batch."""
+def test_a_run_resumes_exactly_after_any_kind_of_interruption(tmp_path_factory, how, case, step):
+    """A stop in the middle of an epoch, which Lightning counts as its end, or an exception in a batch."""
     whole = train(case, ExactResume())
 
     taken, checkpoint = interrupted(case, how, min(step, case.steps), tmp_path_factory.mktemp("interrupted"))
@@ -417,12 +415,12 @@ def test_what_interrupts_a_run_does_not_matter(tmp_path_factory, how, case, step
 
     if taken < case.steps:  # otherwise nothing is left to do
         for run in whole, resumed:
-            del run.left["counters of validation"]  # it had a validation more, or a part of one
-        assert_goes_on(whole, whole.seen[:taken], resumed, f"{how} after step {taken} of {case.steps}")
+            del run.left["counters of validation"]  # it had another validation, or a part of one
+        assert_resumes_exactly(whole, whole.seen[:taken], resumed, f"{how} after step {taken} of {case.steps}")
 
 
-def test_a_stop_at_a_validation_that_is_not_due_is_in_the_examples():
-    """A validation that only the stop brings moves generators that an uninterrupted run leaves alone."""
+def test_the_examples_include_a_stop_at_an_unscheduled_validation():
+    """A validation that runs only because of the stop advances generators."""
     case = Case(validation="after each epoch")
     validations = []
 
@@ -436,19 +434,21 @@ def test_a_stop_at_a_validation_that_is_not_due_is_in_the_examples():
 
 
 @pytest.mark.parametrize("generator", ["torch", "numpy", "random", "own"])
-def test_a_resume_that_forgets_a_generator_would_be_caught(tmp_path, monkeypatch, generator):
+def test_a_resume_that_omits_a_generator_fails_the_comparison(tmp_path, monkeypatch, generator):
     case = Case(order="loader")
     whole = train(case, save_each_step(tmp_path), ExactResume())
     restore = resume._restore  # noqa: SLF001
 
-    def forget(states, own):
+    def restore_without(states, own):
         restore(states | {generator: resume._capture(own)[generator]}, own)  # noqa: SLF001
 
-    monkeypatch.setattr(resume, "_restore", forget)
+    monkeypatch.setattr(resume, "_restore", restore_without)
     resumed = train(case, ExactResume(), checkpoint=tmp_path / "step=4.ckpt")
 
-    with pytest.raises(AssertionError, match="should be those of a run" if generator != "own" else "in another order"):
-        assert_goes_on(whole, whole.seen[:4], resumed, "")
+    with pytest.raises(
+        AssertionError, match="should be those of an uninterrupted" if generator != "own" else "in another order"
+    ):
+        assert_resumes_exactly(whole, whole.seen[:4], resumed, "")
 
 
 WORKERS = [0, 2]
@@ -457,7 +457,7 @@ PART = Case(validation="twice an epoch")
 
 
 def ask(directory):
-    """Start other processes; their hash seed is not ours, so nothing may depend on that."""
+    """Start other processes, with another hash seed, on which nothing may depend."""
     return [launch("-m", "tests.test_resume", str(directory), directory=directory)]
 
 
@@ -465,7 +465,7 @@ processes = Background(ask)
 
 
 def main(directory, name="whole"):
-    """Run whole, and up to a step; let a process of its own go on from there. Both write what was seen and left."""
+    """Train a whole run and one up to a step, which another process resumes; both write rows and final states."""
     for workers in WORKERS:
         case, checkpoint = replace(PART, workers=workers), Path(directory, f"{workers}.ckpt")
         run = train(case, ExactResume(), checkpoint=checkpoint if name == "resumed" else None)
@@ -477,22 +477,22 @@ def main(directory, name="whole"):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_run_that_is_resumed_in_another_process_ends_as_one_that_was_never_interrupted(finished, workers):
-    """In the middle of the second epoch; with and without DataLoader workers, which draw from generators of theirs."""
+def test_a_run_that_is_resumed_in_another_process_equals_an_uninterrupted_run(finished, workers):
+    """In the middle of the second epoch; with and without DataLoader workers, which have their own generators."""
     directory = finished(processes)
     whole, resumed = (
         Run(None, **json.loads((directory / f"{name} {workers}.json").read_text())) for name in ("whole", "resumed")
     )
 
-    assert_goes_on(whole, whole.seen[:STOP], resumed, f"{workers} workers")
+    assert_resumes_exactly(whole, whole.seen[:STOP], resumed, f"{workers} workers")
     assert len(whole.seen) == PART.steps
 
 
 @pytest.mark.parametrize("order", ["fixed", "shuffled"])
 @pytest.mark.parametrize("where", ["at the end of an epoch", "in its middle", "after a stop in its middle"])
 @pytest.mark.parametrize("by", ["Lightning", "ExactResume"])
-def test_the_rows_after_a_resume_are_those_that_come_next(tmp_path, by, where, order):
-    """What Lightning resumes by itself, from a DataLoader, and what it resumes with ours."""
+def test_after_a_resume_training_continues_with_the_next_rows(tmp_path, by, where, order):
+    """With Lightning and a DataLoader, and with ``ExactResume`` and a ``ResumableDataLoader``."""
     case, step = Case(order=order), 3 if where == "at the end of an epoch" else 4
     loader, callbacks = (DataLoader, []) if by == "Lightning" else (ResumableDataLoader, [ExactResume()])
     whole = train(case, *callbacks, loader=loader)
@@ -514,8 +514,8 @@ globally = global_generators()
 
 @given(case=cases, stop=st.integers(0, 12))
 @example(case=Case(order="loader"), stop=4)
-def test_a_loader_by_itself_gives_the_batches_of_a_dataloader(case, stop):
-    """And leaves the generators where that would; stopped after any batch, another one goes on."""
+def test_a_resumable_loader_yields_the_batches_of_a_dataloader(case, stop):
+    """And leaves the generators in the same state; stopped after any batch, another loader resumes."""
     per_epoch = -(-case.rows // case.batch_size)
     stop = min(stop, per_epoch * case.epochs)
 
@@ -533,9 +533,9 @@ def test_a_loader_by_itself_gives_the_batches_of_a_dataloader(case, stop):
     set_seed(SEED)
     whole = batches(loader(ResumableDataLoader)), drawn()
     set_seed(SEED)
-    stopped, given_out = loader(ResumableDataLoader), []
-    given_out += batches(stopped, stop // per_epoch)
-    given_out += [batch.tolist() for _, batch in zip(range(stop % per_epoch), stopped, strict=False)]
+    stopped, yielded = loader(ResumableDataLoader), []
+    yielded += batches(stopped, stop // per_epoch)
+    yielded += [batch.tolist() for _, batch in zip(range(stop % per_epoch), stopped, strict=False)]
     state, states = stopped.state_dict(), {name: generator.get_state() for name, generator in globally.items()}
     set_seed(SEED + 1)
     other = loader(ResumableDataLoader)
@@ -546,12 +546,12 @@ def test_a_loader_by_itself_gives_the_batches_of_a_dataloader(case, stop):
     rest = batches(other, case.epochs - stop // per_epoch)
 
     assert whole == expected
-    assert (given_out + rest, drawn()) == expected
+    assert (yielded + rest, drawn()) == expected
     assert stop % per_epoch == 0 or plain(again) == plain(state)
 
 
 def test_the_generator_of_a_sampler_without_batches_is_one_of_the_loaders():
-    """Where there is no batch sampler, the data set gives the batches."""
+    """With ``batch_size=None`` there is no batch sampler."""
     sampler = RandomSampler(Rows(3), generator=torch.Generator())
 
     assert len(ResumableDataLoader(Rows(3), batch_size=None, sampler=sampler).state_dict()["own"]) == 1
@@ -599,7 +599,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("message", FORGED)
-def test_a_state_that_this_callback_does_not_save_is_refused_by_name(tmp_path, checkpoint, message):
+def test_a_state_that_the_callback_did_not_save_is_refused_by_name(tmp_path, checkpoint, message):
     forged, (entry, value) = torch.load(checkpoint, weights_only=True), FORGED[message]
     *path, name = entry
     holder = forged
@@ -614,7 +614,7 @@ def test_a_state_that_this_callback_does_not_save_is_refused_by_name(tmp_path, c
         train(Case(order="loader"), ExactResume(), checkpoint=tmp_path / "forged.ckpt")
 
 
-def test_a_cuda_generator_is_refused_where_there_is_no_such_device(tmp_path, checkpoint, monkeypatch):
+def test_the_state_of_a_cuda_generator_is_refused_without_cuda(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     forged = torch.load(checkpoint, weights_only=True)
     forged["callbacks"]["ExactResume"]["generators"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
@@ -624,14 +624,14 @@ def test_a_cuda_generator_is_refused_where_there_is_no_such_device(tmp_path, che
         train(Case(order="loader"), ExactResume(), checkpoint=tmp_path / "forged.ckpt")
 
 
-def test_a_checkpoint_saved_without_the_callback_is_said_to_resume_otherwise(tmp_path):
+def test_resuming_a_checkpoint_saved_without_the_callback_warns(tmp_path):
     train(Case(), save_each_step(tmp_path))
 
     with pytest.warns(UserWarning, match="saved without ExactResume"):
         train(Case(), ExactResume(), checkpoint=tmp_path / "step=3.ckpt")
 
 
-def test_a_checkpoint_is_validated_without_a_word_about_resuming(tmp_path):
+def test_validating_a_checkpoint_warns_of_nothing(tmp_path):
     train(Case(), save_each_step(tmp_path))
     trainer = Trainer(accelerator="cpu", barebones=True, callbacks=[ExactResume()])
 
@@ -662,8 +662,8 @@ class ByTheClock(Callback):
 
 
 REFUSED = {
-    "the training loader is a DataLoader, but ExactResume needs a ResumableDataLoader": {"loader": DataLoader},
-    "the training loader is a list, but ExactResume": {"loader": lambda **options: [ResumableDataLoader(**options)]},
+    "the training loader is a DataLoader, but should be a simplenet.ResumableDataLoader": {"loader": DataLoader},
+    "the training loader is a list, but should be": {"loader": lambda **options: [ResumableDataLoader(**options)]},
     "the training loader has no length": {"loader": lambda **_: ResumableDataLoader(Stream())},
     "persistent_workers of the training loader is True": {
         "loader": lambda **options: ResumableDataLoader(**options | {"num_workers": 1, "persistent_workers": True})
@@ -694,10 +694,10 @@ def test_a_run_of_several_processes_is_refused(monkeypatch):
         train(Case(), ExactResume())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls what jsonargparse deprecates
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls deprecated functions of jsonargparse
 @pytest.mark.parametrize("classes", ["given to it", "named in the command"])
-def test_lightnings_own_command_line_trains_saves_and_resumes(tmp_path, monkeypatch, classes):
-    """``fit``, and ``fit --ckpt_path``: to the bits of one run, in order."""
+def test_lightningcli_trains_saves_and_resumes(tmp_path, monkeypatch, classes):
+    """``fit``, then ``fit --ckpt_path``: the same bits as one run."""
     monkeypatch.setattr("sys.argv", ["program"])
 
     def fit(directory, epochs, *options):
@@ -726,7 +726,7 @@ class Data(LightningDataModule):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_run_on_lightnings_command_line_is_resumed_exactly_with_the_callback(tmp_path, monkeypatch):
+def test_a_run_under_lightningcli_resumes_exactly_with_the_callback(tmp_path, monkeypatch):
     """``--trainer.callbacks=simplenet.ExactResume``; stopped in the middle of an epoch."""
     monkeypatch.setattr("sys.argv", ["program"])
 

@@ -1,4 +1,4 @@
-"""One seed repeats every generator, another seed gives other numbers, and what is no seed is refused.
+"""One seed repeats every generator, another seed gives other numbers, and an invalid seed is refused.
 
 References:
     The notebook, §2.3.
@@ -29,18 +29,18 @@ from tests.generators import disturb, global_generators, nothing_drawn
 # The seeds that torch accepts without remapping: unsigned words of 64 bits.
 torch_seeds = st.integers(0, 2**64 - 1)
 
-# Past the 16 numbers from which on torch's CPU kernels draw in blocks.
+# Including more than 16 numbers, from which on torch's CPU kernels draw in blocks.
 counts = st.integers(1, 35)
 
-# None, one and some numbers that something else drew.
+# How many numbers are drawn in between.
 disturbances = st.integers(0, 3)
 
-# Streams that differ do so within these many numbers: two agree in all by chance once in 2^96 pairs at most.
+# Two different streams agree in this many numbers by chance once in 2^96 pairs at most.
 ENOUGH = 4
 
 
 def notebook_set_seed(seed):
-    """Seed what §2.3 lists, and no more."""
+    """The function in §2.3."""
     torch.manual_seed(seed)
     os.environ["PYTHONHASHSEED"] = str(seed)
     if torch.cuda.is_available():
@@ -64,7 +64,7 @@ DISTRIBUTIONS = {
 @pytest.mark.claim("2.3/torch-repeats")
 @given(seed=torch_seeds, n=counts, disturbance=disturbances)
 def test_the_same_seed_draws_the_same_numbers_from_torch(device, seed, n, disturbance):
-    """Whatever is drawn, one after another, and whatever was drawn before."""
+    """For several distributions in a row, whatever was drawn before."""
     torch.manual_seed(seed)
     first = {name: draw(n, device) for name, draw in DISTRIBUTIONS.items()}
     disturb(disturbance)
@@ -80,7 +80,7 @@ def test_the_same_seed_draws_the_same_numbers_from_torch(device, seed, n, distur
 @given(seed=torch_seeds, bit=st.integers(0, 31))
 @example(seed=1, bit=0)
 def test_a_seed_with_one_bit_flipped_draws_other_numbers_from_torch(device, half, seed, bit):
-    """In either half of the 64 bits that ``torch.manual_seed`` accepts; the example of the high one is 1 + 2^32."""
+    """In either half of the 64 bits that ``torch.manual_seed`` accepts; the example gives 1 + 2^32 in the high half."""
     other = seed ^ (1 << (bit + (32 if half == "high" else 0)))
     draw = global_generators(device)["torch"].draw
 
@@ -101,7 +101,7 @@ def draw_from_each(device):
 @example(seed=0, disturbance=1)
 @example(seed=2**32 - 1, disturbance=1)
 def test_set_seed_repeats_every_generator(device, seed, disturbance):
-    """What the notebook's function leaves out, ours seeds."""
+    """The notebook's function seeds only torch."""
     set_seed(seed)
     first = draw_from_each(device)
     disturb(disturbance)
@@ -115,8 +115,8 @@ def test_set_seed_repeats_every_generator(device, seed, disturbance):
 @pytest.mark.parametrize("generator", ["numpy", "random"])
 @refuted
 @given(seed=seeds)
-def test_the_notebooks_seeding_repeating_every_generator_would_be_caught(generator, seed):
-    """It seeds torch alone; the other two go on from where they were."""
+def test_the_notebooks_seeding_repeats_every_generator(generator, seed):
+    """It seeds only torch; the generators of NumPy and ``random`` continue."""
     draw = global_generators()[generator].draw
     notebook_set_seed(seed)
     first = draw(ENOUGH)
@@ -128,16 +128,16 @@ def test_the_notebooks_seeding_repeating_every_generator_would_be_caught(generat
 
 @pytest.mark.claim("2.3/everything-repeats")
 @given(seed=seeds)
-def test_the_notebooks_seeding_leaves_numpy_and_random_where_they_were(seed):
-    """And torch where a generator of its own with that seed stands."""
+def test_the_notebooks_seeding_does_not_change_numpy_and_random(seed):
+    """And it gives torch the state of ``torch.manual_seed``."""
     torch.manual_seed(seed)
 
     with nothing_drawn("the notebook's set_seed"):
         notebook_set_seed(seed)
 
 
-@pytest.mark.skipif(Version(version("lightning")) < Version("2.4"), reason="Lightning before 2.4 announces each seed")
-def test_set_seed_says_nothing(caplog):
+@pytest.mark.skipif(Version(version("lightning")) < Version("2.4"), reason="Lightning before 2.4 logs each seed")
+def test_set_seed_logs_nothing(caplog):
     with caplog.at_level("DEBUG"):
         set_seed(1996)
 
@@ -146,7 +146,7 @@ def test_set_seed_says_nothing(caplog):
 
 @given(seed=seeds)
 def test_set_seed_gives_each_generator_the_seed_itself(seed):
-    """All 32 bits of it: the streams are those that each library documents for the seed."""
+    """All 32 bits of it: the numbers are those that each library documents for the seed."""
     set_seed(seed)
 
     own = random.Random(seed)
@@ -159,22 +159,22 @@ def test_set_seed_gives_each_generator_the_seed_itself(seed):
 
 @given(seed=seeds, bit=st.integers(0, 31))
 def test_a_seed_with_one_bit_flipped_draws_other_numbers(device, seed, bit):
-    """From every generator, over all that set_seed accepts."""
+    """From every generator, for every seed that set_seed accepts."""
     set_seed(seed)
     first = draw_from_each(device)
     set_seed(seed ^ (1 << bit))
     second = draw_from_each(device)
 
-    alike = [name for name in first if first[name] == second[name]]
-    assert not alike, f"seeds {seed} and {seed ^ (1 << bit)} draw alike from {alike}"
+    same = [name for name in first if first[name] == second[name]]
+    assert not same, f"seeds {seed} and {seed ^ (1 << bit)} draw the same numbers from {same}, but should differ"
 
 
 @given(seed=st.one_of(st.integers(max_value=-1), st.integers(min_value=2**32)))
 @example(seed=-1)
 @example(seed=2**32)
 @example(seed=1 + 2**32)
-def test_an_integer_out_of_range_is_refused_and_nothing_is_seeded(seed):
-    """Such a seed would repeat the stream of a smaller one on the CPU."""
+def test_a_seed_out_of_range_is_refused_and_nothing_is_seeded(seed):
+    """On the CPU, it would repeat the stream of a smaller seed."""
     set_seed(0)
 
     with (
@@ -201,8 +201,8 @@ def test_an_integer_out_of_range_is_refused_and_nothing_is_seeded(seed):
     )
 )
 @example(seed=1996.0)
-def test_what_is_no_int_is_refused_and_nothing_is_seeded(seed):
-    """A NumPy integer neither: the seed of a run should be what its log says."""
+def test_a_seed_that_is_not_an_int_is_refused_and_nothing_is_seeded(seed):
+    """NumPy's integers are refused too, so that the log of a run shows the seed."""
     set_seed(0)
 
     message = f"seed is {seed!r} of type {type(seed).__name__}, but should be an int"
@@ -213,8 +213,8 @@ def test_what_is_no_int_is_refused_and_nothing_is_seeded(seed):
 
 
 @given(seed=seeds, drawn=counts)
-def test_a_state_put_back_repeats_what_followed(device, seed, drawn):
-    """From anywhere in a stream, half a pair of normal numbers included."""
+def test_a_restored_generator_state_repeats_the_same_numbers(device, seed, drawn):
+    """At any position in a stream, also if a normal number is kept for the next draw."""
     generators = global_generators(device)
     set_seed(seed)
     disturb(drawn)
@@ -228,8 +228,8 @@ def test_a_state_put_back_repeats_what_followed(device, seed, drawn):
     assert draw_from_each(device) == first
 
 
-def test_the_state_of_a_gpu_is_that_of_the_gpu_that_draws(monkeypatch):
-    """Not the current one's, which is torch's default."""
+def test_a_gpus_generator_state_is_not_that_of_the_current_gpu(monkeypatch):
+    """Torch's default is the current GPU."""
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="the current one": device)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="the current one": (state, device))
 
@@ -240,7 +240,7 @@ def test_the_state_of_a_gpu_is_that_of_the_gpu_that_draws(monkeypatch):
 
 
 @given(seed=seeds, batch_size=st.integers(1, 4), disturbance=disturbances)
-def test_the_same_seed_serves_the_same_shuffled_batches(seed, batch_size, disturbance):
+def test_the_same_seed_yields_the_same_shuffled_batches(seed, batch_size, disturbance):
     loader = DataLoader(TensorDataset(*xor()), batch_size, shuffle=True)
     set_seed(seed)
     first = [rows for batch in loader for rows in batch]
@@ -256,8 +256,8 @@ def test_the_same_seed_serves_the_same_shuffled_batches(seed, batch_size, distur
 
 @refuted
 @given(seed=seeds, other=seeds)
-def test_shuffling_that_ignores_the_seed_would_be_caught(seed, other):
-    """The four rows have 24 orders, so other seeds soon give another one."""
+def test_shuffling_ignores_the_seed(seed, other):
+    """The four rows have 24 orders, so some seed soon gives another order."""
     loader = DataLoader(TensorDataset(torch.arange(4)), shuffle=True)
 
     set_seed(seed)
@@ -268,7 +268,7 @@ def test_shuffling_that_ignores_the_seed_would_be_caught(seed, other):
 
 
 def _hashes():
-    return [hash(f"name {i}") for i in range(8)]  # new strings: a string keeps its hash
+    return [hash(f"name {i}") for i in range(8)]  # new strings, because a string caches its hash
 
 
 def _hashes_of_a_child():
@@ -279,7 +279,7 @@ def _hashes_of_a_child():
 @pytest.mark.claim("2.3/hash-seed")
 @pytest.mark.parametrize("seeding", SEEDINGS)
 def test_the_hash_seed_reaches_child_processes_and_not_this_one(seeding):
-    """Python reads PYTHONHASHSEED once, when it starts."""
+    """Python reads PYTHONHASHSEED only when it starts."""
     before = _hashes()
 
     SEEDINGS[seeding](1996)
@@ -296,9 +296,9 @@ def test_the_hash_seed_reaches_child_processes_and_not_this_one(seeding):
 @pytest.mark.claim("2.3/cuda-seeded")
 @given(seed=torch_seeds, n=counts, disturbance=disturbances)
 def test_manual_seed_all_repeats_every_gpu(device, seed, n, disturbance):
-    """Each GPU has a generator of its own; all of them get the seed, so all draw the same."""
+    """Each GPU has its own generator; all of them get the seed, so all draw the same numbers."""
     if device.type != "cuda":
-        pytest.skip("manual_seed_all is CUDA's")
+        pytest.skip("manual_seed_all is for CUDA")
     gpus = range(torch.cuda.device_count())
     torch.cuda.manual_seed_all(seed)
     first = [torch.rand(n, device=f"cuda:{gpu}") for gpu in gpus]
@@ -316,8 +316,8 @@ def test_manual_seed_all_repeats_every_gpu(device, seed, n, disturbance):
 @pytest.mark.parametrize("seeding", SEEDINGS)
 @pytest.mark.parametrize("available", [True, False], ids=["CUDA", "no CUDA"])
 @pytest.mark.parametrize("before", [(False, True), (True, False), (False, False), (True, True)], ids=str)
-def test_cudnn_is_held_to_deterministic_algorithms_where_there_is_a_gpu(monkeypatch, seeding, available, before):
-    """The flags alone, so torch is only told whether a GPU is there; without one they stay as they are."""
+def test_set_seed_makes_cudnn_deterministic_if_cuda_is_available(monkeypatch, seeding, available, before):
+    """Without CUDA the flags do not change. Only the flags are tested, so ``is_available`` is patched."""
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "deterministic", before[0])
     monkeypatch.setattr(cudnn, "benchmark", before[1])
@@ -331,9 +331,9 @@ def test_cudnn_is_held_to_deterministic_algorithms_where_there_is_a_gpu(monkeypa
 @pytest.mark.claim("2.3/cudnn-flags")
 @given(seed=seeds)
 def test_a_convolution_of_cudnn_repeats_its_gradient(device, seed):
-    """The gradient by the weights, which cuDNN's other algorithms sum in whatever order threads finish."""
+    """The gradient by the weights, which cuDNN's nondeterministic algorithms sum in the order that threads finish."""
     if device.type != "cuda":
-        pytest.skip("cuDNN is CUDA's")
+        pytest.skip("cuDNN is for CUDA")
 
     def gradient():
         set_seed(seed)

@@ -1,8 +1,8 @@
-"""The network as a function: its shapes, its types, its memory, and the value it computes.
+"""The network as a function: its shapes, dtypes, memory layouts, and the value it computes.
 
-Each value is held to the exact one.  Beside that, what must not matter (layout, mode, the other
-rows) is held to the bit where the same kernel runs; a kernel is chosen by shape, so that a row
-computed alone may differ from the same row in a batch by its rounding errors.
+Each value is compared with the exact one.  Layout, mode and the other rows must not matter: bit for
+bit if the same kernel runs. A kernel is chosen by shape, so a single row may differ from the same
+row in a batch by rounding errors.
 
 References:
     The notebook, §4 and §5.
@@ -65,7 +65,7 @@ def test_the_output_has_the_batchs_shape_and_one_column(device, architecture, sh
 @given(architecture=architectures, hidden=hidden_widths)
 @example(architecture="overview", hidden=4)
 def test_the_parameters_are_two_weights_and_two_biases(architecture, hidden):
-    """By name and shape; 4 h + 1 numbers of the default dtype for h hidden units, all trained, and no buffers."""
+    """By name and shape; 4 h + 1 numbers of the default dtype for h hidden units, all trainable, and no buffers."""
     net = SimpleNet(architecture, hidden=hidden)
 
     assert {name: tuple(parameter.shape) for name, parameter in net.named_parameters()} == {
@@ -86,8 +86,8 @@ def test_the_notebooks_network_has_17_parameters():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(data=st.data())
-def test_the_output_is_the_formulas(device, dtype, data):
-    """§4 in exact arithmetic, give or take the roundings of ``dtype``."""
+def test_the_output_is_that_of_the_formulas(device, dtype, data):
+    """§4 in exact arithmetic, to within the rounding errors of ``dtype``."""
     skip_where_missing(affine, dtype, device)
     net = data.draw(networks(hidden=few, dtype=dtype, device=device), label="net")
     x, _ = data.draw(batches(few, dtype, device), label="batch")
@@ -100,7 +100,7 @@ def test_the_output_is_the_formulas(device, dtype, data):
 
 @refuted
 @given(data=st.data(), net=networks(hidden=few), batch=batches(few))
-def test_a_weight_off_by_a_ten_thousandth_would_be_caught(data, net, batch):
+def test_the_output_ignores_a_change_of_a_weight_by_a_ten_thousandth(data, net, batch):
     p, rows = in_balls(net, batch[0])
     weight = data.draw(st.sampled_from([net.input_layer.weight, net.output_layer.weight]))
     weight.data *= 1 + 2**-13
@@ -110,7 +110,7 @@ def test_a_weight_off_by_a_ten_thousandth_would_be_caught(data, net, batch):
 
 @refuted
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_missing_bias_would_be_caught(net, batch):
+def test_the_output_does_not_depend_on_the_bias(net, batch):
     p, rows = in_balls(net, batch[0])
     net.input_layer.bias.data.zero_()
 
@@ -127,7 +127,7 @@ def test_training_mode_does_not_change_the_output(device, net, batch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(data=st.data())
 def test_the_memory_layout_of_the_input_changes_only_roundings(device, layout, data):
-    """Nor is anything around the input written."""
+    """And nothing around the input is written to."""
     net = data.draw(networks(hidden=few, device=device), label="net")
     x, _ = data.draw(batches(few, device=device), label="batch")
     placed = place(x, layout)
@@ -142,7 +142,7 @@ def test_the_memory_layout_of_the_input_changes_only_roundings(device, layout, d
 
 @given(net=this_net, batch=batches(), layout=st.sampled_from(list(LAYOUTS)))
 def test_the_memory_layout_of_the_input_changes_no_bit(net, batch, layout):
-    """For the 2-4-1 net, on the CPU; with one hidden unit, BLAS has another kernel for a transposed batch."""
+    """For four hidden units on the CPU; with one, BLAS has another kernel for a transposed batch."""
     x, _ = batch
 
     output = net(place(x, layout).tensor)
@@ -151,16 +151,16 @@ def test_the_memory_layout_of_the_input_changes_no_bit(net, batch, layout):
 
 
 @given(data=st.data(), net=networks(), n=batch_sizes)
-def test_a_row_or_column_repeated_without_memory_of_its_own_is_one_like_any_other(data, net, n):
-    """An expanded input has stride 0."""
+def test_an_expanded_input_has_the_output_of_a_contiguous_one(data, net, n):
+    """Rows or columns repeated with a stride of 0."""
     x = data.draw(tensors((n, 2)), label="inputs")
     for view in (x[:1].expand(n, 2), x[:, :1].expand(n, 2)):
         assert_identical(net(view), net(view.contiguous()), claim=f"strides {view.stride()}")
 
 
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_row_alone_is_the_row_of_the_batch_up_to_roundings(device, net, batch):
-    """Both lie in the ball of the exact value: the sigmoid of 16 numbers is vectorised, that of 4 is not."""
+def test_a_single_row_has_the_output_of_its_batch_to_within_rounding_errors(device, net, batch):
+    """Both are in the ball of the exact value: the sigmoid of 16 numbers is vectorized, that of 4 is not."""
     net, x = net.to(device), batch[0].to(device)
     p, rows = in_balls(net, x)
     _, expected = reference.forward(p, rows, net.hparams["architecture"])
@@ -170,8 +170,8 @@ def test_a_row_alone_is_the_row_of_the_batch_up_to_roundings(device, net, batch)
 
 
 @given(net=networks(st.just("listing"), hidden=st.just(4)), data=st.data())
-def test_a_row_alone_is_the_row_of_the_batch_where_no_sigmoid_is_vectorised(net, data):
-    """To the bit: up to four rows of the listing, on the CPU; beyond, the sigmoids' vectors begin."""
+def test_a_single_row_has_the_output_of_its_batch_if_no_sigmoid_is_vectorized(net, data):
+    """Bit for bit, for up to four rows of the listing on the CPU; with more, the sigmoids are vectorized."""
     x = data.draw(tensors((data.draw(st.integers(1, 4), label="rows"), 2)), label="inputs")
 
     output = net(x)
@@ -181,14 +181,14 @@ def test_a_row_alone_is_the_row_of_the_batch_where_no_sigmoid_is_vectorised(net,
 
 @given(net=this_net, order=st.permutations(range(4)))
 def test_permuting_the_rows_of_the_truth_table_permutes_the_outputs(net, order):
-    """To the bit, on the CPU: its 16 hidden numbers fill whole vectors or none, so no row is in the rest."""
+    """Bit for bit, on the CPU: the 16 hidden numbers fill whole vectors, so no row is in a kernel's tail."""
     x, _ = xor()
 
     assert_identical(net(x[order]), net(x)[order], claim=f"order {order}")
 
 
 @given(net=networks(), batch=batches())
-def test_batch_dimensions_are_rows_in_another_arrangement(device, net, batch):
+def test_reshaping_the_batch_dimensions_reshapes_the_output(device, net, batch):
     net, x = net.to(device), batch[0].to(device)
 
     assert_identical(net(x[None, :, None]), net(x)[None, :, None], claim="dimensions of size 1")
@@ -214,7 +214,7 @@ def test_the_outputs_dtype_is_the_parameters_and_mixed_ones_are_refused(device, 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_autocast_computes_as_a_network_cast_by_hand(device, architecture):
+def test_autocast_gives_the_output_of_a_cast_network(device, architecture):
     """The output is that of a bfloat16 network, bit for bit; parameters and their gradients stay in float32."""
     net = SimpleNet(architecture).to(device)
     x, y = (rows.to(device) for rows in xor())
@@ -231,8 +231,8 @@ def test_autocast_computes_as_a_network_cast_by_hand(device, architecture):
 
 @pytest.mark.parametrize("parameters", DTYPES, ids=lambda dtype: f"parameters={dtype}")
 @pytest.mark.parametrize("inputs", DTYPES, ids=lambda dtype: f"inputs={dtype}")
-def test_an_autocast_region_takes_inputs_of_another_dtype_but_for_float64(device, parameters, inputs):
-    """It casts them as it casts the weights; float64 it leaves alone."""
+def test_an_autocast_region_takes_inputs_of_another_dtype_except_float64(device, parameters, inputs):
+    """It casts inputs and weights to one dtype, except float64."""
     net = SimpleNet().to(device, parameters)
     x = xor()[0].to(device, inputs)
 
@@ -244,11 +244,11 @@ def test_an_autocast_region_takes_inputs_of_another_dtype_but_for_float64(device
                 net(x)
 
 
-@pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")  # which Lightning 2.0 calls for 64-true
+@pytest.mark.filterwarnings("ignore:torch.set_default_tensor_type:UserWarning")  # Lightning 2.0 calls it for 64-true
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_lightnings_precisions_train_on_float32_rows(architecture, precision):
-    """On the CPU; bf16-mixed makes predictions in bfloat16 for targets in float32, 64-true casts both."""
+def test_the_network_trains_at_every_precision_of_lightning(architecture, precision):
+    """From float32 rows, on the CPU; bf16-mixed predicts in bfloat16 for targets in float32, 64-true casts both."""
     net = SimpleNet(architecture)
     before = parameters_to_vector(net.parameters()).detach().clone()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -272,8 +272,8 @@ def test_the_default_dtype_decides_that_of_weights_and_data(dtype):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_shapes_can_be_had_without_numbers(architecture):
-    """On the meta device nothing is stored and nothing computed."""
+def test_the_meta_device_gives_the_output_shape(architecture):
+    """The meta device stores and computes no numbers."""
     with torch.device("meta"):
         net, x = SimpleNet(architecture), torch.empty(5, 3, 2)
 
@@ -294,16 +294,16 @@ def test_an_exported_network_computes_the_same_bits(architecture):
     assert_identical(exported(x), net(x), claim="exported")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's imports call what torch deprecates
-@pytest.mark.filterwarnings("ignore::UserWarning")  # and it advises on TF32 and on the number of cores
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's imports call deprecated functions
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler advises on TF32 and on the number of cores
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_network_computes_the_formulas(device, backend):
-    """Fused kernels may round otherwise, within the same bound."""
+    """Fused kernels may round differently, within the same bound."""
     if backend == "inductor" and settings.default.max_examples < settings.get_profile("explore").max_examples:
         pytest.skip("the compiler takes seconds: only under --hypothesis-profile=explore")
     net = SimpleNet().to(device)
     x, _ = (rows.to(device) for rows in xor())
-    with mock.patch.dict(os.environ):  # it leaves settings for its worker processes there
+    with mock.patch.dict(os.environ):  # the compiler sets variables for its worker processes
         try:
             compiled = torch.compile(net, backend=backend)
         except RuntimeError as error:
@@ -324,7 +324,7 @@ def test_a_wrong_width_is_refused_with_both_widths(shape, width):
         SimpleNet()(x)
 
 
-def test_a_number_that_is_no_row_is_refused():
+def test_an_input_without_dimensions_is_refused():
     with pytest.raises(ValueError, match=r"inputs have shape \(\), but the last dimension should be 2"):
         SimpleNet()(torch.tensor(1.0))
 
@@ -336,7 +336,7 @@ def test_inputs_on_another_device_are_refused_by_name(device):
 
 
 class Quantized(torch.nn.Module):
-    """A layer whose weight is a method, as in torch's own quantized ones."""
+    """A layer whose weight is a method, as in torch's quantized layers."""
 
     def __init__(self, layer):
         super().__init__()
@@ -349,8 +349,8 @@ class Quantized(torch.nn.Module):
         return self.layer(x)
 
 
-def test_a_network_whose_layers_are_quantized_still_scores():
-    """There is no dtype to compare that of the inputs with."""
+def test_a_network_with_quantized_layers_still_predicts():
+    """The inputs' dtype is not checked, because the weights have none."""
     net = SimpleNet()
     expected = net(xor()[0])
 
@@ -373,8 +373,8 @@ def curvature(net):
 
 @pytest.mark.claim("4/nonlinear")
 @given(data=st.data(), net=this_net)
-def test_without_the_sigmoid_between_them_the_layers_are_affine(data, net):
-    """Exactly, in integers; of the listing, this is what stands before its last sigmoid."""
+def test_without_the_hidden_sigmoid_the_network_is_affine(data, net):
+    """Exactly, for integers; in the listing, this is the part before the last sigmoid."""
     for parameter in net.parameters():
         parameter.data = data.draw(tensors(tuple(parameter.shape), elements=integers))
     net.hidden_activation = net.output_activation = torch.nn.Identity()
@@ -384,8 +384,8 @@ def test_without_the_sigmoid_between_them_the_layers_are_affine(data, net):
 
 @pytest.mark.claim("4/nonlinear")
 @pytest.mark.parametrize("architecture", ["overview", "derivation"])
-def test_the_sigmoid_between_the_layers_makes_the_network_nonlinear(architecture):
-    """A unit that adds its inputs and saturates: 1/2 + 1 - 2 sigmoid(4) = -0.46, times 4."""
+def test_the_hidden_sigmoid_makes_the_network_nonlinear(architecture):
+    """One unit with weight 4: the curvature is 4 (1/2 + 1 - 2 sigmoid(4)) = 4 times -0.46."""
     net = SimpleNet(architecture, hidden=1)
     for parameter, value in zip(net.parameters(), (4.0, 0.0, 4.0, 0.0), strict=True):
         parameter.data.fill_(value)
@@ -397,7 +397,7 @@ def test_the_sigmoid_between_the_layers_makes_the_network_nonlinear(architecture
 @refuted
 @given(data=st.data(), net=networks(st.just("overview")))
 def test_the_listing_computes_what_the_overview_describes(data, net):
-    """§5 calls the sigmoid after both layers, §4 between them."""
+    """§5 applies the sigmoid after both layers, §4 between them."""
     listing = SimpleNet("listing", hidden=net.hparams["hidden"])
     listing.load_state_dict(net.state_dict())
     x = data.draw(tensors((4, 2)))
@@ -407,8 +407,8 @@ def test_the_listing_computes_what_the_overview_describes(data, net):
 
 @pytest.mark.claim("4/forward-is-the-listing")
 @given(data=st.data(), net=networks(st.just("listing")))
-def test_the_listings_two_layers_collapse_into_one(data, net):
-    """sigmoid((W2 W1) x + (W2 b1 + b2)): to the bit, in integers."""
+def test_the_listings_two_layers_equal_one_layer(data, net):
+    """sigmoid((W2 W1) x + (W2 b1 + b2)): bit for bit, for integers."""
     for parameter in net.parameters():
         parameter.data = data.draw(tensors(tuple(parameter.shape), elements=integers))
     x = data.draw(tensors((4, 2), elements=integers))
@@ -443,8 +443,8 @@ def test_the_optimizer_is_adam_at_a_hundredth_over_all_parameters(architecture, 
 
 @pytest.mark.claim("4/training-step")
 @given(net=networks(hidden=few), batch=batches(few))
-def test_a_training_steps_loss_is_the_mse_of_outputs_and_targets(device, net, batch):
-    """It is what is logged, too."""
+def test_the_loss_of_a_training_step_is_the_mse_of_outputs_and_targets(device, net, batch):
+    """And it is logged."""
     net = net.to(device)
     x, y = (rows.to(device) for rows in batch)
     logged = {}
@@ -459,13 +459,13 @@ def test_a_training_steps_loss_is_the_mse_of_outputs_and_targets(device, net, ba
 
 
 def test_a_training_step_refuses_targets_of_another_dtype():
-    """Left alone, torch would compute the loss in float64."""
+    """Torch would compute the loss in float64."""
     x, y = xor()
     with pytest.raises(TypeError, match=r"^targets have dtype torch\.float64, but should have that of the predictions"):
         SimpleNet().training_step((x, y.double()))
 
 
 def test_a_training_step_refuses_targets_without_a_column():
-    """Left alone, torch would compare every prediction with every target."""
+    """Torch would compare every prediction with every target."""
     with pytest.raises(ValueError, match=r"targets have shape \(4,\), .* of the predictions, \(4, 1\)"):
         SimpleNet().training_step((xor()[0], xor()[1].flatten()))

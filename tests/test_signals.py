@@ -1,4 +1,4 @@
-"""Signals that ask a program to end, and what is left of it then: nothing that it has started."""
+"""Signals that end a program, and the child processes that it kills."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ BY_EXCEPTION = [number for number in ENDING if number != signal.SIGINT]
 
 
 @pytest.fixture(autouse=True)
-def _handlers_are_given_back():
-    """And are the system's own until a test sets others: a shell's background jobs ignore some."""
+def _handlers_are_restored():
+    """Set the default handlers before each test, because a shell's background jobs ignore some signals."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
     yield
     for number, handler in before.items():
@@ -26,7 +26,7 @@ def _handlers_are_given_back():
 
 @pytest.fixture
 def got():
-    """Note in a list what signals arrive, each of those that end a program."""
+    """Handle the ending signals, and record them in a list."""
     arrived = []
     for number in ENDING:
         signal.signal(number, lambda number, _: arrived.append(number))
@@ -38,7 +38,7 @@ def handlers():
 
 
 def in_a_thread(work):
-    """Return what it returns there, where no signal can be handled."""
+    """Call a function in another thread, where signals cannot be handled."""
     results = []
     thread = threading.Thread(target=lambda: results.append(work()))
     thread.start()
@@ -46,13 +46,13 @@ def in_a_thread(work):
     return results[0]
 
 
-def test_a_status_is_above_128_by_the_number_of_the_signal():
+def test_a_status_is_128_plus_the_number_of_the_signal():
     assert [status(number) for number in (1, 2, 15)] == [129, 130, 143]
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_the_first_signal_is_noted_and_a_second_one_goes_through(got, number):
-    """From ``listen`` on; whichever it is, the others go through with it."""
+def test_the_first_signal_is_recorded_and_the_second_acts_as_usual(got, number):
+    """From ``listen`` on; after the first, all handlers are restored."""
     before = handlers()
     with FirstSignal() as first:
         signal.raise_signal(number)
@@ -68,7 +68,7 @@ def test_the_first_signal_is_noted_and_a_second_one_goes_through(got, number):
         assert got == [number, number]
 
 
-def test_no_signal_is_noted_after_the_block(got):
+def test_no_signal_is_recorded_after_the_block(got):
     with FirstSignal() as first:
         first.listen()
     for number in ENDING:
@@ -78,7 +78,7 @@ def test_no_signal_is_noted_after_the_block(got):
     assert got == ENDING
 
 
-def test_a_signal_that_is_ignored_stays_so():
+def test_an_ignored_signal_stays_ignored_by_the_command():
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
@@ -91,8 +91,8 @@ def test_a_signal_that_is_ignored_stays_so():
     assert handlers() == [signal.SIG_IGN] * len(ENDING)
 
 
-def test_a_handler_that_python_does_not_know_becomes_the_systems(got, monkeypatch):
-    """One that was not set by Python cannot be set again."""
+def test_a_handler_not_installed_by_python_becomes_the_default(got, monkeypatch):
+    """Python cannot restore a handler that it has not installed."""
     with monkeypatch.context() as patch:
         patch.setattr(signal, "getsignal", lambda _: None)
         first = FirstSignal()
@@ -104,7 +104,7 @@ def test_a_handler_that_python_does_not_know_becomes_the_systems(got, monkeypatc
 
 
 @pytest.mark.parametrize("number", BY_EXCEPTION)
-def test_a_signal_ends_a_block_by_an_exception_and_a_second_one_the_process(number):
+def test_the_first_signal_raises_an_exception_and_the_second_ends_the_process(number):
     inside = []
 
     def end():
@@ -124,7 +124,7 @@ def test_a_signal_ends_a_block_by_an_exception_and_a_second_one_the_process(numb
     assert handlers() == [signal.SIG_DFL] * len(ENDING)
 
 
-def test_a_handler_of_the_users_is_left_to_him(got):
+def test_a_handler_installed_by_the_caller_is_kept(got):
     before = handlers()
 
     with ending_by_exception():
@@ -135,14 +135,14 @@ def test_a_handler_of_the_users_is_left_to_him(got):
     assert got == [signal.SIGTERM]
 
 
-def test_a_handler_is_the_systems_again_after_a_block_that_no_signal_ended():
+def test_the_default_handlers_are_restored_after_a_block_without_a_signal():
     with ending_by_exception():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
     assert handlers() == [signal.SIG_DFL] * len(ENDING)
 
 
-def test_in_another_thread_signals_are_left_alone(got):
+def test_in_another_thread_signal_handlers_are_unchanged(got):
     def work():
         with FirstSignal() as first, ending_by_exception():
             first.listen()
@@ -156,8 +156,8 @@ def test_in_another_thread_signals_are_left_alone(got):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no list of child processes")
-def test_the_children_of_a_process_are_listed_and_killed_and_it_is_not(monkeypatch):
-    """With theirs; one that has ended meanwhile is no error."""
+def test_descendants_are_listed_and_killed_but_not_the_process_itself(monkeypatch):
+    """A process that has already ended is no error."""
 
     def kill_one_that_has_ended(process, number):
         kill(process, number)
@@ -187,7 +187,7 @@ def test_the_children_of_a_process_are_listed_and_killed_and_it_is_not(monkeypat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no list of child processes")
-def test_children_and_theirs_are_killed_and_no_other_process():
+def test_descendants_are_killed_and_no_other_process():
     """A child that has started one of its own, as a compiler driver does; in a process that has no others."""
     grandchild = "import subprocess, sys; subprocess.run(['sleep', '600'])"
     program = f"""

@@ -1,6 +1,6 @@
-"""Training under the Trainer: what stops it, what it leaves behind, and going on from there.
+"""Training under the Trainer: what stops it, what it saves, and how it resumes.
 
-What a checkpoint may hold is tested in ``test_checkpoint.py``.
+``test_checkpoint.py`` tests the contents of checkpoints.
 """
 
 import io
@@ -53,8 +53,8 @@ def test_the_listing_is_not_solved_and_its_mse_is_not_below_a_quarter(tmp_path):
     assert result.mse >= 0.25
 
 
-def test_the_trainer_adds_nothing_to_a_bare_loop(tmp_path):
-    """The same bits as forward, backward and step by hand."""
+def test_the_trainer_trains_to_the_bits_of_a_bare_loop(tmp_path):
+    """Of forward, backward and step."""
     result = run(tmp_path, batch_size=1, max_epochs=25)
 
     set_seed(SEED)
@@ -73,7 +73,7 @@ def test_the_trainer_adds_nothing_to_a_bare_loop(tmp_path):
 
 
 def leaves(value, path=()):
-    """Yield everything in a checkpoint, with where it is; floats of a tensor's dtype lose nothing in a list."""
+    """Yield every value in a checkpoint with its path; a tensor's values are exact in a list of Python's floats."""
     if isinstance(value, dict | list | tuple):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(part, (*path, name))
@@ -82,22 +82,20 @@ def leaves(value, path=()):
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_the_bare_epochs_leave_behind_what_the_trainers_own_would(tmp_path, monkeypatch, resumed):
-    """The whole checkpoint: weights, moments, the counters of every loop; past one that is saved on the way."""
+def test_the_bare_loop_leaves_the_same_state_as_the_trainers_loop(tmp_path, monkeypatch, resumed):
+    """The whole checkpoint: weights, moments, the counters of every loop; also after an earlier checkpoint."""
     results = []
-    for led in ("bare", "trainer"):
-        if led == "trainer":
-            monkeypatch.setattr(
-                training, "_saves", lambda *_: True
-            )  # an epoch that is saved is not followed by bare ones
-        directory = tmp_path / led
+    for loop in ("bare", "trainer"):
+        if loop == "trainer":
+            monkeypatch.setattr(training, "_is_saved", lambda *_: True)  # the bare loop ends at a saved epoch
+        directory = tmp_path / loop
         first = run(directory, batch_size=3, max_epochs=13)
         result = run(directory, batch_size=3, max_epochs=130, resume=first.checkpoint) if resumed else first
         results.append((result, torch.load(result.checkpoint, weights_only=True)))
 
-    (bare, left), (led, expected) = results
-    assert bare.losses == led.losses
-    assert bare.checkpoint.name == led.checkpoint.name
+    (bare, left), (trainers, expected) = results
+    assert bare.losses == trainers.losses
+    assert bare.checkpoint.name == trainers.checkpoint.name
     assert dict(leaves(left)) == dict(leaves(expected))
 
 
@@ -110,7 +108,7 @@ killed = Background(partial(kill_and_resume, 4, 1996))
 
 
 def assert_same_bits(directory):
-    """Three of four kills come after the first save, so that there is something to resume from."""
+    """At least three of four kills come after the first save, so that there is a checkpoint to resume from."""
     answer = json.loads((directory / "answer.json").read_text())
     assert answer["other"] == 0
     assert sum(epochs > 0 for epochs in answer["from"]) >= len(answer["from"]) * 3 / 4
@@ -120,14 +118,14 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does n
 
 
 @forks
-def test_a_run_that_is_killed_and_resumed_equals_one_that_never_stopped(finished):
-    """By SIGKILL, which no handler sees, at random moments."""
+def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_run(finished):
+    """By SIGKILL, which cannot be handled, at random moments."""
     assert_same_bits(finished(killed))
 
 
 @forks
 @pytest.mark.soak
-def test_two_hundred_runs_that_are_killed_and_resumed_equal_one_that_never_stopped(tmp_path):
+def test_two_hundred_runs_that_are_killed_and_resumed_equal_an_uninterrupted_run(tmp_path):
     (process,) = kill_and_resume(200, 7, tmp_path)
 
     _, errors = process.communicate()
@@ -136,8 +134,8 @@ def test_two_hundred_runs_that_are_killed_and_resumed_equal_one_that_never_stopp
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped(tmp_path, batch_size):
-    """All of it, the counters of Lightning's loops too."""
+def test_a_resumed_run_saves_the_same_checkpoint_as_an_uninterrupted_run(tmp_path, batch_size):
+    """Including the counters of Lightning's loops."""
     first = run(tmp_path / "parts", batch_size=batch_size, max_epochs=13)
 
     resumed = run(tmp_path / "parts", batch_size=batch_size, max_epochs=130, resume=first.checkpoint)
@@ -149,7 +147,7 @@ def test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped(tmp_path,
 
 @pytest.mark.parametrize("stop", [1, 37])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_stopped(tmp_path, stop, batch_size):
+def test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run(tmp_path, stop, batch_size):
     whole = run(tmp_path / "whole", batch_size=batch_size, max_epochs=40)
 
     stopped = run(tmp_path / "parts", batch_size=batch_size, max_epochs=stop)
@@ -194,27 +192,27 @@ def test_a_run_keeps_its_newest_checkpoint_and_removes_no_other_file(tmp_path):
         assert torch.load(result.checkpoint, weights_only=True)["global_step"] == result.steps
 
 
-def test_a_second_run_into_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
+def test_a_second_run_in_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
     names = [run(tmp_path, max_epochs=3).checkpoint.name for _ in range(3)]
 
     assert names == ["epoch=2-step=3.ckpt", "epoch=2-step=3-v1.ckpt", "epoch=2-step=3-v2.ckpt"]
 
 
 def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monkeypatch):
-    """Of a tenth, and not before: in batches of four, an epoch is a step."""
-    looked_at, look = [], training._Watch._look  # noqa: SLF001
+    """Of a tenth, and not before; in batches of four, an epoch has one step."""
+    errors, end_epoch = [], training._Watch._end_epoch  # noqa: SLF001
 
-    def looking(watch, net):
+    def recording(watch, net):
         with torch.no_grad():
-            looked_at.append((net(xor()[0]) - xor()[1]).abs().max().item())
-        look(watch, net)
+            errors.append((net(xor()[0]) - xor()[1]).abs().max().item())
+        end_epoch(watch, net)
 
-    monkeypatch.setattr(training._Watch, "_look", looking)  # noqa: SLF001
+    monkeypatch.setattr(training._Watch, "_end_epoch", recording)  # noqa: SLF001
     result = run(tmp_path)
 
     assert result.stopped_by == "solved"
-    assert len(looked_at) == result.steps
-    assert [farthest < 0.1 for farthest in looked_at] == [False] * (result.steps - 1) + [True]
+    assert len(errors) == result.steps
+    assert [error < 0.1 for error in errors] == [False] * (result.steps - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -222,8 +220,8 @@ def test_a_run_stops_where_every_prediction_is_within_the_margin(tmp_path, monke
     [(0.0, True), (0.1, True), (0.3, True), (0.4999, True), (0.5, False), (0.9, False), (math.nan, False)],
 )
 @pytest.mark.parametrize("row", range(4))
-def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
-    """What is nearer is, beyond the margin that stops a run too; one row that is wrong leaves XOR unsolved."""
+def test_a_prediction_of_one_half_is_right_for_neither_target(row, error, right):
+    """A nearer one is right, also outside of the margin that stops a run; one wrong row leaves XOR unsolved."""
     predictions = xor()[1]
     predictions[row] = (predictions[row] - error).abs()
 
@@ -234,8 +232,8 @@ def test_a_prediction_of_one_half_is_right_of_no_target(row, error, right):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_result_is_read_in_the_type_of_its_run(dtype):
-    """Whatever the default is by then."""
+def test_a_result_has_the_dtype_of_its_run(dtype):
+    """Whatever the default dtype is later."""
     result = training.TrainingRun(SimpleNet(), xor()[1].to(dtype), [], 0, 0.0, None, "budget", None)
     with default_dtype(torch.float32 if dtype is torch.float64 else torch.float64):
         assert result.mse == 0
@@ -244,7 +242,7 @@ def test_a_result_is_read_in_the_type_of_its_run(dtype):
 
 @pytest.fixture
 def signal_in_the_third_epoch(monkeypatch):
-    """Raise signals in the second step of the third epoch of a run in batches of one."""
+    """Return a function that makes a run in batches of one raise signals in the second step of the third epoch."""
     step = SimpleNet.training_step
     calls = []
 
@@ -263,7 +261,7 @@ def signal_in_the_third_epoch(monkeypatch):
 
 @pytest.fixture
 def handlers():
-    """Give each ending signal a handler that raises, as Ctrl-C has; a shell's background jobs ignore some."""
+    """Install a handler that raises for each ending signal; a shell's background jobs ignore some."""
 
     def raised(number, _):
         raise InterruptedError(number)
@@ -275,10 +273,10 @@ def handlers():
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_the_first_signal_ends_the_run_after_its_epoch_with_the_state_kept(
+def test_the_first_signal_ends_the_run_after_its_epoch_and_saves_the_state(
     tmp_path, handlers, signal_in_the_third_epoch, number
 ):
-    """And gives the handlers back that were there."""
+    """And restores the handlers."""
     signal_in_the_third_epoch(number)
 
     result = run(tmp_path, batch_size=1, max_epochs=50)
@@ -292,7 +290,7 @@ def test_the_first_signal_ends_the_run_after_its_epoch_with_the_state_kept(
 @pytest.mark.parametrize("second", ENDING)
 @pytest.mark.parametrize("first", ENDING)
 def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_the_third_epoch, first, second):
-    """By whatever it does without us."""
+    """By the handler that was installed before."""
     signal_in_the_third_epoch(first, second)
 
     with pytest.raises(InterruptedError):
@@ -303,8 +301,8 @@ def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_th
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_signal_that_is_ignored_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
-    """As nohup has it for SIGHUP; the fixture gives the handlers back."""
+def test_an_ignored_signal_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
+    """As SIGHUP is under nohup; the fixture restores the handlers."""
     assert number in handlers
     signal.signal(number, signal.SIG_IGN)
     signal_in_the_third_epoch(number)
@@ -314,7 +312,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path, handlers, signal_in_th
 
 @pytest.mark.filterwarnings("ignore:Detected KeyboardInterrupt")  # Lightning before 2.5
 def test_a_second_ctrl_c_is_a_keyboard_interrupt(tmp_path, handlers, signal_in_the_third_epoch):
-    """Although Lightning from 2.5 on ends the process in status 1 at it, and one before went on."""
+    """Although Lightning from 2.5 on exits with status 1, and earlier versions continue."""
     assert signal.SIGINT in handlers
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal_in_the_third_epoch(signal.SIGINT, signal.SIGINT)
@@ -326,7 +324,7 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt(tmp_path, handlers, signal_in_t
 
 
 class Spoiled(XORDataModule):
-    """Serve the truth table with one value replaced."""
+    """The truth table with one value replaced."""
 
     def __init__(self, batch_size, part, row, value):
         super().__init__(batch_size)
@@ -341,8 +339,8 @@ class Spoiled(XORDataModule):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("part", "row", "batch_size", "batch"), [(0, 2, 1, 3), (1, 3, 3, 2), (0, 0, 4, 1)])
-def test_data_that_are_not_finite_stop_the_run_before_their_step(tmp_path, part, row, batch_size, batch, value):
-    """In an input or a target; the loss of an infinite input may be finite, for a sigmoid is."""
+def test_nonfinite_data_stop_the_run_before_their_step(tmp_path, part, row, batch_size, batch, value):
+    """In an input or a target; the loss of an infinite input may be finite, because a sigmoid is."""
     data = Spoiled(batch_size, part, row, value)
 
     result = train(SimpleNet(), data, max_epochs=9, device="cpu", checkpoint_dir=tmp_path)
@@ -355,8 +353,8 @@ def test_data_that_are_not_finite_stop_the_run_before_their_step(tmp_path, part,
 
 
 @pytest.mark.parametrize("epoch", [2, 101, 150])
-def test_a_loss_that_is_not_finite_stops_at_its_batch_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, epoch):
-    """In a step that the Trainer leads (the epoch after a checkpoint) and in a bare one."""
+def test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, epoch):
+    """In a step of the Trainer's loop (the epoch after a checkpoint) and in one of the bare loop."""
     step = SimpleNet.training_step
     calls = []
 
@@ -378,7 +376,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_keeps_the_last_checkpo
         assert result.checkpoint is None
 
 
-def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
+def test_nonfinite_predictions_stop_the_run(tmp_path):
     result = run(tmp_path, lr=1e30, max_epochs=50)
 
     assert result.stopped_by == "divergence"
@@ -386,8 +384,8 @@ def test_predictions_that_are_no_longer_finite_stop_the_run(tmp_path):
     assert result.steps < 50
 
 
-def test_a_moment_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-    """A gradient may be finite and its square not; the weights stay where they are from there on."""
+def test_a_nonfinite_moment_is_not_saved(tmp_path, monkeypatch):
+    """The square of a finite gradient may be infinite; the weights do not change any more after it."""
     backward = torch.Tensor.backward
 
     def steep_backward(loss, *arguments, **options):
@@ -414,7 +412,7 @@ def test_a_moment_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_a_run_that_is_not_the_checkpoints_is_refused_by_name(tmp_path, change, message):
+def test_resuming_with_other_settings_than_the_checkpoints_is_refused_by_name(tmp_path, change, message):
     first = run(tmp_path, max_epochs=13)
     net = SimpleNet(change.get("architecture", "overview"), change.get("hidden", 4), change.get("lr", 0.01))
     data = XORDataModule(change.get("batch_size", 4))
@@ -431,8 +429,8 @@ def test_epochs_that_are_no_int_are_refused(tmp_path, max_epochs):
 
 
 @pytest.mark.parametrize("name", ["https:x", "http-runs", "file:x", "a::b", "s3:", "with space", "best", "last"])
-def test_a_directory_is_a_path_and_no_url(tmp_path, monkeypatch, name):
-    """And ``best`` and ``last`` are names like others; relative, as a command line gives them."""
+def test_a_checkpoint_directory_is_a_path_and_not_a_url(tmp_path, monkeypatch, name):
+    """``best`` and ``last`` have no special meaning; paths are relative, as on a command line."""
     monkeypatch.chdir(tmp_path)
     stopped = run(name, max_epochs=3)
 
@@ -472,7 +470,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_one_bar_over_the_whole_run(tmp_path, monkeypatch):
+def test_a_terminal_shows_one_progress_bar_for_the_whole_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", Terminal())
 
     run(tmp_path, max_epochs=30)
@@ -483,7 +481,7 @@ def test_a_terminal_shows_one_bar_over_the_whole_run(tmp_path, monkeypatch):
     assert re.search(r"mse=2\.\d\de-01", bar)
 
 
-def test_after_a_resume_the_bar_goes_on_and_ends_full_where_xor_is_solved(tmp_path, monkeypatch):
+def test_after_a_resume_the_progress_bar_continues_and_ends_full_when_xor_is_solved(tmp_path, monkeypatch):
     first = run(tmp_path, max_epochs=13)
     bars = []
 

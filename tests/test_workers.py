@@ -1,4 +1,4 @@
-"""Other processes: a second one trains to the same bits, and DataLoader workers draw from streams of their own.
+"""Other processes: a second one trains to the same bits, and DataLoader workers draw different numbers.
 
 References:
     PyTorch documentation, "Randomness in multi-process data loading".
@@ -36,7 +36,7 @@ LIBRARIES = ["torch", "lightning"]
 
 
 def ask(device, directory):
-    """Start another process; its hash seed is not ours, so nothing may depend on that."""
+    """Start another process, with another hash seed, on which nothing may depend."""
     return [launch("-m", "tests.children.fresh_process", device, directory=directory, output="answers.json")]
 
 
@@ -45,24 +45,24 @@ def asked(device):
     return Background(partial(ask, device))
 
 
-on_the_cpu = asked("cpu")  # a global, so that it is started before the first test
+on_the_cpu = asked("cpu")  # a global, so that it starts before the first test
 
 
 @cache
 def read(finished, device):
-    """Return what another process computes on a device."""
+    """Return the results of another process on a device."""
     return json.loads((finished(asked(device)) / "answers.json").read_text().splitlines()[-1])
 
 
 @pytest.fixture
 def answers(finished):
-    """Return what another process computes, by the name of the device."""
+    """Return a function from a device's name to the results of another process."""
     return partial(read, finished)
 
 
 @pytest.mark.parametrize("run", range(len(TRAINED)), ids=[f"seed {seed}, {name}" for seed, name, *_ in TRAINED])
 def test_two_processes_train_to_the_same_bits(answers, device, run):
-    """Weights after training, as one process computes them and as another does."""
+    """The weights after training, in this process and in another."""
     here = trained_weights(device, *TRAINED[run])
 
     there = torch.tensor(answers(str(device))["trained"][run])
@@ -72,7 +72,7 @@ def test_two_processes_train_to_the_same_bits(answers, device, run):
 
 @pytest.fixture
 def forked(answers, library, generator):
-    """Return what forked workers drew: by position in ``SEEDS``, by epoch, by worker."""
+    """Return the numbers that forked workers drew: by position in ``SEEDS``, by epoch, by worker."""
     if "fork" not in START_METHODS:
         pytest.skip("this platform does not fork")
     drawn = answers("cpu")[library]
@@ -82,7 +82,7 @@ def forked(answers, library, generator):
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_workers_draw_the_same_when_run_again(forked):
-    """Every epoch of every worker, after other runs in between."""
+    """In every epoch of every worker, with other runs in between."""
     assert SEEDS[0] == SEEDS[-1]
     assert forked[0] == forked[-1]
     assert all(len(stream) == DRAWS for seed in forked for epoch in seed for stream in epoch)
@@ -92,20 +92,20 @@ def test_workers_draw_the_same_when_run_again(forked):
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("axis", ["base seed", "epoch", "worker"])
 def test_the_streams_of_workers_differ(axis, forked, generator):
-    """By each axis alone, the others being equal."""
+    """If they differ in one axis only."""
     cells = list(itertools.product(range(2), range(EPOCHS), range(WORKERS)))  # the third seed is the first
     along = ["base seed", "epoch", "worker"].index(axis)
 
     for one, other in itertools.combinations(cells, 2):
         if [i for i in range(3) if one[i] != other[i]] == [along]:
             (a, b, c), (d, e, f) = one, other
-            assert forked[a][b][c] != forked[d][e][f], f"{generator} draws alike by {axis}: {one} and {other}"
+            assert forked[a][b][c] != forked[d][e][f], f"{generator} draws the same for two {axis}s: {one} and {other}"
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_the_way_workers_are_started_does_not_change_what_they_draw(answers, start_method, generator):
-    """A forked worker inherits the generators and a spawned one starts afresh; both are seeded before they draw."""
+def test_the_start_method_of_workers_does_not_change_what_they_draw(answers, start_method, generator):
+    """A forked worker inherits the generators, a spawned one has new ones; both are seeded before they draw."""
     here = answers("cpu")["started"]
 
     streams = [[worker[generator] for worker in epoch] for epoch in here[start_method]]
@@ -113,8 +113,8 @@ def test_the_way_workers_are_started_does_not_change_what_they_draw(answers, sta
     assert streams == [[worker[generator] for worker in epoch] for epoch in here[START_METHODS[0]]]
 
 
-def test_set_seed_has_lightning_seed_the_workers(monkeypatch):
-    """By rank too: torch alone gives the workers of two ranks of one seed the same streams."""
+def test_set_seed_makes_lightning_seed_the_workers(monkeypatch):
+    """Lightning also uses the rank: with torch alone, the workers of all ranks draw the same numbers."""
     monkeypatch.setenv("PL_SEED_WORKERS", "0")
 
     set_seed(1996)
@@ -122,8 +122,8 @@ def test_set_seed_has_lightning_seed_the_workers(monkeypatch):
     assert os.environ["PL_SEED_WORKERS"] == "1"
 
 
-# What tells workers apart: 63 bits that a DataLoader draws for an epoch, and the 16 each that Lightning has
-# for the worker and the rank.
+# The inputs of a worker's seed: 63 bits that a DataLoader draws for each epoch, and 16 bits each for the worker and the
+# rank in Lightning.
 WORKER = {
     "base_seed": st.integers(0, 2**63 - 1),
     "worker": st.integers(0, 2**16 - 1),
@@ -132,7 +132,7 @@ WORKER = {
 
 
 def worker_streams(base_seed, worker, rank):
-    """Return what a worker draws from each generator once Lightning has seeded it, in this process."""
+    """Return the numbers that a worker draws from each generator after Lightning has seeded it, in this process."""
     torch.manual_seed(base_seed + worker)  # as torch does first
     pl_worker_init_function(worker, rank)
     return {name: generator.draw(DRAWS) for name, generator in global_generators().items()}
@@ -141,16 +141,16 @@ def worker_streams(base_seed, worker, rank):
 @pytest.mark.parametrize("axis", WORKER)
 @given(data=st.data(), one=st.fixed_dictionaries(WORKER))
 def test_lightnings_seed_of_a_worker_depends_on(axis, data, one):
-    """The base seed, the worker and the rank, each by itself and in every generator.
+    """The base seed, the worker and the rank, each by itself and for every generator.
 
-    torch's takes 32 bits of what Lightning hashes, so two streams agree by chance once in 2^32 pairs.
+    torch uses 32 bits of Lightning's hash, so two streams agree by chance once in 2^32 pairs.
     """
     other = one | {axis: data.draw(WORKER[axis].filter(lambda value: value != one[axis]), label=f"other {axis}")}
 
     first, second = worker_streams(**one), worker_streams(**other)
 
-    alike = [name for name in first if first[name] == second[name]]
-    assert not alike, f"{one} and {other} draw alike from {alike}"
+    same = [name for name in first if first[name] == second[name]]
+    assert not same, f"{one} and {other} draw the same numbers from {same}, but should differ"
 
 
 @given(one=st.fixed_dictionaries(WORKER))
@@ -164,8 +164,8 @@ def test_lightnings_seed_of_a_worker_depends_on_nothing_else(one):
 
 @refuted
 @given(base_seed=WORKER["base_seed"], worker=st.integers(1, 2**16 - 1))
-def test_workers_that_draw_alike_would_be_caught(base_seed, worker):
-    """As NumPy's did under torch before 1.9, where only the process was copied."""
+def test_all_workers_draw_the_same_numbers(base_seed, worker):
+    """NumPy's generator did so before torch 1.9, which did not seed it."""
     one, other = (worker_streams(base_seed, each, rank=0) for each in (0, worker))
 
     assert one["numpy"] == other["numpy"]

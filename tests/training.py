@@ -1,6 +1,6 @@
-"""A training step by itself: the bare loop, from the start or from any state, and where a step may lead.
+"""A training loop without Trainer and loader, from the start or from any state, and the balls of a step's results.
 
-The full batch of four rows in order, in float32, on the CPU: no Trainer, no loader.
+It uses the full batch of four rows, in float32, on the CPU.
 """
 
 import zlib
@@ -20,10 +20,10 @@ from tests.states import write
 
 
 class Training:
-    """The bare loop, a step at a time.
+    """The loop, one step at a time.
 
     Args:
-        trajectory: What to train from where.
+        trajectory: The implementation, the architecture and the seed.
     """
 
     def __init__(self, trajectory: Trajectory) -> None:
@@ -49,7 +49,7 @@ class Training:
         return parameters_to_vector(self.parameters).detach()
 
     def state(self) -> TrainingState:
-        """Copy the weights, and what the optimizer remembers of them, each as one vector."""
+        """Copy the weights and the optimizer's state, each as one vector."""
         m, v = (
             torch.cat([self.optimizer.state[p].get(name, torch.zeros_like(p)).flatten() for p in self.parameters])
             for name in ("exp_avg", "exp_avg_sq")
@@ -57,8 +57,8 @@ class Training:
         return TrainingState(self.weights(), m.detach(), v.detach(), None, self.t)
 
     def go_to(self, state: TrainingState) -> None:
-        """Put network and optimizer into a state."""
-        apply_step(self.optimizer, self.parameters, [torch.zeros_like(p) for p in self.parameters])  # makes tensors
+        """Set the state of network and optimizer."""
+        apply_step(self.optimizer, self.parameters, [torch.zeros_like(p) for p in self.parameters])  # allocates it
         sizes = [p.numel() for p in self.parameters]
         parts = zip(*(vector.split(sizes) for vector in (state.p, state.m, state.v)), strict=True)
         for p, own in zip(self.parameters, parts, strict=True):
@@ -67,13 +67,13 @@ class Training:
         self.t = state.t
 
     def mark(self) -> Mark:
-        """Take a step, and keep what is recorded of it."""
+        """Take a step, and return the record of it."""
         before = self.state()
         return Mark(before.p, before.m, before.v, self.step(), self.weights())
 
 
 def train(trajectory: Trajectory, steps: int = STEPS) -> Run:
-    """Let a run take its course."""
+    """Train a whole run."""
     training = Training(trajectory)
     marks, weights = {}, [training.weights()]
     for t in range(1, steps + 1):
@@ -92,8 +92,8 @@ def step_from(trajectory: Trajectory, state: TrainingState) -> tuple[Tensor, Tra
     return training.step(), training.state()
 
 
-def where_a_step_leads(architecture: Architecture, before: TrainingState) -> tuple[Balls, Expected]:
-    """Compute the balls of the loss in a state, and of what a step leaves."""
+def possible_results(architecture: Architecture, before: TrainingState) -> tuple[Balls, Expected]:
+    """Compute the balls of the loss in a state, and of the state after a step."""
     net = SimpleNet(architecture, lr=TRAINING["lr"])
     vector_to_parameters(before.p.clone(), net.parameters())
     return training_step(net, before, *xor())

@@ -42,7 +42,7 @@ def test_a_step_of_algorithm_1_passes_the_benchmarks_check(make):
 
 
 @pytest.mark.parametrize(("part", "name"), [("p", "weights"), ("m", "m"), ("v", "v")])
-def test_a_part_that_is_a_thousandth_off_fails_it(part, name):
+def test_an_error_of_a_thousandth_fails_the_check(part, name):
     """Of the entry's own value; the bound is some thousand times less."""
     x, y, before, after = one_step(NumPy)
 
@@ -50,14 +50,14 @@ def test_a_part_that_is_a_thousandth_off_fails_it(part, name):
         check_step(x, y, before, after._replace(**{part: getattr(after, part) * 1.001}))
 
 
-def test_a_step_too_many_fails_it():
+def test_an_extra_step_fails_the_check():
     x, y, before, after = one_step(NumPy)
 
     with pytest.raises(AssertionError, match="step count is 2, but should be 1"):
         check_step(x, y, before, after._replace(t=2))
 
 
-def test_a_missing_factor_of_the_loss_fails_it():
+def test_a_missing_factor_of_the_loss_fails_the_check():
     """Although the length of a first step hardly depends on the gradient's scale."""
     x, y, before, after = one_step(NumPy)
 
@@ -65,7 +65,7 @@ def test_a_missing_factor_of_the_loss_fails_it():
         check_step(x, y, before, after, share=1 / 2)
 
 
-def test_nan_fails_it():
+def test_nan_fails_the_check():
     x, y, before, after = one_step(NumPy)
 
     with pytest.raises(AssertionError, match="weights after step 1: error is nan"):
@@ -73,7 +73,7 @@ def test_nan_fails_it():
 
 
 @pytest.mark.parametrize(("kind", "covered"), [(Balls, False), (TritonBalls, True)])
-def test_the_errors_of_what_is_compiled_for_cuda_are_covered_where_that_is_asked_for(kind, covered):
+def test_triton_balls_cover_the_errors_of_triton(kind, covered):
     """As NVIDIA documents them, in unit roundoffs: 4 of a quotient, and 44 of an exponential of 20."""
     u = 2.0**-24
 
@@ -154,7 +154,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("rounds", [None, 2], ids="rounds={}".format)
-def test_what_is_timed_ends_in_a_barrier_and_its_time_is_that_of_the_work(queue, rounds):
+def test_a_timed_function_waits_for_the_result_and_its_time_is_that_of_the_work(queue, rounds):
     """By the clock of the process: a sleep never ends early."""
     stopwatch = Stopwatch(queue)
 
@@ -194,7 +194,7 @@ class Simulated:
 
 
 @pytest.mark.parametrize("kernels", [1, 50], ids="kernels={}".format)
-def test_the_time_of_the_device_is_that_of_its_kernels_although_python_is_slower(monkeypatch, kernels):
+def test_the_device_time_is_that_of_its_kernels_even_if_python_is_slower(monkeypatch, kernels):
     """Fifty of 2 µs, launched in 10 µs each, are 100 µs, and not 500."""
     device = Simulated(monkeypatch)
 
@@ -208,7 +208,7 @@ def test_the_time_of_the_device_is_that_of_its_kernels_although_python_is_slower
     [lambda device: device.wait(device.launch()), lambda device: [device.launch() for _ in range(100)]],
     ids=["waits", "fills the queue"],
 )
-def test_no_time_of_the_device_is_recorded_where_the_host_has_to_wait_for_it(monkeypatch, step):
+def test_no_device_time_is_recorded_if_the_host_has_to_wait_for_the_device(monkeypatch, step):
     device = Simulated(monkeypatch)
 
     assert device_seconds_per_step(lambda steps: [step(device) for _ in range(steps)], CUDA) is None
@@ -234,7 +234,7 @@ def test_the_record_has_the_bytes_that_a_step_moves_in_the_devices_own_time(queu
 @pytest.mark.parametrize(
     ("rate", "most"), [(matmul_flops_per_second, 2 * 8192**3 / WORK), (copy_bytes_per_second, 2 * 2**30 / WORK)]
 )
-def test_what_a_device_can_do_at_most_is_timed_to_its_end(queue, rate, most):
+def test_the_peak_measurement_of_a_device_waits_for_the_result(queue, rate, most):
     """A product of matrices, and a copy, which reads and writes each byte."""
     measured = rate.__wrapped__(CUDA)
 
@@ -243,7 +243,7 @@ def test_what_a_device_can_do_at_most_is_timed_to_its_end(queue, rate, most):
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["jit", "scan"])
-def test_the_steps_of_jax_end_in_a_barrier(queue, scan):
+def test_steps_of_jax_wait_for_the_result(queue, scan):
     """JAX does not wait on the CPU either, so the peer waits itself."""
     take = object.__new__(Jax)
     take.scan, take.p, take.state = scan, None, None
@@ -310,7 +310,7 @@ def test_a_peer_runs_where_its_library_has_the_device(monkeypatch, peer, kind, r
     ("chosen", "places"),
     [("all", "cpu cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("auto", "cuda")],
 )
-def test_benchmarks_run_on_the_device_that_is_chosen(monkeypatch, chosen, places):
+def test_benchmarks_run_on_the_selected_device(monkeypatch, chosen, places):
     """A benchmark is called after the type of its device, so that its records on two GPUs are compared."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -327,7 +327,7 @@ def test_benchmarks_run_on_the_device_that_is_chosen(monkeypatch, chosen, places
     assert list(asked) == [device.type for device in asked.values()]
 
 
-def test_an_ensemble_is_timed_from_weights_that_have_been_drawn(monkeypatch):
+def test_the_time_of_an_ensemble_excludes_drawing_its_weights(monkeypatch):
     """As JAX's is; a draw takes as long as hundreds of compiled steps."""
 
     def clock(train, *_, **__):
@@ -338,12 +338,12 @@ def test_an_ensemble_is_timed_from_weights_that_have_been_drawn(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "chunks"), [("cpu", ("eager", "compiled")), ("cuda", ("cuda",))])
-def test_the_networks_of_an_ensemble_that_is_timed_fill_its_chunks(kind, chunks):
+def test_a_timed_ensemble_has_only_full_chunks(kind, chunks):
     for chunk in chunks:
         assert test_ensemble.seeds_on(torch.device(kind)) % ensemble._WIDTH[chunk] == 0, chunk  # noqa: SLF001
 
 
-def test_every_benchmark_is_timed_by_the_clock():
+def test_every_benchmark_uses_the_clock_fixture():
     """pytest-benchmark by itself has no notion of a device."""
     for path in (PROJECT / "benchmarks").glob("test_*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
@@ -380,7 +380,7 @@ def test_step(clock, delay):
 """
 
 
-def test_a_slowed_step_is_recorded_as_slower(pytester, monkeypatch):
+def test_a_slower_step_is_recorded_as_slower(pytester, monkeypatch):
     """By what it was slowed, on a simulated clock: the record does not depend on the machine's load."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where pytest-benchmark refuses to time
     monkeypatch.syspath_prepend(PROJECT)

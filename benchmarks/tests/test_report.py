@@ -121,7 +121,7 @@ def cautions(reported, monkeypatch):
     return run
 
 
-def test_times_are_divided_by_the_steps_of_a_timed_call(tables):
+def test_times_are_divided_by_the_steps_of_a_call(tables):
     """1,000 steps took 8 ms, with 2 ms between the quartiles; eager's one took 800 µs."""
     rows = tables(document(benchmark(800e-6), benchmark(8e-3, "compiled-chunk", steps=1000)))["training step"]
 
@@ -157,7 +157,7 @@ def test_times_are_divided_by_the_steps_of_a_timed_call(tables):
         (4321.0, "4.32 ks"),
     ],
 )
-def test_a_time_has_three_digits_and_the_unit_that_suits_them(tables, seconds, text):
+def test_a_time_has_three_digits_and_a_suitable_unit(tables, seconds, text):
     ((row,),) = tables(document(benchmark(seconds))).values()
 
     assert row["median"] == text
@@ -191,7 +191,7 @@ def test_a_ratio_is_to_eager_on_the_cpu_at_the_same_scale_in_the_same_group(tabl
     ]
 
 
-def test_no_ratio_is_taken_where_two_benchmarks_could_be_its_base(tables):
+def test_no_ratio_is_computed_if_its_base_is_ambiguous(tables):
     rows = tables(
         document(benchmark(1.0, name="per step"), benchmark(2.0, name="per epoch"), benchmark(3.0, "numpy", name="n"))
     )["training step"]
@@ -220,7 +220,7 @@ def test_rows_are_ordered_by_size_and_strategy_and_never_by_time(tables):
     ]
 
 
-def test_the_devices_own_time_and_memory_stand_beside_wall_time(tables):
+def test_the_device_time_and_memory_are_shown_next_to_wall_time(tables):
     """A table of their own for a run on CUDA; the bytes are those that a step has to move."""
     own = {
         "device_seconds_per_step": 2e-6,
@@ -251,7 +251,7 @@ def test_the_training_step_comes_first(tables):
     ]
 
 
-def test_a_step_made_slower_by_half_shows_as_slower_by_half(tables):
+def test_a_step_slowed_down_by_half_is_reported_as_slower_by_half(tables):
     """And only that step."""
     before = document(benchmark(100e-6), benchmark(50e-6, "fused"))
     after = document(benchmark(100e-6), benchmark(75e-6, "fused"))
@@ -263,7 +263,7 @@ def test_a_step_made_slower_by_half_shows_as_slower_by_half(tables):
     assert [row["B: / eager on CPU"] for row in rows] == ["1.00", "0.750"]
 
 
-def test_what_one_file_lacks_is_a_dash_and_not_left_out(tables):
+def test_a_value_missing_from_one_file_is_shown_as_a_dash(tables):
     a = document(benchmark(100e-6), benchmark(10e-6, device="cuda", processor="Loom"))
     b = document(benchmark(200e-6), benchmark(30e-6, "fused"))
 
@@ -276,7 +276,7 @@ def test_what_one_file_lacks_is_a_dash_and_not_left_out(tables):
     ]
 
 
-def test_a_bar_in_a_name_does_not_part_a_cell(reported):
+def test_a_pipe_character_in_a_name_does_not_split_a_table_cell(reported):
     assert "| a\\|b " in reported(document(benchmark(1.0, "a|b"))).output
 
 
@@ -286,7 +286,7 @@ def test_several_files_are_each_compared_with_the_first(tables):
     assert (row["B / A"], row["C / A"]) == ("0.500", "2.00")
 
 
-def test_files_of_one_name_are_called_by_their_paths(tmp_path):
+def test_files_with_the_same_name_are_shown_by_their_paths(tmp_path):
     paths = [tmp_path / directory / "run.json" for directory in "ab"]
     for path in paths:
         path.parent.mkdir()
@@ -316,12 +316,12 @@ def test_a_condition_that_differs_is_named_with_both_values(cautions, changes, t
 
 
 @pytest.mark.parametrize("subject", ["processor", "torch", "lightning", "python"])
-def test_one_subject_may_differ(cautions, subject):
+def test_records_that_differ_in_one_condition_are_compared(cautions, subject):
     """Machines, or versions, are what one compares."""
     assert cautions(document(benchmark(1.0)), document(benchmark(1.0, **{subject: "another"}))) == []
 
 
-def test_two_subjects_that_differ_cannot_be_told_apart(cautions):
+def test_records_that_differ_in_two_conditions_are_not_compared(cautions):
     a, b = document(benchmark(1.0)), document(benchmark(1.0, torch="2.0.1", processor="Quipu"))
 
     assert cautions(a, b) == [
@@ -332,7 +332,7 @@ def test_two_subjects_that_differ_cannot_be_told_apart(cautions):
     ]
 
 
-def test_each_device_is_compared_with_its_like(cautions):
+def test_each_device_is_compared_with_one_of_the_same_type(cautions):
     """A GPU has another name than the CPU in the same file, and that is no difference."""
     both = document(benchmark(1.0), benchmark(1.0, device="cuda", processor="Loom", tf32=False))
     cpu = document(benchmark(1.0))
@@ -346,7 +346,7 @@ def test_files_with_nothing_in_common_are_named(cautions):
     ]
 
 
-def test_uncommitted_changes_are_named_where_files_are_compared(cautions):
+def test_uncommitted_changes_are_named_in_a_comparison(cautions):
     clean, dirty = document(benchmark(1.0)), document(benchmark(1.0), dirty=True)
 
     assert cautions(dirty) == []
@@ -355,7 +355,7 @@ def test_uncommitted_changes_are_named_where_files_are_compared(cautions):
     ]
 
 
-def test_a_file_that_mixes_conditions_is_named(cautions):
+def test_a_file_with_mixed_conditions_is_named(cautions):
     mixed = document(benchmark(1.0), benchmark(1.0, "fused", threads=2), benchmark(1.0, "compiled-chunk", steps=9))
 
     assert cautions(mixed) == [
@@ -384,7 +384,7 @@ def test_a_file_that_mixes_conditions_is_named(cautions):
         (document(benchmark(1.0), benchmark(1.0)), "should hold each benchmark once, but holds 'test_step[cpu-"),
     ],
 )
-def test_a_file_that_is_no_record_of_this_suite_is_refused_in_one_line(reported, tmp_path, content, message):
+def test_a_file_that_is_not_a_record_of_this_suite_is_refused_in_one_line(reported, tmp_path, content, message):
     result = reported(content)
 
     assert result.exit_code == 2, result.output
@@ -408,7 +408,7 @@ def crossing():
     )
 
 
-def test_both_plots_are_written_and_shown_in_the_report(reported, tmp_path):
+def test_both_plots_are_written_and_linked_in_the_report(reported, tmp_path):
     result = reported(crossing(), options=["--plots", "new/plots"])
 
     assert result.exit_code == 0, result.output
@@ -444,7 +444,7 @@ def test_the_crossover_is_marked_where_the_curves_cross(tmp_path):
 
 
 @pytest.mark.parametrize(("cuda", "winner"), [(1e-3, "CPU"), (1e-9, "CUDA")])
-def test_without_a_crossover_the_winner_is_named_and_nothing_marked(tmp_path, cuda, winner):
+def test_without_a_crossover_the_faster_curve_is_named_and_nothing_is_marked(tmp_path, cuda, winner):
     (run,) = runs(
         tmp_path,
         document(*(step("eager", d, n, {"cpu": 1e-6, "cuda": cuda}[d]) for d in ("cpu", "cuda") for n in (4, 64, 256))),
@@ -454,7 +454,7 @@ def test_without_a_crossover_the_winner_is_named_and_nothing_marked(tmp_path, cu
     assert marks(plot_sizes([run])) == []
 
 
-def test_a_win_within_the_quartiles_is_said_to_be_one(tmp_path):
+def test_a_lead_within_the_quartiles_is_reported_as_such(tmp_path):
     (run,) = runs(tmp_path, document(step("eager", "cpu", 4, 1.0), step("eager", "cuda", 4, 1.01)))
 
     assert verdicts(run) == [
@@ -470,7 +470,7 @@ def test_devices_timed_at_different_sizes_are_not_compared(tmp_path):
     assert marks(plot_sizes([run])) == []
 
 
-def test_a_file_of_peers_alone_is_plotted(reported):
+def test_a_file_with_only_peers_is_plotted(reported):
     result = reported(document(benchmark(1.0, "numpy"), benchmark(2.0, "jax-jit")))
 
     assert result.exit_code == 0, result.output
@@ -488,7 +488,7 @@ def test_a_file_without_cuda_is_plotted_and_says_so(tmp_path):
     assert len(marks(figure)) == 1
 
 
-def test_the_fastest_curve_leaves_peers_out_and_crosses_on_its_own(tmp_path):
+def test_the_fastest_curve_excludes_peers(tmp_path):
     """Eager never crosses here; the fastest of ours does, between other strategies."""
     (run,) = runs(
         tmp_path,
@@ -544,7 +544,7 @@ def test_a_scale_that_was_not_timed_is_refused(reported, scale, message):
     assert message in result.output.splitlines()[-1]
 
 
-def test_a_file_without_steps_has_its_table_and_says_that_there_is_nothing_to_plot(reported, tmp_path):
+def test_a_file_without_steps_has_a_table_and_no_plot(reported, tmp_path):
     result = reported(document(benchmark(1.0, "DataLoader", group="loader")))
 
     assert result.exit_code == 0
@@ -566,7 +566,7 @@ def test_without_matplotlib_the_report_says_what_to_install(reported, monkeypatc
 
 @given(crossover=st.integers(-4, 20), first=st.integers(0, 8), slope=st.sampled_from([-2, -1, 1, 2]))
 @example(crossover=4, first=0, slope=1)  # where both were measured: what is before it is the size below
-def test_straight_curves_cross_where_they_do_and_nowhere_beyond_what_was_measured(crossover, first, slope):
+def test_straight_curves_cross_only_within_the_measured_range(crossover, first, slope):
     """All logarithms are small dyadic numbers, so the interpolation is exact."""
     exponents = [first, first + 4, first + 8]
     sizes = [2.0**n for n in exponents]
@@ -580,7 +580,7 @@ def test_straight_curves_cross_where_they_do_and_nowhere_beyond_what_was_measure
 
 
 @given(signs=st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=8))
-def test_there_is_a_crossover_for_each_change_of_the_lead_and_none_for_a_touch(signs):
+def test_every_change_of_the_fastest_curve_is_a_crossover_and_a_tie_is_not(signs):
     sizes = [4.0**i for i in range(len(signs))]
 
     found = crossovers(sizes, [2.0**sign for sign in signs], [1.0] * len(signs))

@@ -73,7 +73,7 @@ def compiled_for_cuda(x, take):
 
 
 def check_step(net, x, y, before, after, *, tensor_scalars=False, triton=False):
-    """Demand that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
+    """Assert that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
     __tracebackhide__ = True
     twin = SimpleNet(**net.hparams).to(x)
     vector_to_parameters(before.p.clone(), twin.parameters())
@@ -116,7 +116,7 @@ def test_five_steps_from_any_state_are_those_of_algorithm_1(strategy, architectu
 
 
 @given(data=st.data())
-def test_a_chunk_is_as_many_steps_as_it_is_told(strategy, architecture, dtype, device, data):
+def test_a_chunk_takes_the_requested_number_of_steps(strategy, architecture, dtype, device, data):
     """Bit for bit what they are one by one."""
     *_, take = made(strategy, architecture, dtype, device)
     start = data.draw(trainings(data.draw(networks(st.just(architecture), st.just(4), dtype, device))))
@@ -150,7 +150,7 @@ def test_the_network_itself_is_trained(strategy, architecture, dtype, device):
 @pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
 @a_few
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
-def test_rows_and_width_are_free(device, strategy, data, dtype):
+def test_the_formulas_take_any_number_of_rows_and_units(device, strategy, data, dtype):
     if reason := unavailable(strategy, device):
         pytest.skip(reason)
     net = data.draw(networks(architectures, few, dtype, device))
@@ -161,7 +161,7 @@ def test_rows_and_width_are_free(device, strategy, data, dtype):
 
 
 @pytest.mark.parametrize("rounded", [True, False])
-def test_five_steps_in_the_arithmetic_of_cudas_fused_kernel_need_its_scalars(rounded):
+def test_five_steps_of_cudas_fused_kernel_need_its_rounded_scalars(rounded):
     """Without a GPU: the bound of scalars in float64 is refuted."""
 
     @given(data=st.data())
@@ -193,7 +193,7 @@ MOVES = {"for-loop": "aten.addcdiv_", "foreach": "aten._foreach_addcdiv_", "fuse
 
 
 @pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
-def test_a_strategy_launches_the_operations_that_it_is_named_for(device, strategy):
+def test_a_strategy_launches_the_operations_of_its_name(device, strategy):
     """Its numbers cannot tell: they are those of the formulas in all of them."""
     if reason := unavailable(strategy, device):
         pytest.skip(reason)
@@ -245,7 +245,7 @@ def compiled_on_meta(monkeypatch, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_compiled_step_is_given_nothing_of_another_device(monkeypatch, dtype):
+def test_a_compiled_step_gets_tensors_of_its_device_only(monkeypatch, dtype):
     take = compiled_on_meta(monkeypatch, dtype)
 
     with OnMeta():
@@ -261,7 +261,7 @@ def test_a_tensor_of_a_compiled_step_that_is_left_on_the_cpu_is_caught(monkeypat
         take(2)
 
 
-def test_a_step_of_an_ensemble_is_given_nothing_of_another_device():
+def test_a_step_of_an_ensemble_gets_tensors_of_its_device_only():
     """From the state and the schedule that its training makes for its device, to the verdict after the last step."""
     step = ensemble.Step("overview", 4, META)
     rows = ensemble.schedule(3, 5, 0.01).to(META)
@@ -333,7 +333,7 @@ class RecordedCuda:
         self.log.append(f"end of {what}")
 
 
-def test_a_graph_is_recorded_on_a_stream_of_its_batchs_device_and_has_taken_no_step(monkeypatch):
+def test_a_graph_is_recorded_on_its_batchs_device_without_taking_a_step(monkeypatch):
     """By stand-ins, in the order of PyTorch's documentation; gradients from before would not be the recording's own."""
     if reason := unavailable("fused", CPU):
         pytest.skip(reason)
@@ -359,7 +359,7 @@ def test_a_graph_is_recorded_on_a_stream_of_its_batchs_device_and_has_taken_no_s
     assert recorded.log == ["replay of graph 1"] * 2
 
 
-def test_a_chunk_on_a_gpu_is_replayed_by_the_longer_graph_as_far_as_it_goes(monkeypatch):
+def test_a_chunk_on_a_gpu_replays_the_longer_graph_first(monkeypatch):
     """By stand-ins; recording has taken no step."""
     monkeypatch.setattr(steps, "_compile", lambda function, _device: function)
     recorded = RecordedCuda(monkeypatch)
@@ -384,7 +384,7 @@ def sigmoid_on_cuda(z):
 
 
 def check_sigmoid_on_cuda(kind):
-    """Demand that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
+    """Assert that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
     z = torch.linspace(-80, 80, 801)
     in_its_ball = reference.sigmoid(balls(z, dtype=z.dtype, roundings=5, kind=kind))
     assert_in_balls(sigmoid_on_cuda(z), in_its_ball, claim="sigmoid")
@@ -402,7 +402,7 @@ def test_the_errors_that_nvidia_documents_exceed_the_bound_of_torchs_own_kernels
 
 @a_few
 @given(data=st.data())
-def test_steps_compiled_for_cuda_are_held_to_the_bound_of_their_own_arithmetic(data):
+def test_steps_compiled_for_cuda_get_the_bound_of_tritons_arithmetic(data):
     """Without a GPU: a step whose sigmoid is the least exact one."""
     with pytest.MonkeyPatch.context() as patched:
         sigmoid = formulas._ACTIVATIONS[torch.nn.Sigmoid]._replace(value=sigmoid_on_cuda)  # noqa: SLF001
@@ -437,7 +437,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_oracle_kills_every_planted_fault(fault):
+def test_the_oracle_detects_every_planted_fault(fault):
     """A fault in the formulas, one at a time; without one the same test passes."""
 
     @given(data=st.data())
@@ -459,7 +459,7 @@ def test_the_oracle_kills_every_planted_fault(fault):
         steps._table.cache_clear()  # noqa: SLF001
 
 
-def test_the_eager_step_is_the_trainers_bit_for_bit(device, tmp_path):
+def test_the_eager_step_equals_the_trainers_bit_for_bit(device, tmp_path):
     """On each device; the Trainer gives the network back on the CPU."""
     set_seed(1996)
     result = train(SimpleNet(), XORDataModule(4), max_epochs=20, device=str(device), checkpoint_dir=tmp_path)
@@ -501,7 +501,7 @@ def test_a_strategy_of_another_device_is_refused():
         stepper("cuda-graph", SimpleNet(), *xor())
 
 
-def test_a_strategy_of_a_later_torch_is_refused(monkeypatch):
+def test_a_strategy_that_this_torch_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(steps, "TORCH", (2, 3))
 
     message = f"'fused' on cpu under torch {torch.__version__}, but it needs torch 2.4"

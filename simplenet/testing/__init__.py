@@ -1,7 +1,7 @@
-"""Check an Adam or a network from outside: by its parameters and gradients, its inputs and outputs.
+"""Check an Adam or a network as a black box: by its parameters and gradients, its inputs and outputs.
 
-It needs what ``pip install "simplenet[testing]"`` brings. The package itself never imports it. Names are imported when
-first used.
+Requires ``pip install "simplenet[testing]"``. The rest of the package never imports it. Names are imported when first
+used.
 """
 
 from importlib import import_module

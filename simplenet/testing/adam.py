@@ -1,4 +1,4 @@
-"""The checks of an Adam's arithmetic: every step is within its counted bound of its variant's."""
+"""The checks of an Adam's arithmetic: every step is within a counted bound of its variant's exact step."""
 
 import math
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from simplenet.testing.oracle import Judgement, Run, judge
 from simplenet.testing.runner import Check, NotApplicable
 from simplenet.testing.study import Study, short, units
 
-# Long enough to pass the 256 at which bfloat16 stops counting, and for what is lost to add up.
+# More than the 256 at which bfloat16 stops counting by ones, and enough for small errors to add up.
 LONG = 300
 
-# Largest power of ten by which gradients are scaled: at 10^±12 squares stay inside float32's 10^±38.
+# The largest power of ten that scales gradients: at 10^±12 their squares stay in float32's range, 10^±38.
 LARGEST_SCALE = 12
 
 
 def takes_steps(study: Study) -> str | None:
-    """Whether it can be made, and takes two steps."""
+    """The optimizer can be constructed, and takes two steps."""
     if study.smoke:
         raise study.smoke
-    with suppress(SubjectError):  # it may have no default
-        study.default_decay  # noqa: B018 - found out for the report
+    with suppress(SubjectError):  # weight_decay may have no default
+        study.default_decay  # noqa: B018 - a cached property, for the report
     refused = [f"not {short(dtype)}" for dtype in study.refusals]
     return ", ".join(refused) or None
 
 
 def is_a_published_variant(study: Study) -> str | None:
-    """Whether any variant of Adam takes its steps, and it is the one demanded."""
+    """Its steps are those of a published variant of Adam, and of the required one."""
     found = study.found
     if not found.published:
         nearest = f"the nearest is: {found.variant}"
@@ -47,7 +47,7 @@ def is_a_published_variant(study: Study) -> str | None:
 
 
 def first_step_has_its_closed_form(study: Study, dtype: torch.dtype) -> None:
-    """From a fresh state the corrections undo their averages, and lr g / (|g| + eps) remains, or what the variant says.
+    """In the first step the bias corrections cancel the averages: it is lr g / (|g| + eps), or the variant's formula.
 
     Longest path: m 2 (constant, product), v 3 and half of them under the root 2, root 2, correction 2, eps 2,
     quotient 1, step size 2, product 1, weight 1: 15.
@@ -56,12 +56,12 @@ def first_step_has_its_closed_form(study: Study, dtype: torch.dtype) -> None:
     variant = study.variant
     hyper = study.hyper(lr=2.0**-10)
     if study.own_decay:
-        raise NotApplicable(f"it decays parameters by {study.own_decay:g} whatever it is told")
+        raise NotApplicable(f"it decays parameters by {study.own_decay:g} even without weight_decay")
     beta1, beta2, eps = hyper.beta1, hyper.beta2, study.smallest_eps(dtype) if "eps" in study.subject.takes else 1e-8
     hyper = replace(hyper, eps=eps)
     scales = [1.0] if dtype is torch.float16 else [1.0, 1e-3, 1e3, 1e-6, 1e6, 1e-12, 1e12]
     rtol = gamma(15, dtype)
-    if variant.scalars == "float32":  # which loses what 1 - beta cancels, the second half of it under the root
+    if variant.scalars == "float32":  # 1 - beta then loses digits by cancellation; under the root, half of them count
         rtol += gamma(2, torch.float32) * (1 + beta1 / (1 - beta1) + beta2 / (1 - beta2) / 2)
     for scale in scales:
         run = study.record(hyper, torch.zeros(3), scale * torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), dtype)
@@ -86,7 +86,7 @@ def first_step_has_its_closed_form(study: Study, dtype: torch.dtype) -> None:
 
 
 class Case(NamedTuple):
-    """What to run: from simple to complex, so that the first that fails is the simplest."""
+    """The settings of a run; cases are ordered from simple to complex, so that the first failure is the simplest."""
 
     wanted: dict[str, Any]
     start: float = 0.0
@@ -96,22 +96,21 @@ class Case(NamedTuple):
     seed: int = 0
 
 
-# The last two are longer than a vector register's 8 or 16 float32s: kernels have a body and a tail.
+# The last two are longer than a vector register of 8 or 16 float32s: kernels have a vectorized body and a scalar tail.
 _SHAPES = ((1,), (), (2, 2), (11,), (19,))
-
 
 _LARGE = (64, 128)
 
-# Past the 65,536 numbers of a kernel's chunk, in a length that fills no vector.
+# More than the 65,536 numbers of a kernel's chunk, and no multiple of a vector's length.
 _LONG = (2**16 + 5,)
 
 
 def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
-    """List runs to judge, from the usual hyper-parameters to drawn ones.
+    """List the cases, from the default hyper-parameters to random ones.
 
-    float16 holds nothing between 0 and 6e-8 and nothing above 65504: there, beta2 stays below one at which
-    (1 - beta2) g^2 would vanish for g near 1, epsilon is a number that is not 0, and lr one at which its inverse times
-    a root does not overflow.
+    float16 has no numbers between 0 and 6e-8, and none above 65504. In float16, beta2 is therefore small enough that
+    (1 - beta2) g^2 does not underflow for g near 1, epsilon is not rounded to 0, and lr is large enough that its
+    inverse times a root does not overflow.
     """
     small = dtype is torch.float16
     base: dict[str, Any] = {"lr": 2.0**-8} | ({"eps": 1e-3} if small else {})
@@ -123,7 +122,7 @@ def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
 
     yield Case(base, shape=(1,), steps=1)
     yield Case(base)
-    # 8-bit optimizers keep smaller ones in full, and kernels do not share them out among threads.
+    # 8-bit optimizers do not quantize smaller tensors, and kernels do not split smaller ones among threads.
     yield Case(base, shape=_LARGE, steps=3, seed=2)
     yield Case(base, shape=_LONG, steps=1, seed=4)
     for beta1, beta2 in betas:
@@ -154,7 +153,7 @@ def cases(dtype: torch.dtype, *, random: int = 40) -> Iterator[Case]:
 
 
 def runs(study: Study, dtype: torch.dtype) -> Iterator[Run]:
-    """Record each case that it can be given; what it refuses to be made with is passed over."""
+    """Record a run for each case; skip the hyper-parameters that its constructor refuses."""
     seen: set[tuple[Any, ...]] = set()
     for case in cases(dtype):
         hyper = study.hyper(**case.wanted)
@@ -168,18 +167,18 @@ def runs(study: Study, dtype: torch.dtype) -> Iterator[Run]:
         try:
             yield study.record(hyper, torch.full(case.shape, case.start), gradients, dtype)
         except SubjectError as error:
-            # Some refuse an epsilon of 0, or AMSGrad; that is theirs to decide.  Once made, it has to step.
-            if hyper == study.hyper(**study.gentle(dtype)) or not str(error).endswith("when it is made"):
+            # A constructor may refuse an epsilon of 0, or AMSGrad. Once constructed, the optimizer must take steps.
+            if hyper == study.hyper(**study.gentle(dtype)) or not str(error).endswith("when it is constructed"):
                 raise
 
 
 def every_step_is_within_its_bound(study: Study, dtype: torch.dtype) -> str | None:
-    """Over betas, eps, lr, decay, gradient scales and shapes; measures how accurate it is."""
+    """Over betas, eps, lr, decay, gradient scales and shapes; also measures the accuracy."""
     study.demand(dtype)
     recorded = list(runs(study, dtype))
     judgements, scalars, fine = _with_scalars(study, recorded)
     bounded = [np.isfinite(judgement.radius) for judgement in judgements]
-    # From 0, where the parameter's own rounding is not counted in.
+    # From a parameter of 0, whose own rounding does not count.
     in_rates = [
         (judgement.error / judgement.run.hyper.lr)[where & (judgement.run.before[:1] == 0)].max(initial=0.0)
         for judgement, where in zip(judgements, bounded, strict=True)
@@ -197,19 +196,19 @@ def every_step_is_within_its_bound(study: Study, dtype: torch.dtype) -> str | No
         if failure := judgement.first_failure():
             raise AssertionError(failure)
     if not any(where.any() for where in bounded):
-        raise NotApplicable(f"rounding alone may do anything in {short(dtype)} at the hyper-parameters that it takes")
-    remarks = [f"{len(recorded)} runs are all that there was time for"] if not study.in_time() else []
+        raise NotApplicable(f"in {short(dtype)}, the bound is infinite at the hyper-parameters that it takes")
+    remarks = [f"the time limit allowed only {len(recorded)} runs"] if not study.in_time() else []
     if scalars == "float32":
-        remarks.append(f"within the bound that bias corrections in float32 have, {fine:.3g} times that in float64")
+        remarks.append(f"within the bound for bias corrections in float32, {fine:.3g} times that for float64")
     return "; ".join(remarks) or None
 
 
 def _with_scalars(study: Study, recorded: list[Run]) -> tuple[list[Judgement], str, float]:
-    """Hold the runs to corrections in float64, and where they are not and need not be, in float32.
+    """Judge the runs with bias corrections in float64 and, if they fail and may have been computed so, in float32.
 
     Returns:
-        What was judged, by the type of corrections that the runs are nearer to; that type; and the largest excess in
-        the first that was tried.
+        The judgements for the type of corrections that fits better; that type; and the largest excess for the type
+        that was tried first.
     """
     tried = {}
     for scalars in (study.demanded.scalars,) if study.demanded.scalars else ("float64", "float32"):
@@ -225,7 +224,7 @@ def _worst(judgements: list[Judgement]) -> float:
 
 
 def many_steps_stay_within_their_bounds(study: Study, dtype: torch.dtype) -> str | None:
-    """A step counter that stops, and what is lost a little at a time."""
+    """Detects a step counter that stops, and small errors that add up."""
     study.demand(dtype)
     hyper = study.hyper(**study.gentle(dtype) | {"beta2": 0.999})
     run = study.record(hyper, torch.zeros(3), units(LONG, (3,), 5), dtype, label=f"{LONG} steps, ")
@@ -233,14 +232,14 @@ def many_steps_stay_within_their_bounds(study: Study, dtype: torch.dtype) -> str
     if failure := judgement.first_failure():
         raise AssertionError(failure)
     unbounded = np.flatnonzero(~np.isfinite(judgement.radius).all(axis=1))
-    return f"the bound says nothing from step {unbounded[0] + 1} on" if len(unbounded) else None
+    return f"the bound is infinite from step {unbounded[0] + 1} on" if len(unbounded) else None
 
 
 def a_zero_gradient_moves_nothing(study: Study, dtype: torch.dtype) -> None:
     """0 / (0 + eps) is 0 in every type, at the default epsilon too."""
     study.demand(dtype)
     if study.own_decay and "weight_decay" not in study.subject.takes:
-        raise NotApplicable(f"it decays parameters by {study.own_decay:g}, and takes no weight_decay to say otherwise")
+        raise NotApplicable(f"it decays parameters by {study.own_decay:g}, and has no weight_decay to turn that off")
     takes = "eps" in study.subject.takes
     for eps in [1e-8, 1e-3] if takes else [None]:
         options = {} if eps is None else {"eps": eps}
@@ -248,29 +247,29 @@ def a_zero_gradient_moves_nothing(study: Study, dtype: torch.dtype) -> None:
         for _ in range(3):
             driven.step(study.gradient(torch.zeros(3), dtype))
             after = f"a zero gradient at step {driven.steps}"
-            _demand_still(driven.values()[0], 1.0, after, f"eps {eps or 'as it is'}")
+            _demand_unmoved(driven.values()[0], 1.0, after, f"eps {eps or 'fixed'}")
 
 
-def _demand_still(p: Tensor, start: float, after: str, setting: str) -> None:
+def _demand_unmoved(p: Tensor, start: float, after: str, setting: str) -> None:
     if not bool((p == start).all()):
         value = p.flatten()[int((p != start).flatten().int().argmax())].item()
         raise AssertionError(f"parameter is {value:g} after {after}, but should stay {start:g} [{setting}]")
 
 
 def a_learning_rate_of_zero_moves_nothing(study: Study, dtype: torch.dtype) -> None:
-    """Where a warm-up starts; with a gradient and without."""
+    """A warm-up starts at lr 0; for a gradient of 1 and of 0."""
     study.demand(dtype)
     if "lr" not in study.subject.takes:
-        raise NotApplicable("takes no lr")
+        raise NotApplicable("it takes no lr")
     eps = {"eps": study.smallest_eps(dtype)} if "eps" in study.subject.takes else {}
     for gradient in (1.0, 0.0):
         driven = study.subject.build([study.parameter(torch.ones(3), dtype)], lr=0.0, **eps)
         driven.step(study.gradient(torch.full((3,), gradient), dtype))
-        _demand_still(driven.values()[0], 1.0, f"a gradient of {gradient:g}", "lr 0")
+        _demand_unmoved(driven.values()[0], 1.0, f"a gradient of {gradient:g}", "lr 0")
 
 
 def a_short_step_does_not_vanish(study: Study, dtype: torch.dtype) -> None:
-    """The first step, of one learning rate; the gradient's square is within float16's 65504."""
+    """The first step has the length lr; the gradient's square is within float16's 65504."""
     study.demand(dtype)
     hyper = study.hyper(lr=2.0**-12, eps=study.smallest_eps(dtype))
     run = study.record(hyper, torch.zeros(1), torch.full((1, 1), 200.0, dtype=torch.float64), dtype)
@@ -284,11 +283,11 @@ PLAIN: tuple[Check[Study], ...] = (
     Check("it is a published variant of Adam", is_a_published_variant),
 )
 
-# The checks that are made in each type, and the types, where not all.
+# The checks that run in each type, and the types if not all.
 BY_DTYPE = {
     "the first step has its closed form": (first_step_has_its_closed_form, (torch.float32, torch.float64)),
     "every step is within its bound": (every_step_is_within_its_bound, None),
-    # In narrower types the bound can bear no long memory, and a short one forgets what went wrong.
+    # In narrower types the bound of a long average is infinite, and a short average forgets early errors.
     f"{LONG} steps stay within their bounds": (many_steps_stay_within_their_bounds, (torch.float32, torch.float64)),
     "a zero gradient moves nothing": (a_zero_gradient_moves_nothing, None),
     "a learning rate of zero moves nothing": (a_learning_rate_of_zero_moves_nothing, None),
@@ -297,7 +296,7 @@ BY_DTYPE = {
 
 
 def by_dtype(dtypes: tuple[torch.dtype, ...]) -> list[Check[Study]]:
-    """List the checks that are made in each type."""
+    """List the checks that run in each type."""
     return [
         Check(f"{name}, {short(dtype)}", lambda study, check=function, d=dtype: check(study, d))  # type: ignore[misc]
         for name, (function, only) in BY_DTYPE.items()

@@ -1,6 +1,6 @@
-"""The checks of an optimizer's bookkeeping: groups, schedules, closures, state, memory, and what it must not write to.
+"""The checks of an optimizer's interface: groups, schedules, closures, state, memory layout, and unwanted writes.
 
-Most compare bits with another run of the same optimizer, so they hold whatever it computes.
+Most of them compare the bits of two runs of the same optimizer, so they apply to any optimizer.
 """
 
 import copy
@@ -27,7 +27,7 @@ _STEPS = 3
 
 
 def _start(shape: tuple[int, ...] = _SHAPE) -> Tensor:
-    """Return where parameters start, away from 0."""
+    """Return initial parameters that are not 0."""
     return units(1, shape, 11)[0]
 
 
@@ -35,15 +35,16 @@ def _gradients(study: Study, steps: int = _STEPS, shape: tuple[int, ...] = _SHAP
     return [study.gradient(g) for g in units(steps, shape, seed)]
 
 
-def _along(driven: Driven, gradients: Sequence[Tensor]) -> Driven:
-    """Step an optimizer of one parameter along gradients."""
+def _stepped(driven: Driven, gradients: Sequence[Tensor]) -> Driven:
+    """Take a step of an optimizer of one parameter for each gradient."""
     for g in gradients:
         driven.step(g.clone())
     return driven
 
 
-def _usual_end(study: Study, **wanted: Any) -> Tensor:
-    return _along(study.driven(_start(), **wanted), _gradients(study)).values()[0]
+def _default_result(study: Study, **wanted: Any) -> Tensor:
+    """Return the parameter after the default steps with these hyper-parameters."""
+    return _stepped(study.driven(_start(), **wanted), _gradients(study)).values()[0]
 
 
 def _same(actual: Tensor, expected: Tensor) -> bool:
@@ -61,9 +62,9 @@ def _demand_same(actual: Tensor, expected: Tensor, what: str) -> None:
 def _needs(study: Study, *names: str) -> None:
     for name in names:
         if not hasattr(study.subject.sample, name):
-            raise NotApplicable(f"has no {name}")
+            raise NotApplicable(f"it has no {name}")
         if name == "param_groups" and not all(isinstance(group, dict) for group in study.subject.sample.param_groups):
-            raise NotApplicable("its param_groups hold no dictionaries")
+            raise NotApplicable("its param_groups are not dictionaries")
 
 
 def _needs_groups(study: Study) -> None:
@@ -74,44 +75,44 @@ def _needs_groups(study: Study) -> None:
 
 
 def the_same_run_repeats_itself(study: Study) -> None:
-    """Twice in one process, to the bit."""
-    _demand_same(_usual_end(study), _usual_end(study), "second run")
+    """Twice in one process, bit for bit."""
+    _demand_same(_default_result(study), _default_result(study), "second run")
 
 
 def no_option_is_without_effect(study: Study) -> None:
-    """Each hyper-parameter that it takes changes where it goes; the gradients fall, so that AMSGrad's maximum tells."""
+    """Each hyper-parameter that it takes changes the result; gradients shrink, so that AMSGrad's maximum matters."""
     gradients = [g * 4.0**-i for i, g in enumerate(_gradients(study))]
     changed: dict[str, dict[str, Any]] = {
         "lr": {"lr": 2.0**-4}, "betas": {"beta1": 0.5}, "eps": {"eps": 0.25}, "weight_decay": {"weight_decay": 0.5},
         "amsgrad": {"amsgrad": True}, "maximize": {"maximize": True},
     }  # fmt: skip
-    usual = _along(study.driven(_start(), beta2=0.5), gradients).values()[0]
+    default = _stepped(study.driven(_start(), beta2=0.5), gradients).values()[0]
     without = []
     for name, wanted in changed.items():
         if name in study.subject.takes:
             try:
-                end = _along(study.driven(_start(), **{"beta2": 0.5} | wanted), gradients).values()[0]
+                end = _stepped(study.driven(_start(), **{"beta2": 0.5} | wanted), gradients).values()[0]
             except SubjectError as error:
-                if not str(error).endswith("when it is made"):
+                if not str(error).endswith("when it is constructed"):
                     raise
-                continue  # refused, which is an effect
-            if _same(end, usual):
+                continue  # refusing the value is an effect
+            if _same(end, default):
                 without.append(f"{name} {next(iter(wanted.values()))}")
     if without:
-        raise AssertionError(f"takes {', '.join(without)}, and goes where it goes without")
+        raise AssertionError(f"{', '.join(without)} does not change the result")
 
 
 def maximizing_is_minimizing_the_negated_gradients(study: Study) -> None:
-    """To the bit."""
+    """Bit for bit."""
     if "maximize" not in study.subject.takes:
-        raise NotApplicable("takes no maximize")
-    maximized = _usual_end(study, maximize=True)
-    negated = _along(study.driven(_start()), [-g for g in _gradients(study)]).values()[0]
+        raise NotApplicable("it takes no maximize")
+    maximized = _default_result(study, maximize=True)
+    negated = _stepped(study.driven(_start()), [-g for g in _gradients(study)]).values()[0]
     _demand_same(maximized, negated, f"parameter after {_STEPS} steps with maximize=True")
 
 
 def a_parameter_without_a_gradient_stays(study: Study) -> None:
-    """Before it ever had one, and after; the step is none of its own, and its neighbours move as without it."""
+    """Before its first gradient and later; its step is not counted, and the other parameters are not affected."""
     if study.subject.foreign:
         raise NotApplicable("an adapter gives every parameter a gradient")
     first, second, third = _gradients(study)
@@ -120,26 +121,30 @@ def a_parameter_without_a_gradient_stays(study: Study) -> None:
     _demand_same(driven.values()[0], study.gradient(_start()).cpu(), "parameter that never had a gradient")
     before = driven.values()[1]
     driven.step(None, None, second.clone())
-    _demand_same(driven.values()[1], before, "parameter that has a gradient no more")
+    _demand_same(driven.values()[1], before, "parameter that no longer has a gradient")
     driven.step(third.clone(), third.clone(), third.clone())
     for p, given, what in zip(
         driven.values(),
         ([third], [first, third], [first, second, third]),
-        ("after two steps without a gradient and one with", "after a step between without a gradient", "beside those"),
+        (
+            "after two steps without a gradient and one with",
+            "after a step without a gradient in between",
+            "beside both",
+        ),
         strict=True,
     ):
-        _demand_same(p, _along(study.driven(_start()), given).values()[0], f"parameter {what}")
+        _demand_same(p, _stepped(study.driven(_start()), given).values()[0], f"parameter {what}")
 
 
 def gradients_are_not_written_to(study: Study) -> None:
-    """With whatever options there are."""
+    """With each of the options and with all of them."""
     wanted: dict[str, Any] = {"weight_decay": 0.1, "amsgrad": True, "maximize": True}
     for options in ({}, *({name: value} for name, value in wanted.items()), wanted):
         usable = {name: value for name, value in options.items() if name in study.subject.takes}
         try:
             driven = study.driven(_start(), **usable)
         except SubjectError:
-            continue  # AMSGrad, say, may be refused
+            continue  # a constructor may refuse AMSGrad
         for t, g in enumerate(_gradients(study)):
             given = g.clone()
             driven.step(given)
@@ -147,7 +152,7 @@ def gradients_are_not_written_to(study: Study) -> None:
 
 
 def hyper_parameters_are_not_written_to(study: Study) -> None:
-    """What the groups hold is what they held."""
+    """The steps do not change the hyper-parameters in the groups."""
     _needs(study, "param_groups")
     driven = study.driven(_start())
 
@@ -158,7 +163,7 @@ def hyper_parameters_are_not_written_to(study: Study) -> None:
         ]
 
     before = held()
-    _along(driven, _gradients(study))
+    _stepped(driven, _gradients(study))
     after = held()
     for old, new in zip(before, after, strict=True):
         for name, value in old.items():
@@ -167,7 +172,7 @@ def hyper_parameters_are_not_written_to(study: Study) -> None:
 
 
 def the_callers_group_is_not_written_to(study: Study) -> None:
-    """A group that is filled in with one optimizer's defaults would take them to the next."""
+    """If one optimizer's defaults were added to the caller's group, the next optimizer would use them."""
     _needs_groups(study)
     group: dict[str, Any] = {"params": [study.parameter(_start())], "lr": 1e-3}
     before = dict(group)
@@ -180,10 +185,10 @@ def the_callers_group_is_not_written_to(study: Study) -> None:
 
 
 def memory_layout_changes_nothing(study: Study) -> None:
-    """That of the parameter and that of the gradient, one by one; nor is the memory around it written to."""
+    """That of the parameter and that of the gradient; and the memory around the parameter is not written to."""
     if study.subject.foreign:
-        raise NotApplicable("an adapter hands over copies")
-    expected = _usual_end(study)
+        raise NotApplicable("an adapter passes copies")
+    expected = _default_result(study)
     start = study.gradient(_start())
     repeated = [g[:1].expand(_SHAPE) for g in _gradients(study)]
     pairs = [(layout, "contiguous") for layout in LAYOUTS] + [("contiguous", layout) for layout in LAYOUTS]
@@ -195,10 +200,10 @@ def memory_layout_changes_nothing(study: Study) -> None:
         options = study.subject.options(study.hyper(**study.gentle()))
         driven = study.subject.build([placed.tensor.requires_grad_()], **options)
         names = f"{layout} parameter, {of_gradient} gradient"
-        if of_gradient == "expanded":  # one row, repeated without memory of its own
+        if of_gradient == "expanded":  # one row, repeated with a stride of 0
             for g in repeated:
                 driven.step(g)
-            wanted = _along(study.driven(_start()), [g.contiguous() for g in repeated]).values()[0]
+            wanted = _stepped(study.driven(_start()), [g.contiguous() for g in repeated]).values()[0]
         else:
             for g in _gradients(study):
                 driven.step(place(g, of_gradient).tensor)
@@ -208,8 +213,8 @@ def memory_layout_changes_nothing(study: Study) -> None:
         _demand_same(driven.values()[0], wanted, f"parameter [{names}]")
 
 
-def _demand_own_way(study: Study, driven: Driven, starts: Sequence[Tensor], given: list[list[Tensor]]) -> None:
-    """Demand that each parameter goes where it goes alone: to the bit, or else within the bounds of its steps."""
+def _demand_independent(study: Study, driven: Driven, starts: Sequence[Tensor], given: list[list[Tensor]]) -> None:
+    """Assert that each parameter moves as it does alone: bit for bit, or else within the bounds of its steps."""
     visited = [driven.values()]
     for gradients in given:
         driven.step(*(g.clone() for g in gradients))
@@ -217,10 +222,10 @@ def _demand_own_way(study: Study, driven: Driven, starts: Sequence[Tensor], give
     for i, start in enumerate(starts):
         if not start.numel():
             continue
-        alone = _along(study.driven(start), [gradients[i] for gradients in given]).values()[0]
+        alone = _stepped(study.driven(start), [gradients[i] for gradients in given]).values()[0]
         if _same(visited[-1][i], alone):
             continue
-        # Kernels may round the end of an array otherwise than its body.
+        # Kernels may round the tail of an array differently from its body.
         path = torch.stack([values[i].double().flatten() for values in visited]).numpy()
         along = torch.stack([gradients[i].double().cpu().flatten() for gradients in given]).numpy()
         run = Run(study.hyper(**study.gentle()), study.dtype, path[:-1], along, path[1:])
@@ -229,37 +234,37 @@ def _demand_own_way(study: Study, driven: Driven, starts: Sequence[Tensor], give
 
 
 def each_parameter_goes_its_own_way(study: Study) -> None:
-    """Many parameters of many shapes, in any order, move as each does alone; as does one that is split."""
+    """Many parameters of many shapes, in any order, move as each does alone; so do the rows of a split parameter."""
     shapes = [(), (1,), (2, 5), (3,), (17,), (2, 1, 3)]
-    for count in (2, len(shapes), 120):  # past the 110 that a launch of torch's CUDA kernels takes
+    for count in (2, len(shapes), 120):  # more than the 110 that one launch of torch's CUDA kernels takes
         if not study.in_time():
             break
         some = [shapes[i % len(shapes)] for i in range(count)]
         starts = [units(1, shape, 20 + i)[0] for i, shape in enumerate(some)]
         given = [[study.gradient(units(1, s, 90 * t + i + 100)[0]) for i, s in enumerate(some)] for t in range(_STEPS)]
-        _demand_own_way(study, study.driven(*starts), starts, given)
+        _demand_independent(study, study.driven(*starts), starts, given)
     rows = list(_start())
     given = [list(g) for g in _gradients(study)]
     driven = study.driven(*reversed(rows))
     for gradients in given:
         driven.step(*reversed(gradients))
-    whole = _usual_end(study)
+    whole = _default_result(study)
     together = torch.stack(list(reversed(driven.values())))
     if not _same(together, whole):
-        _demand_own_way(study, study.driven(*rows), rows, given)
+        _demand_independent(study, study.driven(*rows), rows, given)
 
 
 def parameters_of_several_types_go_their_own_ways(study: Study) -> None:
-    """In one group, in turn: each moves as it does alone, to the bit.
+    """In one group, alternating: each moves as it does alone, bit for bit.
 
-    By one step, whose corrections no type rounds, so that it does not matter in which a learning rate is kept.
+    For one step, whose bias corrections are exact in every type, so that the type of the learning rate does not matter.
     """
     if study.subject.foreign:
-        raise NotApplicable("an adapter is given parameters of one type")
+        raise NotApplicable("an adapter takes parameters of one type")
     types = [dtype for dtype in study.dtypes if dtype not in study.refusals]
     if len(types) == 1:
-        raise NotApplicable(f"takes {short(types[0])} alone")
-    (given,) = units(1, _SHAPE, 12) * (1 + 2.0**-30)  # which float64 alone can hold
+        raise NotApplicable(f"it takes only {short(types[0])}")
+    (given,) = units(1, _SHAPE, 12) * (1 + 2.0**-30)  # exact only in float64
 
     def moved(*dtypes: torch.dtype) -> list[Tensor]:
         wanted = study.gentle(torch.float16) | {"beta1": 0.5, "beta2": 0.75}
@@ -274,7 +279,7 @@ def parameters_of_several_types_go_their_own_ways(study: Study) -> None:
 
 
 def an_empty_parameter_changes_nothing(study: Study) -> None:
-    """Anywhere in the list."""
+    """At any position in the list."""
     rows = list(_start((3, 4)))
     for position in (0, 1, 3):
         starts = [*rows[:position], torch.zeros((0, 3)), *rows[position:]]
@@ -282,11 +287,11 @@ def an_empty_parameter_changes_nothing(study: Study) -> None:
             [study.gradient(units(1, tuple(s.shape), 50 + 10 * t + i)[0]) for i, s in enumerate(starts)]
             for t in range(_STEPS)
         ]
-        _demand_own_way(study, study.driven(*starts), starts, given)
+        _demand_independent(study, study.driven(*starts), starts, given)
 
 
 def _held_by(study: Study, name: str) -> tuple[str, ...] | None:
-    """Return the names by which the groups hold a hyper-parameter, which need not be those that it is made with."""
+    """Return the names of a hyper-parameter in the groups, which may differ from those that the constructor takes."""
     groups: Any = getattr(study.subject.sample, "param_groups", None)
     if not groups or not isinstance(groups[0], dict):
         return study.subject.takes.get(name)
@@ -294,7 +299,7 @@ def _held_by(study: Study, name: str) -> tuple[str, ...] | None:
 
 
 def _group_options(study: Study) -> list[dict[str, Any]]:
-    """List hyper-parameters in which two groups may differ."""
+    """List hyper-parameters that may differ between two groups."""
     hypers = [{"lr": 2.0**-7}, {"eps": 0.25}, {"weight_decay": 0.25}, {"beta1": 0.5, "beta2": 0.75}]
     names = ["lr", "eps", "weight_decay", "betas"]
     takes = study.subject.takes
@@ -302,7 +307,7 @@ def _group_options(study: Study) -> list[dict[str, Any]]:
 
 
 def _spelled(study: Study, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Write hyper-parameters as a group of this optimizer holds them."""
+    """Return hyper-parameters by their names in a group of this optimizer."""
     hyper = study.hyper(**study.gentle() | wanted)
     values: dict[str, Any] = {"betas": (hyper.beta1, hyper.beta2)}
     values |= {name: getattr(hyper, name) for name in ("lr", "eps", "weight_decay")}
@@ -315,7 +320,7 @@ def _spelled(study: Study, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def groups_keep_their_own_options(study: Study) -> None:
-    """Two groups that differ in lr, eps, decay or betas, in either order: each goes where it goes alone."""
+    """Two groups that differ in lr, eps, decay or betas, in either order: each moves as it does alone."""
     _needs_groups(study)
     given = _gradients(study)
     for wanted in _group_options(study):
@@ -328,12 +333,12 @@ def groups_keep_their_own_options(study: Study) -> None:
                 driven.step(g.clone(), g.clone())
             for i, (own, p) in enumerate(zip(options, driven.values(), strict=True)):
                 _demand_same(
-                    p, _usual_end(study, **own), f"parameter of group {i + 1} of 2, the groups having {options}"
+                    p, _default_result(study, **own), f"parameter of group {i + 1} of 2, the groups having {options}"
                 )
 
 
 def a_group_may_be_added_later(study: Study) -> None:
-    """From there on it goes where it goes alone, with its own options."""
+    """From then on its parameters move as they do alone, with its own options."""
     _needs_groups(study)
     _needs(study, "add_param_group")
     given = _gradients(study)
@@ -347,9 +352,11 @@ def a_group_may_be_added_later(study: Study) -> None:
         for g in given:
             driven.step(g.clone(), g.clone())
         first, second = driven.values()
-        _demand_same(second, _usual_end(study, **wanted), "parameter of a group that was added after the first step")
         _demand_same(
-            first, _along(study.driven(_start()), [given[0], *given]).values()[0], "parameter of the first group"
+            second, _default_result(study, **wanted), "parameter of a group that was added after the first step"
+        )
+        _demand_same(
+            first, _stepped(study.driven(_start()), [given[0], *given]).values()[0], "parameter of the first group"
         )
 
 
@@ -357,7 +364,7 @@ def a_schedule_is_followed(study: Study) -> None:
     """The learning rate is changed in the groups between steps, as torch's schedulers do."""
     _needs(study, "param_groups")
     if study.subject.takes.get("lr") != ("lr",):
-        raise NotApplicable("takes no lr")
+        raise NotApplicable("it takes no lr")
     rates = (2.0**-6, 2.0**-4, 0.0, 2.0**-7)
     hyper = replace(study.hyper(**study.gentle()), lr=rates[0])
     gradients = units(len(rates), (3,), 4)
@@ -379,7 +386,7 @@ def a_schedule_is_followed(study: Study) -> None:
 
 
 def a_tensor_learning_rate_is_not_shared_between_groups(study: Study) -> None:
-    """Two groups with one default: a schedule of each moves each, and not the caller's tensor."""
+    """Two groups with one default: a schedule changes the rate of its own group only, and not the caller's tensor."""
     _needs_groups(study)
     _needs(study, "param_groups")
     lr = torch.tensor(1.0, device=study.device)
@@ -387,10 +394,10 @@ def a_tensor_learning_rate_is_not_shared_between_groups(study: Study) -> None:
     try:
         driven = study.subject.build([{"params": [p]} for p in tensors], lr=lr, **_no_decay(study))
     except SubjectError:
-        raise NotApplicable("takes no tensor as lr") from None
+        raise NotApplicable("it takes no tensor as lr") from None
     groups = driven.optimizer.param_groups
     if not all(isinstance(group.get("lr"), Tensor) for group in groups):
-        raise NotApplicable("takes no tensor as lr")
+        raise NotApplicable("it takes no tensor as lr")
     groups[1]["lr"].fill_(0.125)  # as a scheduler does
     if float(groups[0]["lr"]) != 1:
         raise AssertionError(f"lr of the first group is {float(groups[0]['lr']):g} after a schedule of the second's")
@@ -403,13 +410,13 @@ def _no_decay(study: Study) -> dict[str, Any]:
 
 
 def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
-    """With gradients enabled, and the step is along the gradient that it leaves."""
+    """It is called with gradients enabled, and the step uses the gradient that it sets."""
     if study.subject.foreign:
         raise NotApplicable("an adapter takes no closure")
     step = study.subject.sample.step
     try:
         if not inspect.signature(step).parameters:
-            raise NotApplicable("step takes no closure")
+            raise NotApplicable("its step takes no closure")
     except (TypeError, ValueError):
         pass
     driven = study.driven(torch.zeros(3))
@@ -428,7 +435,7 @@ def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
         raise AssertionError("the closure is called with gradients disabled")
     if loss is None or float(loss) != 3.0:  # noqa: PLR2004 - the closure's
         raise AssertionError(f"step returns {loss!r}, but should return the closure's loss, 3")
-    expected = _along(study.driven(torch.zeros(3)), [g]).values()[0]
+    expected = _stepped(study.driven(torch.zeros(3)), [g]).values()[0]
     _demand_same(driven.values()[0], expected, "parameter after a step with a closure")
 
 
@@ -442,44 +449,44 @@ def _through_file(state: Any) -> Any:
 
 
 def a_saved_run_goes_on_as_if_never_interrupted(study: Study) -> None:
-    """Its state through a file into a fresh optimizer, after one step and after more; to the bit."""
+    """Its state is saved to a file and loaded into a new optimizer, after one step and after three; bit for bit."""
     _needs(study, "state_dict", "load_state_dict")
     given = _gradients(study, 6)
-    expected = _along(study.driven(_start()), given).values()[0]
+    expected = _stepped(study.driven(_start()), given).values()[0]
     for stop in (1, 3):
-        first = _along(study.driven(_start()), given[:stop])
+        first = _stepped(study.driven(_start()), given[:stop])
         state = _through_file(first.state_dict())
         second = study.driven(first.values()[0])
         second.load(state)
         second.steps = stop
-        end = _along(second, given[stop:]).values()[0]
+        end = _stepped(second, given[stop:]).values()[0]
         _demand_same(end, expected, f"parameter after 6 steps, saved and loaded after step {stop}")
 
 
 def _copy_goes_on(study: Study, copied: Callable[[Driven], Driven], how: str) -> None:
     given = _gradients(study, 4)
-    driven = _along(study.driven(_start()), given[:2])
+    driven = _stepped(study.driven(_start()), given[:2])
     twin = copied(driven)
-    _along(driven, given[2:])
-    end = _along(twin, given[2:]).values()[0]
-    expected = _along(study.driven(_start()), given).values()[0]
+    _stepped(driven, given[2:])
+    end = _stepped(twin, given[2:]).values()[0]
+    expected = _stepped(study.driven(_start()), given).values()[0]
     _demand_same(driven.values()[0], expected, f"parameter of the original of a {how}")
     _demand_same(end, expected, f"parameter of a {how}")
 
 
 def a_deep_copy_goes_on_alike(study: Study) -> None:
-    """And apart from its original."""
+    """And independently of its original."""
     if study.subject.foreign:
         raise NotApplicable("an adapter need not be copied")
     _copy_goes_on(study, Driven.copied, "deep copy")
 
 
 def a_pickled_copy_goes_on_alike(study: Study) -> None:
-    """As it goes to another process."""
+    """As when it is sent to another process."""
 
     def pickled(driven: Driven) -> Driven:
         both = attempt(lambda: pickle.dumps((driven.optimizer, driven.parameters)), "when it is pickled")
-        optimizer, parameters = attempt(lambda: pickle.loads(both), "when it is read from a pickle")  # noqa: S301 - ours
+        optimizer, parameters = attempt(lambda: pickle.loads(both), "when it is unpickled")  # noqa: S301 - pickled above
         twin = Driven(optimizer, parameters)
         twin.steps = driven.steps
         return twin
@@ -488,12 +495,12 @@ def a_pickled_copy_goes_on_alike(study: Study) -> None:
         raise NotApplicable("an adapter need not be pickled")
     made = type(study.subject.sample)
     if getattr(sys.modules.get(made.__module__), made.__qualname__, None) is not made:
-        raise NotApplicable(f"{made.__qualname__} cannot be imported by its name, as a pickle would")
+        raise NotApplicable(f"{made.__qualname__} cannot be imported by its name, which pickle needs")
     _copy_goes_on(study, pickled, "pickled copy")
 
 
 def a_saved_state_survives_later_steps(study: Study) -> None:
-    """What ``state_dict`` returned, loaded after a further step, is what it was."""
+    """A further step does not change what ``state_dict`` returned."""
     _needs(study, "state_dict", "load_state_dict")
     given = _gradients(study)
     driven = study.driven(_start())
@@ -509,7 +516,7 @@ def a_saved_state_survives_later_steps(study: Study) -> None:
 
 
 def two_that_load_one_state_share_nothing(study: Study) -> None:
-    """Stepping one leaves the other alone."""
+    """A step of one does not change the other."""
     _needs(study, "state_dict", "load_state_dict")
     given = _gradients(study)
     source = study.driven(_start())
@@ -518,18 +525,18 @@ def two_that_load_one_state_share_nothing(study: Study) -> None:
     other.load(source.state_dict())
     other.step(given[2].clone())
     source.step(given[1].clone())
-    expected = _along(study.driven(_start()), given[:2]).values()[0]
+    expected = _stepped(study.driven(_start()), given[:2]).values()[0]
     _demand_same(source.values()[0], expected, "second step of one whose state another has loaded and stepped on")
 
 
 def a_gradient_that_is_not_finite_stays_in_its_entry(study: Study) -> None:
-    """The other entries go where they go without it."""
+    """The other entries move as they do without it."""
     given = _gradients(study)
-    expected = _usual_end(study)
+    expected = _default_result(study)
     for value in (float("inf"), float("nan")):
         spoilt = [g.clone() for g in given]
         spoilt[1][0, 2] = value
-        end = _along(study.driven(_start()), spoilt).values()[0]
+        end = _stepped(study.driven(_start()), spoilt).values()[0]
         clean = torch.ones(_SHAPE, dtype=torch.bool)
         clean[0, 2] = False
         _demand_same(
@@ -538,11 +545,11 @@ def a_gradient_that_is_not_finite_stays_in_its_entry(study: Study) -> None:
 
 
 def a_gradient_that_is_not_finite_is_seen_in_its_entry(study: Study) -> None:
-    """From its step on: what has gone wrong is not hidden."""
+    """From that step on, so that the error is not hidden."""
     for value in (float("nan"), float("inf"), -float("inf")):
         spoilt = [g.clone() for g in _gradients(study)]
         spoilt[1][0, 2] = value
-        end = _along(study.driven(_start()), spoilt).values()[0]
+        end = _stepped(study.driven(_start()), spoilt).values()[0]
         if end[0, 2].isfinite():
             raise AssertionError(
                 f"parameter is {end[0, 2].item():.9g} where the gradient of the second of {_STEPS} steps is {value}, "
@@ -551,9 +558,9 @@ def a_gradient_that_is_not_finite_is_seen_in_its_entry(study: Study) -> None:
 
 
 def clearing_gradients_clears_them(study: Study) -> None:
-    """In every group, and what is not finite too: to 0, or to none at all where that is asked for."""
+    """In every group, also NaN and infinity: to 0, or to None with ``set_to_none``."""
     if study.subject.foreign:
-        raise NotApplicable("an adapter holds no gradients")
+        raise NotApplicable("an adapter has no gradients")
     _needs_groups(study)
     _needs(study, "zero_grad")
     modes: list[dict[str, bool]] = [{}]
@@ -576,38 +583,38 @@ def clearing_gradients_clears_them(study: Study) -> None:
 
 
 def a_new_optimizer_starts_afresh(study: Study) -> None:
-    """What another has done to the same parameters has no say."""
+    """Another optimizer of the same parameters has no effect on it."""
     given = _gradients(study, 4)
-    first = _along(study.driven(_start()), given[:2])
+    first = _stepped(study.driven(_start()), given[:2])
     start = first.values()[0]
     options = study.subject.options(study.hyper(**study.gentle()))
-    second = _along(study.subject.build(first.parameters, **options), given[2:])
-    expected = _along(study.driven(start), given[2:]).values()[0]
+    second = _stepped(study.subject.build(first.parameters, **options), given[2:])
+    expected = _stepped(study.driven(start), given[2:]).values()[0]
     _demand_same(second.values()[0], expected, "parameter after 2 steps of its second optimizer")
 
 
 def a_loaded_state_brings_its_options(study: Study) -> None:
-    """Into an optimizer that was made with others, it goes on with those that it was saved with."""
+    """An optimizer constructed with other options continues with those that were saved."""
     _needs(study, "state_dict", "load_state_dict")
     wanted: dict[str, Any] = {}
     for options in _group_options(study):
         wanted |= options
     given = _gradients(study, 4)
-    first = _along(study.driven(_start(), **wanted), given[:2])
+    first = _stepped(study.driven(_start(), **wanted), given[:2])
     state = _through_file(first.state_dict())
     if not isinstance(state, dict) or "param_groups" not in state:
         raise NotApplicable("its state holds no options")
     second = study.driven(first.values()[0])
     second.load(state)
     _demand_same(
-        _along(second, given[2:]).values()[0],
-        _along(first, given[2:]).values()[0],
+        _stepped(second, given[2:]).values()[0],
+        _stepped(first, given[2:]).values()[0],
         f"parameter after a state with {wanted} is loaded and 2 more steps",
     )
 
 
 def invalid_hyper_parameters_are_refused(study: Study) -> None:
-    """By any exception, when it is made."""
+    """The constructor raises any exception."""
     nan = float("nan")
     invalid: list[tuple[str, Any]] = [
         ("lr", -1.0), ("eps", -1e-8), ("betas", (-0.1, 0.9)), ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)),
@@ -622,20 +629,20 @@ def invalid_hyper_parameters_are_refused(study: Study) -> None:
             continue
         accepted.append(f"{name} {value}")
     if not applicable:
-        raise NotApplicable("takes no hyper-parameters")
+        raise NotApplicable("it takes no hyper-parameters")
     if accepted:
-        raise AssertionError(f"accepts {', '.join(accepted)}")
+        raise AssertionError(f"it accepts {', '.join(accepted)}")
 
 
 def the_step_count_goes_on_past_two_to_the_24(study: Study) -> None:
-    """Where float32 stops counting by ones; it needs state as torch's has, to be put there."""
+    """Where float32 stops counting by ones; the check writes the count, so the state must have torch's names."""
     driven = study.driven(torch.zeros(3))
     g = study.gradient([1.0, 1.0, 1.0])
     driven.step(g.clone())
     state: Any = getattr(driven.optimizer, "state", None)
     own = state.get(driven.parameters[0]) if hasattr(state, "get") else None
     if not isinstance(own, dict) or not isinstance(own.get("step"), int | float | Tensor):
-        raise NotApplicable("keeps no count of steps where torch's Adam does, so it cannot be put at 2^24")
+        raise NotApplicable("its count of steps cannot be set: it is not where torch's Adam has it")
     if isinstance(own["step"], Tensor):
         own["step"].fill_(2.0**24)
     else:

@@ -1,4 +1,4 @@
-"""One grammar for failures: what was observed, what was permitted, and where."""
+"""Assertions with one format of messages: what was observed, what was permitted, and in which entry."""
 
 import inspect
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from simplenet.testing.balls import Balls
 
 
 def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
-    """Demand the same dtype, shape and bits; NaN equals NaN, and 0 is not -0."""
+    """Assert the same dtype, shape and bits; NaN equals NaN, and 0 differs from -0."""
     __tracebackhide__ = True
     if actual.dtype != expected.dtype:
         raise AssertionError(f"{claim}: dtype is {actual.dtype}, but should be {expected.dtype}")
@@ -30,14 +30,14 @@ def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
 def assert_within(
     actual: Tensor, expected: Tensor | np.ndarray | float, *, rtol: float = 0.0, atol: float = 0.0, claim: str
 ) -> None:
-    """Demand an error of at most ``atol + rtol |expected|`` in every entry; NaN and infinity never pass.
+    """Assert an error of at most ``atol + rtol |expected|`` in every entry; NaN and infinity never pass.
 
     Args:
-        actual: What was computed.
-        expected: What is true: float64, or anything that float64 holds exactly.
+        actual: The computed values.
+        expected: The exact values, in float64 or a type that converts to it exactly.
         rtol: Permitted error relative to ``expected``, from ``simplenet.testing.bounds``.
         atol: Permitted error in the units of ``expected``, from ``simplenet.testing.bounds``.
-        claim: What is compared, for the message.
+        claim: The description of the values, for the message.
     """
     __tracebackhide__ = True
     expected = torch.as_tensor(expected, dtype=torch.float64)
@@ -49,7 +49,7 @@ def assert_within(
 
 
 def assert_in_balls(actual: Tensor, expected: Balls, *, claim: str) -> None:
-    """Demand that every entry lies in its ball: the exact value, give or take its counted error."""
+    """Assert that every entry is in its ball: the exact value plus or minus its counted error."""
     __tracebackhide__ = True
     _demand_shape(actual, expected.shape, claim)
     values = actual.detach().cpu().double().numpy()
@@ -68,23 +68,24 @@ def _demand(values: np.ndarray, errors: np.ndarray, expected: np.ndarray, permit
     expected, permitted = (np.broadcast_to(part, values.shape) for part in (expected, permitted))
     if not np.isfinite(permitted).all():
         where = tuple(np.argwhere(~np.isfinite(permitted))[0].tolist())
-        raise AssertionError(f"{claim}: error may be {permitted[where]} [entry {where}]: the bound says nothing")
+        raise AssertionError(f"{claim}: the bound is {permitted[where]}, but should be finite [entry {where}]")
     errors = np.where(np.isfinite(values) & np.isfinite(expected), errors, np.inf)
     if (errors > permitted).any():
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.where(errors > permitted, errors / permitted, 0.0)
         where = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
         raise AssertionError(
-            f"{claim}: error is {errors[where]:.3g}, but should be at most {permitted[where]:.3g}, "
-            f"{ratios[where]:.3g} times less [entry {tuple(map(int, where))}: actual={values[where].item()!r}, "
+            f"{claim}: error is {errors[where]:.3g}, {ratios[where]:.3g} times its bound, but should be at most "
+            f"{permitted[where]:.3g} [entry {tuple(map(int, where))}: actual={values[where].item()!r}, "
             f"expected={float(expected[where])!r}]"
         )
 
 
 def refuted(test: Callable[..., Any]) -> Callable[..., None]:
-    """Pass a counter-claim only if an assertion in it fails: the bound beside it can tell right from wrong.
+    """Pass the test of a false claim only if an assertion in it fails: the bound of the true claim is tight.
 
-    Goes above ``@given``. Any refutation will do, so nothing is shrunk, and the search may be long: it ends there.
+    Place it above ``@given``. Any counter-example suffices, so nothing is shrunk. The search ends at the first one, so
+    it may take many examples.
     """
     import pytest
     from hypothesis import Phase, settings
@@ -101,5 +102,5 @@ def refuted(test: Callable[..., Any]) -> Callable[..., None]:
     vars(counter_claim).update({k: v for k, v in vars(test).items() if not k.startswith("_hypothesis")})
     counter_claim.__name__, counter_claim.__doc__ = test.__name__, test.__doc__
     counter_claim.__module__, counter_claim.__qualname__ = test.__module__, test.__qualname__
-    vars(counter_claim).update(__signature__=inspect.signature(test), refuted=True)  # the latter for the plugin
+    vars(counter_claim).update(__signature__=inspect.signature(test), refuted=True)  # `refuted` is for the plugin
     return counter_claim

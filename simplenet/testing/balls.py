@@ -1,12 +1,12 @@
-"""Ball arithmetic: how far a rounded evaluation of a formula may be from the exact one, counted as it goes.
+"""Ball arithmetic: evaluate a formula together with a bound on the rounding error of any evaluation of it.
 
-Where the path from input to output is short and the same for all inputs, ``simplenet.testing.bounds.gamma`` bounds it.
-Where it depends on the data, as it does under cancellation, an array of balls does the counting: NumPy's operations on
-it, those that ``simplenet.reference`` is written in, carry along how wrong each number may be.
+If the path from input to output is short and the same for all inputs, ``simplenet.testing.bounds.gamma`` bounds the
+error. If it depends on the data, as it does under cancellation, an array of balls does: NumPy's operations on it, those
+that ``simplenet.reference`` uses, propagate the error bound of each number.
 
-A centre is the unevaluated sum of two float64 numbers, exact to some 30 digits: enough to judge float64 by. What even
-that loses is charged to the radius, so a ball is never too small. No result is trusted where float64's exponents end:
-the radius is infinite there, and the bound says nothing.
+A centre is the unevaluated sum of two float64 numbers, exact to about 30 digits, which suffices to judge float64. The
+error of the centre itself is added to the radius, so a ball is never too small. Near float64's overflow and underflow
+the radius is infinite: there is no bound.
 
 References:
     M. Joldes, J.-M. Muller and V. Popescu, Tight and rigorous error bounds for basic building blocks of double-word
@@ -40,15 +40,15 @@ from simplenet.testing.bounds import (
 )
 
 if TYPE_CHECKING:
-    from simplenet import SimpleNet  # brings Lightning, which takes seconds
+    from simplenet import SimpleNet  # imports Lightning, which takes seconds
 
 Array = Float64[ndarray, "..."]
 
-# Relative error of an operation on pairs: 15u^2 at most, which is below 2^-102.
+# A bound on the relative error of an operation on pairs: at most 15u^2, which is below 2^-102.
 _OWN = 2.0**-98
-# And absolute, where a product or its error falls below the normal numbers: a few halves of 2^-1074.
+# A bound on the absolute error if a product or its error is subnormal: a few halves of 2^-1074.
 _TINY = 2.0**-1060
-# A radius is computed by fewer than 30 roundings of float64; this factor makes an upper bound of it.
+# A radius is computed with fewer than 30 roundings in float64; times this factor it is an upper bound.
 _UP = 1 + 2.0**-45
 # Splits a float64 number into two of 26 bits.
 _SPLITTER = 2.0**27 + 1
@@ -118,16 +118,16 @@ def _exact(value: Fraction) -> Pair:
 # ln 2 to 200 bits, and the coefficients of e^x - 1 from x^9 down to x.
 _LN2 = _exact(sum((Fraction(1, k * 2**k) for k in range(1, 200)), Fraction(0)))
 _TAYLOR = [_exact(Fraction(1, math.factorial(k))) for k in range(9, 0, -1)]
-# Beyond, e^x is 0 or infinite in float64.
+# For larger |x|, e^x is 0 or infinite in float64.
 _LARGEST = 800
-# The argument is cut to |r| < 2^-10: what is left off of the series is below 2^-120.
+# The argument is reduced to |r| < 2^-10, where the omitted terms of the series are below 2^-120.
 _HALVINGS = 9
-# What is lost by it all: the error of k ln 2, k up to 2^11, above all.
+# A bound on the total error, most of which is that of k ln 2, for k up to 2^11.
 _EXP_OWN = 2.0**-88
 
 
 def _exp(a: Pair) -> Pair:
-    """Compute e^a as 2^k (e^r)^512, by the series of e^r - 1, which is squared without adding the 1."""
+    """Compute e^a as 2^k (e^r)^512 from the series of e^r - 1; the squarings keep the 1 subtracted."""
     inside = np.abs(a.high) < _LARGEST
     a = Pair(np.clip(a.high, -_LARGEST, _LARGEST), np.where(inside, a.low, 0.0))
     k = np.rint(a.high / _LN2.high)
@@ -142,22 +142,21 @@ def _exp(a: Pair) -> Pair:
 
 
 class Balls(NDArrayOperatorsMixin):
-    """Numbers, and how far from each the result of a rounded evaluation, and of the exact one, may lie.
+    """An array of numbers, each with a bound on its distance from the exact result and from any rounded one.
 
-    An operation adds what its operands' errors come to, and ``roundings`` roundings of its own in the coarser of the
-    operands' types. Arrays broadcast. Plain numbers are exact.
+    An operation propagates its operands' errors and adds ``roundings`` roundings in the coarser of the operands' types.
+    Arrays broadcast. Plain numbers are exact.
 
     Args:
-        centre: The exact values; beneath a root, one may move to the middle of what the root can be.
-        radius: The errors so far; infinite where the bound says nothing.
+        centre: The exact values; a root that may be 0 moves to the middle of its possible values.
+        radius: The error bounds; infinite if there is no bound.
         dtype: The type that the values are computed in.
-        roundings: What one operation costs, a count; more than 1 where an implementation may round the constants in it
-            first.
+        roundings: Roundings of one operation, a count; more than 1 if an implementation may round constants first.
     """
 
     __slots__ = ("centre", "dtype", "radius", "roundings")
 
-    EXP_GROWTH = 0  # roundings of an exponential for each unit of its exponent
+    EXP_GROWTH = 0  # roundings of an exponential for each unit of its argument
 
     def __init__(
         self, centre: Array | float | Pair, radius: Array | float = 0.0, *, dtype: torch.dtype, roundings: float = 1
@@ -177,32 +176,32 @@ class Balls(NDArrayOperatorsMixin):
 
     @property
     def magnitude(self) -> Array:
-        """Bound how large the results may be."""
+        """Return an upper bound of the absolute values of the results."""
         magnitude: Array = np.abs(self.centre.high) * _UP + self.radius
         return magnitude
 
     def distance(self, observed: Array) -> Array:
-        """Measure how far observed float64 numbers are from the centres."""
+        """Return the distances of observed float64 numbers from the centres."""
         distance: Array = np.abs((observed - self.centre.high) - self.centre.low)
         return distance
 
     def excess(self, observed: Array) -> Array:
-        """Divide the distance of observed numbers by the radius: at most 1 within, NaN nowhere, 0 without a bound."""
+        """Return distance over radius for observed numbers: at most 1 inside a ball, 0 without a bound, never NaN."""
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = self.distance(observed) / self.radius
         ratio = np.where(np.isfinite(observed), ratio, np.inf)
-        ratio = np.where(np.isnan(ratio), 0.0, ratio)  # 0/0: exactly there
+        ratio = np.where(np.isnan(ratio), 0.0, ratio)  # 0/0: at the centre of a ball of radius 0
         return np.where(np.isinf(self.radius), 0.0, ratio)
 
     def rounded(self, centre: Pair, radius: Array, *, cost: int = 1, absolute: Array | float = 0.0) -> Self:
-        """Return the results of an operation in this type, with its own roundings added."""
+        """Return the results of an operation in this type, with the operation's roundings added to the radius."""
         ku = cost * self.roundings * unit_roundoff(self.dtype)
         own = cost * self.roundings * smallest_subnormal(self.dtype) / 2 + absolute + _TINY
         magnitude = np.abs(centre.high) * _UP + radius
         return self.like(centre, (radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP)
 
     def and_coarser(self, other: "Balls | Array | float") -> tuple["Balls", "Balls"]:
-        """Return the other operand as balls, and the one of the coarser type."""
+        """Return the other operand as balls, and whichever of the two has the coarser type."""
         if not isinstance(other, Balls):
             other = Balls(other, dtype=torch.float64, roundings=0)
         key = (unit_roundoff(self.dtype), self.roundings)
@@ -215,7 +214,7 @@ class Balls(NDArrayOperatorsMixin):
     def __repr__(self) -> str:
         return f"Balls({self.centre.high}, ± {self.radius})"
 
-    # --- an array of them ---
+    # --- the array interface ---
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -224,7 +223,7 @@ class Balls(NDArrayOperatorsMixin):
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of balls."""
         return math.prod(self.shape)
 
     @property
@@ -240,24 +239,24 @@ class Balls(NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Self:
-        """Index as an array."""
+        """Index like an array."""
         return self._rearranged(lambda part: part[index])
 
     def __iter__(self) -> Iterator[Self]:
-        """Go along the first dimension."""
+        """Iterate over the first dimension."""
         parts = (np.broadcast_to(part, self.shape) for part in (*self.centre, self.radius))
         return (self.like(Pair(high, low), radius) for high, low, radius in zip(*parts, strict=True))
 
     def reshape(self, *shape: int) -> Self:
-        """Give the array another shape."""
+        """Return an array of another shape."""
         return self._rearranged(lambda part: part.reshape(*shape))
 
     def flatten(self) -> Self:
-        """Give the array one dimension."""
+        """Return an array of one dimension."""
         return self.reshape(-1)
 
     def sum(self, axis: int | None = None) -> Self:
-        """Add up, in any order: no partial sum is larger than the sum of the magnitudes."""
+        """Sum in any order: no partial sum exceeds the sum of the magnitudes."""
         terms = self.flatten() if axis is None else self._rearranged(lambda part: np.moveaxis(part, axis, 0))
         count = len(terms)
         with np.errstate(all="ignore"):
@@ -271,13 +270,13 @@ class Balls(NDArrayOperatorsMixin):
             ku = operations * unit_roundoff(self.dtype)
             own = magnitude * (ku / (1 - ku) + count * _OWN) + operations * smallest_subnormal(self.dtype) / 2 + _TINY
             radius = (terms.radius.sum(axis=0) + own) * (_UP + count * 2.0**-52)
-        centre = Pair(*(part.sum(axis=0) for part in total))  # of one, or of none
+        centre = Pair(*(part.sum(axis=0) for part in total))  # of one row, or of none
         return self.like(centre, radius)
 
     # --- NumPy's operations ---
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
-        """Evaluate one of the operations that ``_UFUNCS`` lists, on balls and exact numbers."""
+        """Evaluate an operation in ``_UFUNCS`` on balls and exact numbers."""
         if method != "__call__" or ufunc not in _UFUNCS:
             return NotImplemented
         return _UFUNCS[ufunc](*inputs)
@@ -285,11 +284,11 @@ class Balls(NDArrayOperatorsMixin):
     def __array_function__(
         self, function: Callable[..., Any], _types: Any, arguments: Sequence[Any], _keywords: Any
     ) -> Any:
-        """Do likewise with what is no ufunc."""
+        """Evaluate a function in ``_FUNCTIONS``."""
         return _FUNCTIONS[function](*arguments) if function in _FUNCTIONS else NotImplemented
 
     def sqrt(self) -> Self:
-        """Take the root; where it may be 0, the centre moves to the middle of what the root can be."""
+        """Compute the square root; if it may be 0, the centre is the middle of its possible values."""
         with np.errstate(all="ignore"):
             low = np.maximum(self.centre.high / _UP - self.radius, 0.0)
             high = np.sqrt(self.magnitude) * _UP
@@ -304,10 +303,10 @@ class Balls(NDArrayOperatorsMixin):
             return self.rounded(centre, radius, cost=SQRT_ROUNDINGS, absolute=absolute)
 
     def exp(self) -> Self:
-        """Take the exponential; what is below the normal numbers may be flushed to zero, or its inverse to infinity."""
+        """Compute the exponential; a subnormal result may be flushed to 0, or its inverse to infinity."""
         with np.errstate(all="ignore"):
             e = _exp(self.centre)
-            # The exponential of the upper end is the farther one.
+            # The exponential of the upper end is farther from the centre than that of the lower end.
             radius = e.high * np.expm1(self.radius)
             roundings = EXP_ROUNDINGS + self.EXP_GROWTH * np.minimum(self.magnitude, _LARGEST)
             relative = roundings * unit_roundoff(self.dtype) + _EXP_OWN
@@ -315,7 +314,7 @@ class Balls(NDArrayOperatorsMixin):
             return self.like(e, (radius + own) * _UP)
 
     def maximum(self, other: "Balls | float") -> "Balls":
-        """Return the larger of two; choosing rounds nothing."""
+        """Return the larger of two numbers, without a rounding."""
         other, coarser = self.and_coarser(other)
         (a, a_low), (b, b_low) = self.centre, other.centre
         first = (a > b) | ((a == b) & (a_low >= b_low))
@@ -325,7 +324,7 @@ class Balls(NDArrayOperatorsMixin):
 
 
 class TritonBalls(Balls):
-    """Balls in the arithmetic of what torch compiles for CUDA, with ``TRITON_ROUNDINGS`` or more to an operation."""
+    """Balls in the arithmetic of code that torch compiles for CUDA, with at least ``TRITON_ROUNDINGS`` an operation."""
 
     __slots__ = ()
 
@@ -358,16 +357,16 @@ def _quotient(a: Balls, b: Balls) -> Balls:
     b, coarser = a.and_coarser(b)
     with np.errstate(all="ignore"):
         divisor = np.abs(b.centre.high) / _UP
-        nearest = divisor - b.radius  # to zero
+        nearest = divisor - b.radius  # the divisor's possible value nearest to 0
         centre = _divide(a.centre, b.centre)
         radius = (np.abs(centre.high) * _UP * b.radius + a.radius) / nearest
         radius = np.where(nearest > 0, radius, np.inf)
-        # What falls below the normal numbers in the quotient times the divisor is divided again.
+        # The absolute error of a subnormal product, quotient times divisor, is divided by the divisor.
         return coarser.rounded(centre, radius, absolute=_TINY / np.where(divisor > 0, divisor, 1.0))
 
 
 def _power(a: Balls, exponent: int) -> Balls:
-    """Raise to a positive power, in one operation; by squaring, whose own errors at most double each time."""
+    """Raise to a positive power, as one operation; computed by squaring, which at most doubles the error each time."""
     if exponent == 1:
         return a
     with np.errstate(all="ignore"):
@@ -385,7 +384,7 @@ def _power(a: Balls, exponent: int) -> Balls:
 
 
 def _matrix_product(a: Balls, b: Balls) -> Balls:
-    """Sum the products; a block of rows at a time, for each takes the memory of all its products."""
+    """Sum the products, a block of rows at a time, to limit the memory for the products."""
     rows = max(1, _BLOCK // max(b.size, 1))
     blocks = [(a[i : i + rows, :, None] * b[None]).sum(axis=1) for i in range(0, max(len(a), 1), rows)]
     return _concatenated(blocks)
@@ -410,7 +409,7 @@ def _balls(values: Balls | Array | float) -> Balls:
     return values if isinstance(values, Balls) else Balls(values, dtype=torch.float64, roundings=0)
 
 
-# How many products a matrix product forms at a time.
+# The number of products in a block of a matrix product.
 _BLOCK = 2**18
 
 _UFUNCS: dict[Any, Callable[..., Any]] = {
@@ -425,7 +424,7 @@ _UFUNCS: dict[Any, Callable[..., Any]] = {
     np.sqrt: Balls.sqrt,
     np.exp: Balls.exp,
     np.maximum: lambda a, b: _balls(a).maximum(b),
-    np.greater_equal: lambda a, b: _balls(a).centre.high >= b,  # of the exact value: to choose between formulas
+    np.greater_equal: lambda a, b: _balls(a).centre.high >= b,  # compares the exact values, to choose between formulas
 }
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.where: _chosen,
@@ -438,18 +437,18 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
 def balls(
     values: Tensor | Sequence[float] | float, *, dtype: torch.dtype, roundings: float = 1, kind: type[Balls] = Balls
 ) -> Balls:
-    """Turn a tensor's exact values into balls of its shape, to be computed on in ``dtype``."""
+    """Turn a tensor's values, which are exact, into balls of its shape that are computed with in ``dtype``."""
     exact = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
     return kind(exact, dtype=dtype, roundings=roundings)
 
 
 def in_balls(net: "SimpleNet", *data: Tensor, kind: type[Balls] = Balls) -> tuple[Parameters, *tuple[Any, ...]]:
-    """Turn a network's weights and its data into balls, for ``simplenet.reference`` to compute on.
+    """Turn a network's weights and its data into balls, as arguments for ``simplenet.reference``.
 
-    Kernels take the sum of ``k`` products and a bias in any order, fused or not, and no path through
+    Kernels compute the sum of ``k`` products and a bias in any order, fused or not, and no path through
     it is longer than 1 + k roundings.  A partial sum is at most the sum of the products' magnitudes,
-    with the bias at most that and the total's.  So it is covered by charging 1 + k roundings to every
-    product and to the total, where ``k`` is the longest sum there is: over inputs, units or rows.
+    with the bias at most that plus the magnitude of the total.  So 1 + k roundings for every product and
+    for the total are enough, where ``k`` is the length of the longest sum: over inputs, units or rows.
     """
     tensors = [*net.parameters(), *data]
     roundings = 1 + max(*tensors[0].shape, *(len(rows) for rows in data))

@@ -1,4 +1,4 @@
-"""Check an Adam in one call, or as tests of one's own suite.
+"""Check an Adam in one call, or as tests in your own suite.
 
 The interface follows scikit-learn's ``check_estimator`` and ``parametrize_with_checks``.
 """
@@ -26,11 +26,11 @@ Progress = Callable[[Sequence[Check[Any]]], Iterable[Check[Any]]]
 
 
 def adam_checks(dtypes: Sequence[torch.dtype] | None = None) -> list[Check[Study]]:
-    """List the checks of an Adam, in the order in which they are run."""
+    """List the checks of an Adam, in the order in which they run."""
     return [*adam.PLAIN, *adam.by_dtype(tuple(dtypes or DTYPES)), *adam_interface.CHECKS]
 
 
-def check_adam(  # noqa: PLR0913 - each is what a user may want to say
+def check_adam(  # noqa: PLR0913 - options for the user
     make: Callable[..., Any],
     *,
     dtypes: Sequence[torch.dtype] | None = None,
@@ -46,30 +46,30 @@ def check_adam(  # noqa: PLR0913 - each is what a user may want to say
 
     Args:
         make: A class, a partial or a function, called with parameters and the hyper-parameters that it takes, by
-            torch's names: ``make(parameters, lr=, betas=, eps=, weight_decay=, amsgrad=, maximize=)``. An optimizer
-            that is not torch's comes as a subclass of ``ArrayOptimizer``.
-        dtypes: The types that it has to take; by default it is checked in those of four that it does take.
-        device: Where its parameters are.
-        variant: Which Adam it has to be: a ``Variant``, or ``algorithm 1``, ``adam``, ``adamw``, ``remark of section
+            torch's names: ``make(parameters, lr=, betas=, eps=, weight_decay=, amsgrad=, maximize=)``. Wrap an
+            optimizer of another framework in a subclass of ``ArrayOptimizer``.
+        dtypes: The types that it must take; by default float32, float64, bfloat16 and float16, if it takes them.
+        device: The device of its parameters.
+        variant: Which Adam it must be: a ``Variant``, or ``algorithm 1``, ``adam``, ``adamw``, ``remark of section
             2``. By default it may be any published one, and the report says which.
-        expected_failures: The names of checks that fail, each with the reason; one that holds is a failure.
-        fixed: The values of hyper-parameters that it does not take, where they are not torch's defaults.
+        expected_failures: The names of checks that must fail, each with the reason.
+        fixed: The values of hyper-parameters that it does not take, if they are not torch's defaults.
         only: The names of the checks to run; by default all.
-        time_limit: Seconds after which a check is stopped, where the system can.
-        progress: Wraps the checks as they are run: ``tqdm``, for instance.
+        time_limit: Seconds after which a check is stopped, if the system supports timers.
+        progress: A wrapper around the list of checks, such as ``tqdm``.
 
     Returns:
-        What was found: ``str(report)`` is a table, ``report.passed`` the verdict.
+        The report: ``str(report)`` is a table, ``report.passed`` the verdict.
 
     Raises:
-        ValueError: If a variant, a hyper-parameter or a check is none of those that there are.
+        ValueError: If there is no such variant, hyper-parameter or check.
     """
     checks = adam_checks(dtypes)
     expected = dict(expected_failures or {})
     demand_known([*expected, *(only or ())], checks)
     checks = [check for check in checks if only is None or check.name in only]
     if unknown := set(fixed or {}) - set(vars(Hyper())):
-        raise ValueError(f"fixed names {', '.join(sorted(unknown))}, which are no hyper-parameters")
+        raise ValueError(f"fixed has {', '.join(sorted(unknown))}, but should have names of hyper-parameters")
     study = Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant)
     report, recorder = Report(str(study.subject)), Recorder()
     for check in progress(checks):
@@ -80,11 +80,11 @@ def check_adam(  # noqa: PLR0913 - each is what a user may want to say
 
 
 class BoundCheck:
-    """A check and what it is a check of, to be called in a test.
+    """A check of one subject, to be called in a test.
 
     Args:
-        name: Of the check.
-        judge: Runs it.
+        name: The name of the check.
+        judge: A function that runs it.
     """
 
     def __init__(self, name: str, judge: Callable[[], Result]) -> None:
@@ -96,7 +96,7 @@ class BoundCheck:
     __repr__ = __str__
 
     def __call__(self, _subject: object = None) -> None:
-        """Run it; a check that is not applicable is a skipped test, a known defect of torch's an expected failure."""
+        """Run the check; if it is not applicable, skip the test; at a known defect of torch, make it an xfail."""
         import pytest
 
         __tracebackhide__ = True
@@ -112,7 +112,7 @@ class BoundCheck:
 def bound_checks(
     study: Study, dtypes: Sequence[torch.dtype] | None = None, time_limit: float = TIME_LIMIT
 ) -> list[BoundCheck]:
-    """List the checks of an Adam, ready to be called."""
+    """List the checks of an Adam, bound to it."""
     return [
         BoundCheck(check.name, partial(run_adam, check, study, Recorder(), time_limit)) for check in adam_checks(dtypes)
     ]
@@ -128,7 +128,7 @@ def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
     fixed: Mapping[str, Any] | None = None,
     time_limit: float = TIME_LIMIT,
 ) -> "pytest.MarkDecorator":
-    """Make a test of each check of each Adam, in one's own suite.
+    """Parametrize a test in your own suite with each check of each Adam.
 
     ::
 
@@ -141,12 +141,12 @@ def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
         dtypes: As for ``check_adam``.
         device: As for ``check_adam``.
         variant: As for ``check_adam``.
-        expected_failures: As for ``check_adam``; the tests of these have to fail.
+        expected_failures: As for ``check_adam``; their tests must fail.
         fixed: As for ``check_adam``.
         time_limit: As for ``check_adam``.
 
     Raises:
-        ValueError: If a variant or an expected failure is none of those that there are.
+        ValueError: If there is no such variant, or no check with the name of an expected failure.
     """
     demand_known(expected_failures or (), adam_checks(dtypes))
     studies = [Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant) for make in makes]
@@ -160,12 +160,12 @@ def parametrize_with_checks(  # noqa: PLR0913 - as for check_adam
 def parametrized(
     name: str, subjects: Iterable[tuple[Any, str, Sequence[BoundCheck]]], expected_failures: Mapping[str, str]
 ) -> "pytest.MarkDecorator":
-    """Make a test of each check of each subject.
+    """Parametrize a test with each check of each subject.
 
     Args:
-        name: Of the argument that the test is given the subject by, beside ``check``.
-        subjects: What is checked, what to call it in the tests' ids, and its checks.
-        expected_failures: The names of checks that have to fail, each with the reason.
+        name: The test's argument for the subject; the other argument is ``check``.
+        subjects: Each subject, its name in test ids, and its checks.
+        expected_failures: The names of checks that must fail, each with the reason.
     """
     import pytest
 
@@ -179,16 +179,16 @@ def parametrized(
 
 
 def _warm_up() -> None:
-    """Have torch import what its optimizers need: seconds, and not for a time limit to interrupt."""
+    """Let torch import what its optimizers need, outside of any time limit: it takes seconds."""
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 
 def run_adam(check: Check[Study], study: Study, recorder: Recorder, time_limit: float = TIME_LIMIT) -> Result:
-    """Run one check of an Adam; after one that cannot take a step, the others are not applicable."""
+    """Run one check of an Adam; if it takes no steps, all checks but the first are not applicable."""
     first = adam.PLAIN[0]
     if study.first is None:
         _warm_up()
-        # It steps in each type; what compiles itself does so for each.
+        # It takes steps in each type; an optimizer that compiles itself compiles for each.
         study.first = run(first, study, recorder, time_limit * len(study.dtypes))
     if check.name == first.name:
         return study.first
@@ -200,10 +200,10 @@ def run_adam(check: Check[Study], study: Study, recorder: Recorder, time_limit: 
 
 
 def demand_known(names: Iterable[str], checks: Sequence[Check[Any]]) -> None:
-    """Demand that each name is one of the checks'.
+    """Refuse names that no check has.
 
     Raises:
-        ValueError: If one is not.
+        ValueError: If there is such a name.
     """
     known = [check.name for check in checks]
     for name in names:
@@ -212,7 +212,7 @@ def demand_known(names: Iterable[str], checks: Sequence[Check[Any]]) -> None:
 
 
 def as_expected(result: Result, expected: Mapping[str, str]) -> Result:
-    """Hold a result against the failures that are expected: strictly, so one that holds is a failure."""
+    """Apply the expected failures to a result: an expected failure passes, and a check that holds instead fails."""
     reason = expected.get(result.check)
     if reason is None:
         return result
@@ -224,13 +224,13 @@ def as_expected(result: Result, expected: Mapping[str, str]) -> Result:
 
 
 def _describe(report: Report, study: Study, recorder: Recorder, time_limit: float) -> None:
-    """Add the facts: which Adam it is, how accurate, what it warned of and printed."""
+    """Add the facts: the variant, the accuracy, what was printed and warned of."""
     facts = report.facts
     takes = study.subject.takes
     steps = study.first is not None and study.first.status is Status.HOLDS
     if steps and "found" in vars(study):
         found = study.found
-        nearest = "" if found.published else f"none; the nearest, {found.excess:.3g} times its bound off, is "
+        nearest = "" if found.published else f"none; the nearest, with {found.excess:.3g} times its bound, is "
         facts["variant"] = f"{nearest}{found.variant}"
         if found.undecided:
             facts["cannot be told apart"] = "; ".join(found.undecided)
@@ -238,13 +238,13 @@ def _describe(report: Report, study: Study, recorder: Recorder, time_limit: floa
     if steps:
         facts["takes"] = ", ".join("/".join(spelling) for spelling in takes.values())
         if vars(study).get("own_decay"):
-            facts["weight decay"] = f"{study.own_decay:g}, whether it is told or not"
+            facts["weight decay"] = f"{study.own_decay:g}, always"
         elif vars(study).get("default_decay"):
-            facts["weight decay"] = f"{study.default_decay:g} unless it is told otherwise"
+            facts["weight decay"] = f"{study.default_decay:g} by default"
     for dtype, errors in study.errors.items():
-        text = f"a step is off by at most {errors['of lr']:.2g} lr, {errors['of bound']:.2g} of the bound"
+        text = f"the largest error of a step is {errors['of lr']:.2g} lr, {errors['of bound']:.2g} of the bound"
         if errors["with float32 corrections"]:
-            text += " that corrections in float32 have"
+            text += " for corrections in float32"
         facts[f"accuracy, {dtype}"] = f"{text}, over {errors['steps']:.0f} steps"
     report.measured["accuracy"] = study.errors
     recorder.describe(report)

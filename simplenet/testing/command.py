@@ -1,4 +1,4 @@
-"""``simplenet check``: judge an Adam or a network that is importable from here, and print the table."""
+"""``simplenet check``: check an importable Adam or network, and print the report."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 _dtypes = click.option(
-    "--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES), help="Only these; it may repeat."
+    "--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES), help="Only these types; repeatable."
 )
 _device = click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 
 
 def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file that could not be written, before the work that it would keep."""
+    """Refuse a file that could not be written, before any work is done."""
     if path is not None:
         check_writable(path)
     return path
@@ -35,11 +35,11 @@ _json = click.option(
     "json_path",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=_writable,
-    help="Write the report into this file.",
+    help="Write the report to this file.",
 )
-_only = click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; it may repeat.")
+_only = click.option("--only", multiple=True, metavar="CHECK", help="Run only this check; repeatable.")
 _expect = click.option(
-    "--expect-failure", "expected", multiple=True, metavar="CHECK=REASON", help="This check has to fail; it may repeat."
+    "--expect-failure", "expected", multiple=True, metavar="CHECK=REASON", help="This check must fail; repeatable."
 )
 _limit = click.option(
     "--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds a check."
@@ -48,12 +48,12 @@ _limit = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def check() -> None:
-    """Check an Adam or a network of your own, from outside."""
+    """Check an Adam or a network of your own."""
 
 
 @check.command()
 @click.argument("path", metavar="PKG.MOD:NAME")
-@click.option("--variant", help="Which Adam it has to be: algorithm 1, adam, adamw, remark of section 2.")
+@click.option("--variant", help="Which Adam it must be: algorithm 1, adam, adamw, remark of section 2.")
 @_dtypes
 @_device
 @_only
@@ -61,7 +61,7 @@ def check() -> None:
 @_limit
 @_json
 def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None, **options: Any) -> None:
-    """Check a class or function that makes optimizers: which Adam is it, how accurate, and where does it fail?"""
+    """Check a class or function that makes optimizers: which variant of Adam, how accurate, which checks fail."""
     from simplenet.testing.checks import check_adam
 
     make = import_object(path)
@@ -71,23 +71,21 @@ def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None
 
 @check.command()
 @click.argument("path", metavar="PKG.MOD:NAME")
-@click.option("--inputs", metavar="PKG.MOD:NAME", help="A batch to try, or a function that returns one.")
-@click.option("--batch", metavar="PKG.MOD:NAME", help="The same for training_step.")
-@click.option("--loss", metavar="PKG.MOD:NAME", help="A function of what forward returns.")
+@click.option("--inputs", metavar="PKG.MOD:NAME", help="An example batch, or a function that returns one.")
+@click.option("--batch", metavar="PKG.MOD:NAME", help="An example batch for training_step.")
+@click.option("--loss", metavar="PKG.MOD:NAME", help="A function from the output to a loss.")
 @click.option(
     "--independent-rows", type=click.Choice(["always", "eval", "no"]), default="always", show_default=True,
-    help="When a row's output depends on that row alone.",
+    help="When a row's output depends only on that row.",
 )  # fmt: skip
-@click.option(
-    "--roundings", type=click.IntRange(0), default=0, help="How many, outputs computed otherwise may differ by."
-)
+@click.option("--roundings", type=click.IntRange(0), default=0, help="Roundings by which equal outputs may differ.")
 @_device
 @_only
 @_expect
 @_limit
 @_json
 def network(path: str, device: str, json_path: Path | None, independent_rows: str, **options: Any) -> None:
-    """Check what a class or function builds: is it deterministic, independent by row, trainable, resumable?"""
+    """Check the network that a class or function builds: deterministic, independent rows, trainable, resumable."""
     from simplenet.testing.network import check_network
 
     for name in ("inputs", "batch"):
@@ -129,10 +127,10 @@ def _checked(
 
 
 def _progress(checks: Sequence[Any]) -> Iterable[Any]:
-    """Show a bar in a terminal."""
+    """Show a progress bar in a terminal."""
     from tqdm import tqdm
 
-    # The bar keeps the terminal that is there now; what the code under test prints goes elsewhere.
+    # The bar keeps the current stderr; the output of the code under test is redirected.
     return tqdm(checks, unit="check", leave=False, disable=not sys.stderr.isatty(), file=sys.stderr)
 
 

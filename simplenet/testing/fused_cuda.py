@@ -1,7 +1,7 @@
-"""The arithmetic of torch's fused Adam on CUDA from 2.11 on, on the CPU: an implementation under test without a GPU.
+"""The arithmetic of torch's fused Adam on CUDA since 2.11, emulated on the CPU, for tests without a GPU.
 
 The rate, betas and epsilon are rounded to the type that the kernel computes in, float32 or wider, and each average is
-two fused multiply-adds. What lies differently in memory is refused.
+two fused multiply-adds. Tensors of different strides are refused.
 
 References:
     PyTorch, pull request 173224.
@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 
 def _fma(a: Any, b: Any, c: Any, dtype: type[np.floating]) -> ndarray:
-    """Compute ``a b + c`` in one rounding; of float32's, float64 holds the product exactly."""
+    """Compute ``a b + c`` with one rounding; float64 represents the product of two float32 numbers exactly."""
     if dtype is np.float32:
         return np.asarray(np.multiply(a, b, dtype=np.float64) + c, np.float32)
     parts = (np.ravel(part).tolist() for part in np.broadcast_arrays(a, b, c))
@@ -41,11 +41,11 @@ class FusedCuda(Optimizer):
 
     @classmethod
     def build(cls, kind: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> "FusedCuda":
-        """Make what takes the place of ``Adam`` or ``AdamW``."""
+        """Make a replacement of ``Adam`` or ``AdamW``."""
         return cls(parameters, decoupled=kind is not Adam, **options)
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override] # a closure is not asked for
+    def step(self) -> None:  # type: ignore[override] # without a closure
         """Take a step."""
         for group in self.param_groups:
             for p in group["params"]:

@@ -1,8 +1,4 @@
-"""What is under test: each implementation of Adam and each network, on each device that it runs on.
-
-An implementation is a way to build an optimizer, of which torch brings seven. The networks are the notebook's
-three.
-"""
+"""The objects under test: torch's seven implementations of Adam and the notebook's three networks, on each device."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,13 +23,13 @@ class Implementation:
     """One way to compute Adam.
 
     Attributes:
-        name: What the tests' ids call it.
-        flags: What the constructor is given beside the hyper-parameters.
-        since: The first torch with it, by device type; no entry, no support.
-        tensor_scalars: Whether the bias corrections are computed in tensors rather than in Python's floats, everywhere.
-        position_independent: Whether the bits of an entry do not depend on its index: the body of a fused CPU kernel,
-            in vectors, and its tail, in scalars, round differently.
-        build: Turn a class, ``Adam`` or ``AdamW``, and its arguments into an optimizer.
+        name: Its name in test ids.
+        flags: Arguments of the constructor besides the hyper-parameters.
+        since: The first release of torch with it, by device type; a missing type is not supported.
+        tensor_scalars: Whether the bias corrections are computed in tensors instead of Python's floats.
+        position_independent: Whether the bits of an entry do not depend on its index: the vectorized body and the
+            scalar tail of a fused CPU kernel round differently.
+        build: Makes an optimizer from a class, ``Adam`` or ``AdamW``, and its arguments.
     """
 
     name: str
@@ -44,12 +40,12 @@ class Implementation:
     build: Callable[..., Optimizer] = _plain
 
     def runs_on(self, device: torch.device) -> bool:
-        """Whether this torch has it on that device."""
+        """Whether this release of torch has it on that device."""
         return device.type in self.since and self.since[device.type] <= TORCH
 
 
 def _with_tensor_lr(cls: type[Adam | AdamW], parameters: Iterable[Tensor], *, lr: float, **options: Any) -> Optimizer:
-    # A rate in the parameters' type, or float32 for narrower ones: a coarser one would be a coarser claim.
+    # In the parameters' type, or float32 for narrower types: a coarser rate would need a larger bound.
     parameters = list(parameters)
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
     dtype = torch.promote_types(first.dtype, torch.float32)
@@ -91,22 +87,22 @@ class AdamUnderTest:
 
     @property
     def tensor_scalars(self) -> bool:
-        """Whether its scalars have the type of tensors here, rather than that of Python's floats."""
+        """Whether its scalars on this device have the type of tensors instead of that of Python's floats."""
         fused = self.implementation.flags.get("fused", False)
         return self.implementation.tensor_scalars or (fused and fused_rounds_scalars(self.device))
 
     @property
     def refuses_strides(self) -> bool:
-        """Whether it refuses a parameter, gradient or moment of other strides, by a RuntimeError."""
+        """Whether it raises a RuntimeError if parameter, gradient and moments have different strides."""
         return self.device.type == "cuda" and self.implementation.flags.get("fused", False)
 
     def parameter(self, values: Tensor) -> Tensor:
-        """Make something that this optimizer takes, in the memory of ``values``."""
-        # What is differentiated through may not be a leaf that requires gradients.
+        """Make a parameter that this optimizer takes, which shares the memory of ``values``."""
+        # A differentiable optimizer refuses a leaf that requires gradients.
         return values.detach().requires_grad_(not self.implementation.flags.get("differentiable"))
 
     def __call__(self, parameters: Iterable[Any], *, decoupled: bool = False, **options: Any) -> Optimizer:
-        """Build an optimizer; ``decoupled`` chooses AdamW, whose weight decay is 0 here unless it is given."""
+        """Build an optimizer; ``decoupled`` chooses AdamW; ``weight_decay`` is 0 by default."""
         options = {"lr": LR, "weight_decay": 0.0, **options}
         return self.implementation.build(
             AdamW if decoupled else Adam, parameters, **self.implementation.flags, **options
@@ -114,19 +110,19 @@ class AdamUnderTest:
 
 
 def devices(chosen: str = "all") -> list[torch.device]:
-    """List the devices to run on: the one that is chosen, else the CPU, and CUDA where there is one.
+    """List the devices to run on: the chosen one, or for ``all`` the CPU, and CUDA if it is available.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If there is no such device.
     """
     if chosen != "all":
         return [resolve_device(chosen)]
     return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
 
 
-def adams(here: Iterable[torch.device]) -> list[AdamUnderTest]:
-    """List each implementation of Adam on each of some devices."""
-    return [AdamUnderTest(one, device) for device in here for one in IMPLEMENTATIONS if one.runs_on(device)]
+def adams(on: Iterable[torch.device]) -> list[AdamUnderTest]:
+    """List each implementation of Adam on each of these devices."""
+    return [AdamUnderTest(one, device) for device in on for one in IMPLEMENTATIONS if one.runs_on(device)]
 
 
 @dataclass(frozen=True)
@@ -134,9 +130,9 @@ class NetworkUnderTest:
     """A network on a device: call it with a seed to build one.
 
     Attributes:
-        name: What the tests' ids call it.
-        build: Make a network of two inputs, its weights drawn from torch's generator.
-        device: Where it is put.
+        name: Its name in test ids.
+        build: Makes a network of two inputs, with weights drawn from torch's generator.
+        device: Its device.
     """
 
     name: str
@@ -147,7 +143,7 @@ class NetworkUnderTest:
         return f"{self.name}-{self.device}"
 
     def __call__(self, seed: int) -> nn.Module:
-        """Build the network of a seed."""
+        """Build the network after ``set_seed(seed)``."""
         set_seed(seed)
         return self.build().to(self.device)
 
@@ -156,19 +152,19 @@ class NetworkUnderTest:
         return torch.randn((rows, 2), generator=torch.Generator().manual_seed(seed)).to(self.device)
 
     def score(self, net: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
-        """Return the output for each row; what it draws while training, it draws from ``seed``."""
+        """Return the output for each row, after ``torch.manual_seed(seed)``."""
         torch.manual_seed(seed)
         output: Tensor = net(x)
         return output
 
 
-def networks(here: Iterable[torch.device]) -> list[NetworkUnderTest]:
-    """List the notebook's networks on each of some devices."""
-    return [NetworkUnderTest(name, partial(SimpleNet, name), device) for device in here for name in ARCHITECTURES]
+def networks(on: Iterable[torch.device]) -> list[NetworkUnderTest]:
+    """List the notebook's networks on each of these devices."""
+    return [NetworkUnderTest(name, partial(SimpleNet, name), device) for device in on for name in ARCHITECTURES]
 
 
 def apply_step(optimizer: Optimizer, parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
-    """Give each parameter its gradient and take one step."""
+    """Set each parameter's gradient and take one step."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()

@@ -1,4 +1,4 @@
-"""Find what a user names on a command line: ``pkg.mod:name``."""
+"""Import an object by its path, ``pkg.mod:name``."""
 
 import importlib
 import sys
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def import_object(path: str, *, callable_: bool = True) -> Any:
-    """Import an object by its path; modules of the current directory are found first.
+    """Import an object by its path; the current directory is searched first.
 
     Args:
-        path: The module and the name in it, with a colon between them.
-        callable_: Whether it has to be a class or a function.
+        path: The module and the name in it, separated by a colon.
+        callable_: Whether it must be a class or a function.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it cannot be imported.
     """
     module, _, name = path.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -22,9 +22,9 @@ def import_object(path: str, *, callable_: bool = True) -> Any:
         found = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever importing it raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the import runs the user's code
         kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path!r} should be pkg.mod:name of what is to be checked: {kind}{error}") from None
+        raise ValueError(f"{path!r} should be the pkg.mod:name of an object to check: {kind}{error}") from None
     finally:
         sys.path.remove(str(Path.cwd()))
     if callable_ and not callable(found):

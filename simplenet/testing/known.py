@@ -1,6 +1,6 @@
-"""Defects of torch's own Adam that look-alikes share: they are reported as such.
+"""Known defects of torch's own Adam, which other optimizers with the same code share.
 
-A failure counts as one only if torch's own class fails the same check in the same way, in the torch at hand.
+A failure counts as one only if torch's own class fails the same check in the same way in the installed release.
 """
 
 import re
@@ -21,7 +21,7 @@ def _differentiable(parameters: Iterable[Any], **options: Any) -> torch.optim.Op
     given = list(parameters)
     for group in given:
         for p in group["params"] if isinstance(group, dict) else [group]:
-            p.requires_grad_(requires_grad=False)  # what is differentiated through may not be such a leaf
+            p.requires_grad_(requires_grad=False)  # it refuses a leaf that requires gradients
     return torch.optim.Adam(given, differentiable=True, **options)
 
 
@@ -30,12 +30,12 @@ _PLAIN, _FUSED = torch.optim.Adam, partial(torch.optim.Adam, fused=True)
 
 @dataclass(frozen=True)
 class Defect:
-    """What is wrong in torch.
+    """A defect of torch.
 
     Attributes:
-        check: What the names of the checks that show it begin with.
-        text: What is wrong, in a line.
-        make: Torch's own implementation that shows it.
+        check: The prefix of the names of the checks that show it.
+        text: The defect, in a line.
+        make: torch's implementation that has it.
     """
 
     check: str
@@ -48,8 +48,8 @@ DEFECTS = (
     Defect("the step count goes on", "the count is a float32, which stops there"),
     Defect("the caller's group", "the defaults are filled in in place"),
     Defect("a tensor learning rate", "all groups hold the caller's tensor, and schedulers write to it"),
-    Defect("a saved state survives", "state_dict returns the live tensors"),
-    Defect("two that load one state", "load_state_dict keeps the tensors that it is given"),
+    Defect("a saved state survives", "state_dict returns the optimizer's own tensors"),
+    Defect("two that load one state", "load_state_dict keeps the tensors that it gets"),
     Defect("a learning rate of zero", "the denominator is divided by the step size: 0/0", _differentiable),
     Defect("a short step does not vanish", "the denominator over the step size passes 65504", _differentiable),
     Defect(
@@ -57,24 +57,24 @@ DEFECTS = (
         "a scalar parameter fails an assertion of torch",
         _differentiable,
     ),
-    Defect("memory layout", "the fused kernel takes all memory to be contiguous, or on CUDA refuses it", _FUSED),
-    Defect("each parameter goes its own way", "as torch's own fused kernel", _FUSED),
+    Defect("memory layout", "the fused kernel assumes contiguous memory, or on CUDA refuses other layouts", _FUSED),
+    Defect("each parameter goes its own way", "the fused kernel has the same defect", _FUSED),
 )
 
 
 def _kind_of(detail: str) -> str:
-    """Say what fails, without the numbers and names that differ between one optimizer and another."""
+    """Return the first part of a message without its numbers, which differ between optimizers."""
     return re.sub(r"\d+", "#", detail.partition(": ")[0])
 
 
 def recognized(result: Result, check: Check[Study], study: Study, time_limit: float) -> Result:
-    """Turn a failure into a known defect where torch's own implementation fails alike."""
+    """Turn a failure into a known defect if torch's own implementation fails in the same way."""
     if result.status is not Status.FAILS:
         return result
     for defect in DEFECTS:
         if not result.check.startswith(defect.check):
             continue
-        # What only a flag of torch's brings is no excuse for a look-alike, which has its own code.
+        # A defect of one of torch's flags counts only for torch's own classes: others do not share that code.
         if defect.make is not _PLAIN and not type(study.subject.sample).__module__.startswith("torch.optim"):
             continue
         own = Study(Subject(defect.make), dtypes=study.dtypes, device=study.device)

@@ -1,23 +1,23 @@
-"""How a matrix may lie in memory, with guard bands around it."""
+"""Memory layouts of a matrix, with guard bands around it."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Guard bands hold this; no computation here produces it.
+# The value in the guard bands; no computation here produces it.
 SENTINEL = -777.0
 
 LAYOUTS = ("contiguous", "transposed", "strided", "offset", "interleaved")
 
 
 class Placed(NamedTuple):
-    """A matrix somewhere in a larger piece of memory.
+    """A matrix that is a view of a larger tensor.
 
     Attributes:
-        tensor: The view that the code under test gets.
-        base: The memory it lies in.
-        guard: Where in ``base`` the tensor is not.
+        tensor: The view, for the code under test.
+        base: The larger tensor.
+        guard: A mask of the entries of ``base`` outside the view.
     """
 
     tensor: Tensor
@@ -25,7 +25,7 @@ class Placed(NamedTuple):
     guard: Tensor
 
     def guard_is_intact(self) -> bool:
-        """Whether nothing around the tensor was written to."""
+        """Whether nothing outside the view was written to."""
         return bool((self.base.detach()[self.guard] == SENTINEL).all())
 
 
@@ -40,7 +40,7 @@ def _view(base: Tensor, layout: str) -> Tensor:
 
 
 def place(values: Tensor, layout: str) -> Placed:
-    """Copy a matrix into memory of a layout, one of ``LAYOUTS``."""
+    """Copy a matrix into a layout, one of ``LAYOUTS``."""
     rows, columns = values.shape
     shape = {
         "contiguous": (rows, columns),

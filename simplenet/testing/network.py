@@ -1,7 +1,7 @@
-"""Check a network from outside: its weights come from its seed, its outputs from their rows, its state is all of it.
+"""Check a network as a black box: reproducible weights, independent rows, a complete state dict, training, resuming.
 
 ``forward`` may take one tensor, several, or a dictionary of them, and return a tensor, a tuple, a dictionary or an
-object with attributes; a module with a ``training_step`` is trained by that.
+object with attributes. A module with a ``training_step`` is trained by it.
 """
 
 import copy
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     import pytest
 
 _SEEDS = (1996, 1, 2)
-_ROWS = (2, 5, 19)  # one row has no others; past 16, kernels go over to vectors
+_ROWS = (2, 5, 19)  # a single row has no neighbours; above 16, kernels use vectors
 _STEPS = 3
 
 
 def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """List the tensors in a nested structure, each with a name that says where it is."""
+    """List the tensors in a nested structure, each with the path to it as its name."""
     if isinstance(value, Tensor):
         yield name or "output", value
     elif isinstance(value, Mapping):
@@ -46,7 +46,7 @@ def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Change each tensor of nested tuples, lists and dictionaries."""
+    """Apply a function to each tensor in nested tuples, lists and dictionaries."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -64,17 +64,17 @@ class NetworkStudy:
     """A network under test.
 
     Args:
-        factory: Makes the network, its weights drawn from torch's generator.
-        inputs: A batch to try: a tensor, a tuple of what ``forward`` takes, or a dictionary of it by name. By default
-            the network's ``example_input_array``, else two numbers a row.
-        batch: A batch to try for ``training_step``; by default the inputs and targets as the output is.
-        loss: Turns what ``forward`` returns into a number; by default the mean of its squares.
-        device: Where it is put.
-        independent_rows: Whether a row's output depends on that row alone: always, in ``eval`` mode only, or not.
-        roundings: By how many roundings outputs may differ that ought to be the same but are computed another way.
+        factory: Makes the network, with weights drawn from torch's generator.
+        inputs: An example batch: a tensor, a tuple of the arguments of ``forward``, or a dictionary of them by name. By
+            default the network's ``example_input_array``, else rows of two numbers.
+        batch: An example batch for ``training_step``; by default inputs, and targets of the output's shape.
+        loss: A function from the output of ``forward`` to a loss; by default the mean of squares.
+        device: The device of the network.
+        independent_rows: Whether a row's output depends only on that row: ``True``, only in ``"eval"`` mode, ``False``.
+        roundings: Roundings by which outputs may differ that are equal in exact arithmetic.
     """
 
-    def __init__(  # noqa: PLR0913 - each is what a user may want to say
+    def __init__(  # noqa: PLR0913 - options for the user
         self,
         factory: Callable[[], nn.Module],
         *,
@@ -94,15 +94,15 @@ class NetworkStudy:
         self.first: Result | None = None
 
     def build(self, seed: int) -> nn.Module:
-        """Build the network of a seed."""
+        """Build the network after ``set_seed(seed)``."""
         from simplenet import set_seed
 
         set_seed(seed)
-        net: nn.Module = attempt(lambda: self.factory().to(self.device), "when it is made")
+        net: nn.Module = attempt(lambda: self.factory().to(self.device), "when it is constructed")
         return net
 
     def drawn(self, net: nn.Module, rows: int, seed: int) -> Any:
-        """Draw what ``forward`` takes; whole numbers, which may name something, are rows of the example."""
+        """Draw the arguments of ``forward``; tensors of integers, which may be indices, take rows of the example."""
         example = self.inputs
         if example is None:
             example = getattr(net, "example_input_array", None)
@@ -125,18 +125,18 @@ class NetworkStudy:
         return mapped(example, draw)
 
     def score(self, net: nn.Module, x: Any, seed: int = 0) -> dict[str, Tensor]:
-        """Return the tensors of the output, by name; what it draws while training, it draws from ``seed``."""
+        """Return the tensors of the output by name, after ``torch.manual_seed(seed)``."""
         return dict(tensors_of(self.output(net, x, seed)))
 
     def output(self, net: nn.Module, x: Any, seed: int = 0) -> Any:
-        """Call the network."""
+        """Call the network after ``torch.manual_seed(seed)``."""
         torch.manual_seed(seed)
         if isinstance(x, Mapping):
             return attempt(lambda: net(**x), "in forward")
         return attempt(lambda: net(*x), "in forward") if isinstance(x, tuple) else attempt(lambda: net(x), "in forward")
 
     def loss(self, net: nn.Module, rows: int, seed: int) -> Tensor:
-        """Return the loss that training lowers: that of its own ``training_step``, if it has one."""
+        """Return the training loss: that of its own ``training_step``, if it has one."""
         x = self.drawn(net, rows, seed)
         if self.own_step(net):
             batch = self._batch(net, x, rows, seed)
@@ -151,14 +151,14 @@ class NetworkStudy:
             else:
                 floats = [t.float() for _, t in tensors_of(output) if t.is_floating_point() and t.requires_grad]
                 if not floats:
-                    raise NotApplicable("its output has no gradient to train by")
+                    raise NotApplicable("its output requires no gradient")
                 loss = torch.stack([(values - 0.5).square().mean() for values in floats]).sum()
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise AssertionError(f"the loss is {loss!r}, but should be a tensor of one number")
+            raise AssertionError(f"the loss is {loss!r}, but should be a tensor with one element")
         return loss
 
     def own_step(self, net: nn.Module) -> bool:
-        """Whether it brings a ``training_step`` of its own."""
+        """Whether the network defines its own ``training_step``."""
         step = getattr(type(net), "training_step", None)
         return step is not None and not step.__module__.startswith(("lightning.", "pytorch_lightning."))
 
@@ -174,7 +174,7 @@ class NetworkStudy:
 
 
 def it_takes_a_batch(study: NetworkStudy) -> str:
-    """Whether it can be made, and scores rows."""
+    """The network can be constructed, and returns tensors for a batch."""
     net = study.build(_SEEDS[0]).eval()
     x = study.drawn(net, _ROWS[0], 0)
     outputs = study.score(net, x)
@@ -185,7 +185,7 @@ def it_takes_a_batch(study: NetworkStudy) -> str:
 
 def _demand(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     if actual.keys() != expected.keys():
-        raise AssertionError(f"{sorted(actual.keys() ^ expected.keys())} are in one of two only [{where}]")
+        raise AssertionError(f"only one of the two has {sorted(actual.keys() ^ expected.keys())} [{where}]")
     for name, values in expected.items():
         if not _same(actual[name], values):
             raise AssertionError(f"{name} differs{_by(actual[name], values)} [{where}]")
@@ -199,7 +199,7 @@ def _by(a: Tensor, b: Tensor) -> str:
 
 
 def the_same_seed_builds_the_same_network(study: NetworkStudy) -> None:
-    """Weights and outputs, to the bit."""
+    """Weights and outputs, bit for bit."""
     for seed in _SEEDS:
         first, second = study.build(seed), study.build(seed)
         _demand(second.state_dict(), first.state_dict(), f"seed {seed}")
@@ -208,7 +208,7 @@ def the_same_seed_builds_the_same_network(study: NetworkStudy) -> None:
 
 
 def scoring_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
-    """Neither to its input, nor to its state, nor to torch's generator."""
+    """In eval mode, it changes neither its input, nor its state, nor torch's generator."""
     for rows in _ROWS:
         net = study.build(_SEEDS[0]).eval()
         x = study.drawn(net, rows, rows)
@@ -223,7 +223,7 @@ def scoring_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
         generator = torch.get_rng_state()
         second = dict(tensors_of(attempt(lambda net=net, x=x: _call(net, x), "in forward")))  # type: ignore[misc]
         if not torch.equal(torch.get_rng_state(), generator):
-            raise AssertionError(f"scoring in eval mode draws from torch's generator [{rows} rows]")
+            raise AssertionError(f"forward in eval mode draws from torch's generator [{rows} rows]")
         _demand(second, first, f"second call, {rows} rows")
         _demand(held(), before, f"after two calls, {rows} rows")
 
@@ -237,7 +237,7 @@ def _call(net: nn.Module, x: Any) -> Any:
 def _demand_counted(
     study: NetworkStudy, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> bool:
-    """Demand equality, or a difference of as many roundings as were declared; say whether it is equality."""
+    """Assert equality to within the declared roundings; return whether it is exact."""
     for name, values in expected.items():
         other = actual[name]
         if _same(other, values):
@@ -251,7 +251,7 @@ def _demand_counted(
 
 
 def _first_difference(net: nn.Module, one: Callable[[], Any], other: Callable[[], Any]) -> str:
-    """Name the first module whose output is not the same in two calls."""
+    """Name the first module whose output differs between two calls."""
 
     def recorded(call: Callable[[], Any]) -> list[tuple[str, Tensor]]:
         seen: list[tuple[str, Tensor]] = []
@@ -276,7 +276,7 @@ def _first_difference(net: nn.Module, one: Callable[[], Any], other: Callable[[]
 
 
 def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
-    """``no_grad`` and ``inference_mode`` compute the same, or differ by the roundings that were declared."""
+    """The output is the same under ``no_grad`` and ``inference_mode``, to within the declared roundings."""
     for rows in _ROWS:
         net = study.build(_SEEDS[0]).eval()
         x = study.drawn(net, rows, rows)
@@ -297,7 +297,7 @@ def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
 
 
 def a_row_does_not_see_the_others(study: NetworkStudy) -> None:
-    """Whatever is put in their place, NaN where there can be one, it keeps its output."""
+    """Its output stays the same whatever the other rows are, also NaN."""
     if not study.independent_rows:
         raise NotApplicable("declared: its rows depend on each other")
     for mode in ("eval", "train") if study.independent_rows is True else ("eval",):
@@ -321,7 +321,7 @@ def _nan_like(values: Tensor) -> Tensor:
 
 
 def _with_row(filling: Any, x: Any, row: int) -> Any:
-    """Put one row of a batch among others."""
+    """Replace one row of a batch by that of another."""
     own = [tensor for _, tensor in tensors_of(x)]
 
     def put(values: Tensor) -> Tensor:
@@ -334,7 +334,7 @@ def _with_row(filling: Any, x: Any, row: int) -> Any:
 
 
 def every_parameter_gets_a_gradient_that_leads_downhill(study: NetworkStudy) -> None:
-    """Some step along its opposite lowers the loss; in the network's own type, where roundings may hide a slope."""
+    """Some step along the negative gradient lowers the loss, computed in the network's own dtype."""
     net = study.build(_SEEDS[0])
     before = study.loss(net, _ROWS[1], 3)
     attempt(before.backward, "in backward")
@@ -346,7 +346,7 @@ def every_parameter_gets_a_gradient_that_leads_downhill(study: NetworkStudy) -> 
         raise AssertionError(f"the gradient's squared length is {slope}")
     value = float(before.detach())
     if slope <= abs(value) * 2.0**-20:
-        return  # at a minimum, or all units dead
+        return  # a minimum, or only dead units
     start = [p.detach().clone() for p in net.parameters()]
     kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
     for k in range(40):
@@ -357,7 +357,7 @@ def every_parameter_gets_a_gradient_that_leads_downhill(study: NetworkStudy) -> 
                 buffer.copy_(kept[name])
         if float(study.loss(net, _ROWS[1], 3).detach()) < value:
             return
-    raise AssertionError(f"no step downhill lowers the loss, {value:.6g}")
+    raise AssertionError(f"no step along the negative gradient lowers the loss, {value:.6g}")
 
 
 def _trained(study: NetworkStudy, seed: int) -> dict[str, Tensor]:
@@ -374,14 +374,14 @@ def _trained(study: NetworkStudy, seed: int) -> dict[str, Tensor]:
 
 
 def training_repeats_itself(study: NetworkStudy) -> str | None:
-    """Three steps of Adam on its loss, that of its own ``training_step`` if it has one; to the bit."""
+    """Three steps of Adam on its loss, that of its own ``training_step`` if it has one; bit for bit."""
     for seed in _SEEDS:
         _demand(_trained(study, seed), _trained(study, seed), f"{_STEPS} steps, seed {seed}")
     return "by its own training_step" if study.own_step(study.build(_SEEDS[0])) else None
 
 
 def its_state_is_all_of_it(study: NetworkStudy) -> None:
-    """Another network with its state loaded computes the same."""
+    """Another network with its state dict loaded has the same outputs."""
     net, other = study.build(_SEEDS[0]).eval(), study.build(_SEEDS[1]).eval()
     x = study.drawn(net, _ROWS[1], 5)
     attempt(lambda: other.load_state_dict(net.state_dict()), "in load_state_dict")
@@ -389,7 +389,7 @@ def its_state_is_all_of_it(study: NetworkStudy) -> None:
 
 
 def it_resumes_under_lightning(study: NetworkStudy) -> None:
-    """Four epochs of Lightning's Trainer are two and, from a checkpoint, two more; to the bit."""
+    """Four epochs under Lightning's Trainer equal two and, from a checkpoint, two more; bit for bit."""
     import tempfile
     from pathlib import Path
 
@@ -398,7 +398,7 @@ def it_resumes_under_lightning(study: NetworkStudy) -> None:
 
     net = study.build(_SEEDS[0])
     if not isinstance(net, LightningModule) or not study.own_step(net):
-        raise NotApplicable("it is no LightningModule with a training_step")
+        raise NotApplicable("it is not a LightningModule with its own training_step")
     rows = _ROWS[1]
     batches = [study._batch(net, study.drawn(net, rows, i), rows, i) for i in range(2)]  # noqa: SLF001 - ours
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type] # a list is a dataset
@@ -440,7 +440,7 @@ CHECKS: tuple[Check[NetworkStudy], ...] = tuple(
 def run_network(
     check: Check[NetworkStudy], study: NetworkStudy, recorder: Recorder, time_limit: float = TIME_LIMIT
 ) -> Result:
-    """Run one check of a network; after one that takes no batch, the others are not applicable."""
+    """Run one check of a network; if it takes no batch, all checks but the first are not applicable."""
     if study.first is None:
         study.first = run(CHECKS[0], study, recorder, time_limit)
     if check.name == CHECKS[0].name:
@@ -451,11 +451,11 @@ def run_network(
 
 
 def bound_checks(study: NetworkStudy, time_limit: float = TIME_LIMIT) -> list[BoundCheck]:
-    """List the checks of a network, ready to be called."""
+    """List the checks of a network, bound to it."""
     return [BoundCheck(check.name, partial(run_network, check, study, Recorder(), time_limit)) for check in CHECKS]
 
 
-def check_network(  # noqa: PLR0913 - each is what a user may want to say
+def check_network(  # noqa: PLR0913 - options for the user
     factory: Callable[[], nn.Module],
     *,
     inputs: Any = None,
@@ -472,24 +472,23 @@ def check_network(  # noqa: PLR0913 - each is what a user may want to say
     """Check a network.
 
     Args:
-        factory: As for ``NetworkStudy``, as are ``inputs``, ``batch``, ``loss``, ``device``, ``independent_rows`` and
-            ``roundings``.
-        inputs: See there.
-        batch: See there.
-        loss: See there.
-        device: See there.
-        independent_rows: See there.
-        roundings: See there.
-        expected_failures: The names of checks that fail, each with the reason; one that holds is a failure.
+        factory: Makes the network, with weights drawn from torch's generator.
+        inputs: As for ``NetworkStudy``.
+        batch: As for ``NetworkStudy``.
+        loss: As for ``NetworkStudy``.
+        device: As for ``NetworkStudy``.
+        independent_rows: As for ``NetworkStudy``.
+        roundings: As for ``NetworkStudy``.
+        expected_failures: The names of checks that must fail, each with the reason.
         only: The names of the checks to run; by default all.
-        time_limit: Seconds after which a check is stopped, where the system can.
-        progress: Wraps the checks as they are run: ``tqdm``, for instance.
+        time_limit: Seconds after which a check is stopped, if the system supports timers.
+        progress: A wrapper around the list of checks, such as ``tqdm``.
 
     Returns:
-        What was found.
+        The report.
 
     Raises:
-        ValueError: If a check or an option is none of those that there are.
+        ValueError: If there is no such check, or an option has an invalid value.
     """
     options = {"inputs": inputs, "batch": batch, "loss": loss, "independent_rows": independent_rows}
     study = NetworkStudy(factory, device=device, roundings=roundings, **options)
@@ -512,7 +511,7 @@ def parametrize_network_with_checks(
     time_limit: float = TIME_LIMIT,
     **options: Any,
 ) -> "pytest.MarkDecorator":
-    """Make a test of each check of each network, in one's own suite.
+    """Parametrize a test in your own suite with each check of each network.
 
     ::
 
@@ -522,13 +521,13 @@ def parametrize_network_with_checks(
 
     Args:
         factories: As ``factory`` of ``check_network``.
-        expected_failures: As for ``check_network``; the tests of these have to fail.
+        expected_failures: As for ``check_network``; their tests must fail.
         time_limit: As for ``check_network``.
         options: As for ``check_network``: ``inputs``, ``batch``, ``loss``, ``device``, ``independent_rows`` and
             ``roundings``.
 
     Raises:
-        ValueError: If an option or an expected failure is none of those that there are.
+        ValueError: If an option has an invalid value, or there is no check with the name of an expected failure.
     """
     demand_known(expected_failures or (), CHECKS)
     studies = [NetworkStudy(factory, **options) for factory in factories]

@@ -1,8 +1,8 @@
-"""The one-step oracle: what a step of Adam may do, from any state, to within its own rounding.
+"""The one-step oracle: the possible results of one step of Adam from any state, to within its rounding errors.
 
-The formulas are those of ``simplenet.reference``, evaluated in balls; to them come the variants
-that torch offers. The state before the step is the implementation's own ("teacher-forced"), so
-that errors do not pile up and a bug cannot hide in the chaos of a trajectory.
+The formulas are those of ``simplenet.reference``, evaluated in balls, with the options that torch
+adds. The state before the step is the implementation's own ("teacher forcing"), so that errors do
+not accumulate, and a bug cannot hide in the chaotic growth of differences along a trajectory.
 
 References:
     Kingma and Ba 2015, Algorithm 1. Loshchilov and Hutter 2019, Algorithm 2 (decoupled decay).
@@ -23,9 +23,9 @@ from simplenet.testing.balls import Balls, TritonBalls, balls, in_balls
 from simplenet.testing.bounds import TRITON_ROUNDINGS, unit_roundoff
 from simplenet.testing.oracle import ROUNDINGS, Hyper
 
-formulas: Any = reference  # written for arrays of NumPy; balls take their operations too
+formulas: Any = reference  # written for NumPy's arrays; balls support the same operations
 
-# Steps taken before, from which tests go on; float32 counts to 2^24.
+# Numbers of steps taken before the step under test; float32 counts up to 2^24.
 STEPS = (0, 1, 9, 999, 10**6 - 1, 2**24 - 2, 2**24 - 1)
 
 
@@ -36,14 +36,14 @@ class TorchHyper(Hyper):
     decoupled: bool = False
 
     def options(self) -> dict[str, object]:
-        """Return what an ``AdamUnderTest`` takes."""
+        """Return the arguments of an ``AdamUnderTest``."""
         options = dict(vars(self))
         options["betas"] = options.pop("beta1"), options.pop("beta2")
         return options
 
 
 class TrainingState(NamedTuple):
-    """Parameters, and what the optimizer remembers of them."""
+    """Parameters, and the optimizer's state of them."""
 
     p: Tensor
     m: Tensor
@@ -53,7 +53,7 @@ class TrainingState(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The balls in which a step's results have to lie, flat."""
+    """The balls that must contain a step's results, flattened."""
 
     p: Balls
     m: Balls
@@ -62,14 +62,14 @@ class Expected(NamedTuple):
 
     @property
     def bounded(self) -> bool:
-        """Whether the bound says anything: false where rounding alone may make a denominator vanish."""
+        """Whether the bound is finite; it is infinite if rounding alone can make a denominator 0."""
         return bool(np.isfinite(self.p.radius).all())
 
 
 def one_step(
     state: TrainingState, g: Tensor | Balls, hyper: TorchHyper, *, tensor_scalars: bool, roundings: float = ROUNDINGS
 ) -> Expected:
-    """Compute where a step from ``state`` along ``g`` may end.
+    """Compute the balls that contain the results of a step from ``state`` along ``g``.
 
     Args:
         state: The state before the step.
@@ -77,10 +77,10 @@ def one_step(
         hyper: The hyper-parameters.
         tensor_scalars: Whether bias corrections may be computed in the parameter's type (at least float32)
             instead of in float64.
-        roundings: What one operation of Algorithm 1 may cost.
+        roundings: The roundings of one operation of Algorithm 1, at most.
 
     Raises:
-        ValueError: If AMSGrad is asked for, and the state has no largest second moment.
+        ValueError: If AMSGrad is on, and the state has no largest second moment.
     """
     dtype = state.p.dtype
     theta, m, v = (balls(x.flatten(), dtype=dtype, roundings=roundings) for x in (state.p, state.m, state.v))
@@ -88,7 +88,7 @@ def one_step(
         g = balls(g.flatten(), dtype=dtype)
     gradient = Balls(g.centre, g.radius, dtype=dtype, roundings=roundings)
 
-    # Python's scalars are float64 and exact as given; in a tensor they are rounded first.
+    # Python's scalars are float64 and exact; in a tensor they are rounded first.
     scalar_dtype = max((dtype, torch.float32), key=lambda d: -unit_roundoff(d)) if tensor_scalars else torch.float64
     u = unit_roundoff(scalar_dtype) if tensor_scalars else 0.0
 
@@ -107,32 +107,32 @@ def one_step(
     v_max = None
     if hyper.amsgrad:
         if state.v_max is None:
-            raise ValueError("state.v_max is None, but AMSGrad should have the largest second moment")
+            raise ValueError("state.v_max is None, but should be the largest second moment for AMSGrad")
         v_max = balls(state.v_max.flatten(), dtype=dtype, roundings=roundings).maximum(after.v)
         correction1, correction2 = (1 - beta ** (before.t + 1) for beta in settings[1:3])
         moved = theta - settings[0] * (after.m / correction1) / (np.sqrt(v_max / correction2) + settings[3])
     return Expected(moved, after.m, after.v, v_max)
 
 
-# The notebook's settings (§4.2), which are torch's defaults but for the learning rate.
+# The notebook's settings (§4.2): torch's defaults, except for the learning rate.
 NOTEBOOK = TorchHyper(lr=0.01)
 
 
-def training_step(  # noqa: PLR0913 - a step and the arithmetic that it is taken in
+def training_step(  # noqa: PLR0913 - a step and its arithmetic
     net: SimpleNet, state: TrainingState, x: Tensor, y: Tensor, *, tensor_scalars: bool = False, triton: bool = False
 ) -> tuple[Balls, Expected]:
-    """Compute where a whole training step may end: forward, backward and Adam.
+    """Compute the balls that contain the results of a whole training step: forward, backward and Adam.
 
     Args:
-        net: The network, of the weights of ``state``.
-        state: The state before the step, all parameters as one vector.
+        net: The network, with the weights of ``state``.
+        state: The state before the step, with all parameters in one vector.
         x: The batch's inputs, of shape ``(n, 2)``.
-        y: Its targets, of shape ``(n, 1)``.
+        y: The batch's targets, of shape ``(n, 1)``.
         tensor_scalars: As for ``one_step``.
         triton: Whether the step is compiled for CUDA, in float32.
 
     Returns:
-        The balls of the batch's loss before the step, and of what the step leaves.
+        The balls of the batch's loss before the step, and of the state after it.
     """
     architecture = net.hparams["architecture"]
     p, inputs, targets = in_balls(net, x, y, kind=TritonBalls if triton else Balls)
@@ -145,7 +145,7 @@ def training_step(  # noqa: PLR0913 - a step and the arithmetic that it is taken
 
 
 def assert_training_step(actual: Iterable[Tensor], expected: Expected, *, claim: str) -> None:
-    """Demand that weights, first and second moments, or the first of these, are where a step may lead."""
+    """Assert that the weights, the first moments and the second moments, as many as are given, are in their balls."""
     __tracebackhide__ = True
     names = ("weights", "first moments", "second moments")
     for name, one, ball in zip(names, actual, expected[:3], strict=False):

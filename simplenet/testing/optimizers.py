@@ -1,6 +1,6 @@
-"""What is under test: an optimizer that shows parameters and takes gradients, however it is called and made.
+"""Optimizers under test: how to construct them, whatever their arguments are called, and how to drive them.
 
-Whatever its code raises is turned into ``SubjectError``, which says where: it is a verdict on that code.
+Any exception of their code becomes a ``SubjectError`` that says where it was raised: a failure of that code.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simplenet.testing.oracle import Hyper
 
-# How a hyper-parameter may be called: torch's name first.
+# The possible names of each hyper-parameter, torch's first.
 SPELLINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "lr": (("lr",), ("learning_rate",)),
     "betas": (("betas",), ("beta1", "beta2"), ("b1", "b2"), ("beta_1", "beta_2")),
@@ -31,7 +31,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
 class SubjectError(Exception):
-    """Something that the code under test raised, and where."""
+    """An exception of the code under test, and where it was raised."""
 
     def __init__(self, error: BaseException, where: str) -> None:
         message = " ".join(str(error).split())
@@ -45,11 +45,11 @@ def attempt(call: Callable[[], Any], where: str) -> Any:
     """Call the code under test.
 
     Raises:
-        SubjectError: If it raises anything, or wants to leave the interpreter.
+        SubjectError: If it raises any exception, or exits.
     """
     try:
         return call()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its verdict
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception is a failure of the subject
         _blame(error, where)
 
 
@@ -58,9 +58,9 @@ def _blame(error: BaseException, where: str) -> NoReturn:
 
 
 class ArrayOptimizer:
-    """An optimizer that is not torch's, seen from torch's side: parameters and gradients go over as NumPy arrays.
+    """An adapter for an optimizer of another framework: parameters and gradients are passed as NumPy arrays.
 
-    Subclass it with two methods. Optax's Adam is then::
+    Subclass it and define two methods. For Optax's Adam::
 
         class Optax(ArrayOptimizer):
             def start(self, parameters, lr, betas, eps):
@@ -73,8 +73,8 @@ class ArrayOptimizer:
                 self.parameters = optax.apply_updates(self.parameters, updates)
                 return self.parameters
 
-    ``start`` takes the hyper-parameters that it has, by these names; ``advance`` returns the new parameters, as
-    anything that ``numpy.asarray`` takes.
+    ``start`` takes the hyper-parameters that the optimizer has, by these names; ``advance`` returns the new
+    parameters, in any type that ``numpy.asarray`` takes.
     """
 
     def __init__(self, parameters: Iterable[Tensor], **hyper: Any) -> None:
@@ -82,38 +82,38 @@ class ArrayOptimizer:
         self.start([p.detach().cpu().numpy().copy() for p in self.tensors], **hyper)
 
     def start(self, parameters: list[ndarray], **hyper: Any) -> None:
-        """Make the optimizer, for these parameters."""
+        """Construct the optimizer for these parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no start(parameters, lr, ...)")
 
     def advance(self, gradients: list[ndarray]) -> Sequence[Any]:
-        """Take a step along the gradients, one a parameter; return the new parameters."""
+        """Take a step along the gradients, one for each parameter; return the new parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no advance(gradients)")
 
     def step(self) -> None:
-        """Take a step along what the tensors' ``grad`` hold.
+        """Take a step along the tensors' ``grad``.
 
         Raises:
-            TypeError: If a parameter comes back in another type.
+            TypeError: If a parameter is returned in another dtype.
         """
         moved = self.advance([p.grad.detach().cpu().numpy().copy() for p in self.tensors if p.grad is not None])
         with torch.no_grad():
             for p, new in zip(self.tensors, moved, strict=True):
                 values = torch.from_numpy(np.array(new))
                 if values.dtype != p.dtype:
-                    raise TypeError(f"a parameter of {p.dtype} comes back as {values.dtype}")
+                    raise TypeError(f"a parameter of {p.dtype} is returned as {values.dtype}")
                 p.copy_(values.reshape(p.shape))
 
 
 @dataclass
 class Subject:
-    """Something that makes optimizers, and what was found out about how to call it.
+    """A class or function that makes optimizers, and the hyper-parameters that it takes.
 
     Attributes:
         make: A class, partial or function, called with parameters and hyper-parameters.
-        fixed: The hyper-parameters that it does not take, where they are not the usual ones.
-        takes: The hyper-parameters that it takes, each with the names that it takes it by.
-        name: What to call it.
-        sample: One of the optimizers that it made, to be asked for its methods.
+        fixed: The values of hyper-parameters that it does not take, if they differ from torch's defaults.
+        takes: The hyper-parameters that it takes, each with its names there.
+        name: Its name in reports.
+        sample: One of its optimizers, to look up methods and attributes.
     """
 
     make: Callable[..., Any]
@@ -136,22 +136,22 @@ class Subject:
 
     @property
     def foreign(self) -> bool:
-        """Whether it comes through an adapter, which has nothing of torch's interface beside parameters and steps."""
+        """Whether it is an adapter, which lacks torch's interface except for parameters and steps."""
         return isinstance(self.sample, ArrayOptimizer)
 
     def learn(self, parameters: Callable[[], list[Tensor]]) -> None:
-        """Find out which hyper-parameters it takes: by its signature, and where that is open, by trial.
+        """Find out which hyper-parameters it takes: from its signature, or by trial if that has ``**kwargs``.
 
         Args:
             parameters: Makes new parameters for each trial.
 
         Raises:
-            SubjectError: If it cannot be made at all.
+            SubjectError: If it cannot be constructed at all.
         """
         names = self._declared()
-        usual = Hyper()
+        defaults = Hyper()
         values: dict[str, Any] = {
-            "lr": usual.lr, "betas": (usual.beta1, usual.beta2), "eps": usual.eps, "weight_decay": 0.0,
+            "lr": defaults.lr, "betas": (defaults.beta1, defaults.beta2), "eps": defaults.eps, "weight_decay": 0.0,
             "amsgrad": False, "maximize": False,
         }  # fmt: skip
         self.takes = {}
@@ -166,19 +166,19 @@ class Subject:
                 self.sample = self.make(parameters(), **self.spelled(options))
             except TypeError as error:
                 if not self._drop_unknown(str(error), refused):
-                    _blame(error, "when it is made")
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its verdict
-                _blame(error, "when it is made")
+                    _blame(error, "when it is constructed")
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception is a failure of the subject
+                _blame(error, "when it is constructed")
             else:
                 break
         for name in {"amsgrad", "maximize"} & self.takes.keys():
             try:
                 self.make(parameters(), **self.spelled({**options, name: True}))
-            except (Exception, SystemExit):  # noqa: BLE001 - some have the name, and refuse the thing
+            except (Exception, SystemExit):  # noqa: BLE001 - some take the argument but refuse True
                 del self.takes[name]
 
     def _declared(self) -> set[str] | None:
-        """Return the names in its signature, or nothing where it takes any."""
+        """Return the names in its signature, or ``None`` if it takes any name."""
         made: Any = self.make
         if isinstance(made, type) and issubclass(made, ArrayOptimizer):
             made = made.start
@@ -191,7 +191,7 @@ class Subject:
         return {p.name for p in parameters}
 
     def _drop_unknown(self, message: str, refused: set[tuple[str, ...]]) -> bool:
-        """Take back the hyper-parameter that a TypeError names, or try its next spelling."""
+        """Try the next name of the hyper-parameter in a TypeError, or drop it; return whether it names one."""
         for name, spelling in list(self.takes.items()):
             if any(re.search(rf"\b{re.escape(word)}\b", message) for word in spelling):
                 refused.add(spelling)
@@ -204,7 +204,7 @@ class Subject:
         return False
 
     def spelled(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Rename hyper-parameters to what it calls them."""
+        """Rename hyper-parameters to its own names."""
         spelled: dict[str, Any] = {}
         for name, value in options.items():
             names = self.takes.get(name, (name,))
@@ -212,34 +212,34 @@ class Subject:
         return spelled
 
     def options(self, hyper: Hyper) -> dict[str, Any]:
-        """Turn hyper-parameters into what it is called with, without those that it does not take."""
+        """Turn hyper-parameters into arguments, without those that it does not take."""
         values = {"lr": hyper.lr, "betas": (hyper.beta1, hyper.beta2)}
         values |= {name: getattr(hyper, name) for name in ("eps", "weight_decay", "amsgrad", "maximize")}
-        # Switches that are off need not be passed, and are not, in case they exist for another purpose.
+        # Flags that are off are not passed, in case these names mean something else there.
         return {n: v for n, v in values.items() if n in self.takes and (n not in ("amsgrad", "maximize") or v)}
 
     def can(self, hyper: Hyper) -> bool:
-        """Whether it can be given these hyper-parameters."""
+        """Whether it takes these hyper-parameters."""
         return self.hyper(**vars(hyper)) == hyper
 
     def hyper(self, **wanted: Any) -> Hyper:
-        """Return the hyper-parameters as they will be: those that it takes as wanted, the others as they are."""
-        usual = vars(Hyper()) | dict(self.fixed)
+        """Return the effective hyper-parameters: the wanted values if it takes them, else its own."""
+        defaults = vars(Hyper()) | dict(self.fixed)
         names = {"beta1": "betas", "beta2": "betas"}
-        return Hyper(**{n: wanted.get(n, v) if names.get(n, n) in self.takes else v for n, v in usual.items()})
+        return Hyper(**{n: wanted.get(n, v) if names.get(n, n) in self.takes else v for n, v in defaults.items()})
 
     def build(self, parameters: Iterable[Any], **options: Any) -> "Driven":
-        """Make an optimizer of parameters or groups.
+        """Construct an optimizer for parameters or groups.
 
         Raises:
-            SubjectError: If it cannot be made.
+            SubjectError: If it cannot be constructed.
         """
         given = list(parameters)
-        # All that it takes: some has no default, and some defaults are not the usual ones.
+        # Pass all that it takes: some have no default, and some defaults differ from torch's.
         options = {**self.options(Hyper()), **options}
         options = {name: value for name, value in options.items() if name in self.takes}
         tensors = [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
-        return Driven(attempt(lambda: self.make(given, **self.spelled(options)), "when it is made"), tensors)
+        return Driven(attempt(lambda: self.make(given, **self.spelled(options)), "when it is constructed"), tensors)
 
 
 class Driven:
@@ -251,10 +251,10 @@ class Driven:
         self.steps = 0
 
     def step(self, *gradients: Tensor | None, closure: Callable[[], Any] | None = None) -> Any:
-        """Give each parameter its gradient and take a step.
+        """Set each parameter's gradient and take a step.
 
         Raises:
-            SubjectError: If that raises anything.
+            SubjectError: If that raises any exception.
         """
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -262,14 +262,14 @@ class Driven:
         ordinal = ORDINALS[self.steps - 1] if self.steps <= len(ORDINALS) else f"{self.steps}th"
         if closure is not None:
             return attempt(lambda: self.optimizer.step(closure), f"at the {ordinal} step, with a closure")
-        # The method is looked up within, for there may be none.
+        # The method is looked up inside the call, because it may be missing.
         return attempt(lambda: self.optimizer.step(), f"at the {ordinal} step")  # noqa: PLW0108
 
     def state_dict(self) -> Any:
-        """Ask for the state.
+        """Return the state.
 
         Raises:
-            SubjectError: If that raises anything.
+            SubjectError: If that raises any exception.
         """
         return attempt(self.optimizer.state_dict, f"in state_dict after {self.steps} steps")
 
@@ -277,7 +277,7 @@ class Driven:
         """Load a state.
 
         Raises:
-            SubjectError: If that raises anything.
+            SubjectError: If that raises any exception.
         """
         attempt(lambda: self.optimizer.load_state_dict(state), "in load_state_dict")
 

@@ -1,8 +1,8 @@
-"""One step of Adam in each published variant, from parameters and gradients alone.
+"""One step of Adam in each published variant, from parameters and gradients only.
 
-An optimizer shows parameters and takes gradients; nothing else is asked of it. From a fresh state, both moments after t
-steps follow from the t gradients, so they are computed in balls beside it. Before each step the parameter is re-centred
-on what was observed ("teacher-forced"), so each step has its own counted bound and errors cannot hide in a trajectory.
+The optimizer's state is never read. From a fresh state, both moments after t steps follow from the t gradients, so they
+are computed in balls here. Before each step the parameter is set to the observed one ("teacher forcing"), so each step
+has its own counted bound, and an error cannot hide in the chaotic growth of differences along a trajectory.
 
 References:
     Kingma and Ba 2015: Algorithm 1, and the remark at the end of §2 (epsilon before the correction).
@@ -24,16 +24,16 @@ from simplenet.environment import TORCH
 from simplenet.testing.balls import Balls, Pair
 from simplenet.testing.bounds import unit_roundoff
 
-# What an operation of the formulas costs an implementation at most: the operation itself, and a constant in it that
-# is rounded to the tensor's type first.
+# Roundings of one operation of the formulas, at most: the operation itself, and a constant in it that is rounded to the
+# tensor's type first.
 ROUNDINGS = 2
 
 
 def fused_rounds_scalars(device: torch.device) -> bool:
     """Whether torch's fused Adam rounds its hyper-parameters to the type that it computes in, float32 or wider.
 
-    It does on CUDA from torch 2.11 on, and says so: of beta2 = 0.999 the first second moment is then 1.3e-5 off. What
-    it is held to is Algorithm 1 with scalars of that type.
+    It does on CUDA from torch 2.11 on, as documented: with beta2 = 0.999 the first second moment then has an error of
+    1.3e-5. It is compared with Algorithm 1 with scalars of that type.
 
     References:
         PyTorch, pull request 173224.
@@ -54,19 +54,19 @@ class Hyper:
     maximize: bool = False
 
     def __str__(self) -> str:
-        """List what differs from the usual values, and the learning rate."""
+        """List the learning rate and the values that differ from the defaults."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        usual = {f.name: f.default for f in fields(self)}
+        defaults = {f.name: f.default for f in fields(self)}
         betas = f"betas ({self.beta1:g}, {self.beta2:g})"
         shown = [f"lr {self.lr:g}"]
-        shown += [betas] if (self.beta1, self.beta2) != (usual["beta1"], usual["beta2"]) else []
+        shown += [betas] if (self.beta1, self.beta2) != (defaults["beta1"], defaults["beta2"]) else []
         for name in ("eps", "weight_decay", "amsgrad", "maximize"):
-            if named[name] != usual[name]:
+            if named[name] != defaults[name]:
                 shown.append(name if named[name] is True else f"{name} {named[name]:g}")
         return ", ".join(shown)
 
 
-# Each axis of a variant, and what it can be. The first is torch's.
+# The values of each axis of a variant. The first is torch's.
 EPSILON = {
     "outside": "m / (sqrt(v) + eps), both corrected: Algorithm 1",
     "before the correction": "eps is added to the root before that is corrected: the remark at the end of §2",
@@ -92,14 +92,14 @@ AMSGRAD = {
 
 @dataclass(frozen=True)
 class Variant:
-    """Which Adam it is; ``None`` where that is open.
+    """A variant of Adam; an axis that is ``None`` is undetermined.
 
     Attributes:
         epsilon: Where epsilon is added, a key of ``EPSILON``.
         correction: Which moments are corrected for bias, a key of ``CORRECTION``.
-        decay: What weight decay does, a key of ``DECAY``.
-        amsgrad: What AMSGrad takes the maximum of, a key of ``AMSGRAD``.
-        scalars: The type that bias corrections are computed in, ``float64`` or ``float32``.
+        decay: The kind of weight decay, a key of ``DECAY``.
+        amsgrad: The maximum that AMSGrad uses, a key of ``AMSGRAD``.
+        scalars: The type in which bias corrections are computed, ``float64`` or ``float32``.
     """
 
     epsilon: str | None = None
@@ -125,7 +125,7 @@ class Variant:
         return "; ".join(f"{name} {value}" for name, value in parts.items() if value) or "any"
 
     def departures(self, demanded: "Variant") -> list[str]:
-        """List where this one is known to differ from another."""
+        """List the axes on which this variant differs from another; undetermined axes are skipped."""
         names = [f.name for f in fields(self)]
         pairs = {name: (getattr(self, name), getattr(demanded, name)) for name in names}
         return [
@@ -144,7 +144,7 @@ NAMED = {
 
 
 def resolve_variant(variant: "str | Variant | None") -> Variant:
-    """Find a variant by name; nothing demanded leaves all open.
+    """Find a variant by name; ``None`` gives one whose axes are all undetermined.
 
     Raises:
         ValueError: If there is no such variant.
@@ -160,16 +160,16 @@ def resolve_variant(variant: "str | Variant | None") -> Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """What was observed: the parameter before and after each step, and the gradient of each, in float64.
+    """The observations of a run: the parameter before and after each step, and the gradients, in float64.
 
     Attributes:
         hyper: The hyper-parameters.
-        dtype: Of the parameter.
+        dtype: The parameter's dtype.
         before: The parameter before each step.
-        gradients: What it was given.
+        gradients: The gradient of each step.
         after: The parameter after each step.
-        label: What to call it in a message.
-        rates: The learning rate of each step, where it changes.
+        label: The name of the run in messages.
+        rates: The learning rate of each step, if it changes.
     """
 
     hyper: Hyper
@@ -183,14 +183,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far the steps of a run are from a variant's.
+    """The steps of a run compared with those of a variant.
 
     Attributes:
         run: The run.
-        excess: The distance of each step from the variant's, as a share of the bound; at most 1 within it.
-        error: That distance.
-        radius: The bound; infinite where it says nothing.
-        expected: Where the step should have led.
+        excess: The error of each step over its bound; at most 1 within the bound.
+        error: The distance of the observed parameter from the variant's.
+        radius: The bound of the error; infinite if there is no bound.
+        expected: The variant's parameter after each step.
     """
 
     run: Run
@@ -224,13 +224,13 @@ def judge(runs: Sequence[Run], variant: Variant) -> list[Judgement]:
 
     Args:
         runs: The runs; those of one length and size are computed at once.
-        variant: The variant; what is open in it is taken to be torch's, corrections in float64.
+        variant: The variant; an undetermined axis means torch's value, with corrections in float64.
     """
     return _judge(_batches(runs), variant)
 
 
 def _batches(runs: Sequence[Run]) -> list[tuple[list[int], "_Alike"]]:
-    """Put together the runs that are computed at once, with their indices."""
+    """Group the runs that are computed at once, with their indices."""
     batches: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(runs):
         key = (run.dtype, run.gradients.shape, run.hyper.amsgrad, run.hyper.weight_decay != 0, run.hyper.maximize)
@@ -246,7 +246,7 @@ def _judge(batches: Sequence[tuple[list[int], "_Alike"]], variant: Variant) -> l
 
 
 class _Moments(NamedTuple):
-    """What the gradients alone decide, after each step: both moments, and one minus the power of each beta."""
+    """After each step, the numbers that depend only on the gradients: both moments, and 1 - beta^t for each beta."""
 
     first: Balls
     second: Balls
@@ -255,10 +255,10 @@ class _Moments(NamedTuple):
 
 
 class _Alike:
-    """Adam beside optimizers whose runs are of one shape: in balls, a row a step, and in it one a run.
+    """Runs of one shape, computed at once: arrays of balls with one row for each step, and in it one for each run.
 
-    Only the moments are computed step by step; they do not depend on the parameters, unless by an L2 decay, nor on most
-    of what makes a variant.
+    Only the moments are computed step by step; they depend neither on the parameters, except with an L2 decay, nor on
+    most axes of a variant.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -278,11 +278,11 @@ class _Alike:
 
 
 class _Stepper:
-    """The steps of a variant beside runs."""
+    """The steps of a variant for some runs."""
 
     def __init__(self, alike: _Alike, variant: Variant) -> None:
         self.alike, self.hyper, self.dtype, self.variant = alike, alike.hyper, alike.dtype, variant
-        # Python's scalars are float64 and exact as given; in a narrower type they are rounded first.
+        # Python's scalars are float64 and exact; in a narrower type they are rounded first.
         self.scalar_dtype = torch.float32 if variant.scalars == "float32" else torch.float64
         self.u = unit_roundoff(self.scalar_dtype) if variant.scalars == "float32" else 0.0
         names = ("beta1", "beta2", "eps", "weight_decay")
@@ -319,11 +319,11 @@ class _Stepper:
         return self._ball(np.zeros((len(self.alike.runs), 1)))
 
     def _average(self, beta: Balls, terms: Balls) -> Balls:
-        """Average exponentially."""
+        """Return the exponential moving average after each step."""
         return _stacked(accumulate((1 - beta) * terms, lambda moment, new: beta * moment + new, initial=self._zero()))
 
     def _correction(self, beta: Balls) -> Balls:
-        """Return 1 - beta^t for each step; the power is one operation, whose roundings are charged where it is used."""
+        """Return 1 - beta^t for each step; the power is one operation, whose roundings are added after the loop."""
         one = Balls(1.0, dtype=self.scalar_dtype, roundings=0)
         bases = repeat(self._unrounded(beta, 0), len(self.alike.after))
         powers = _stacked(accumulate(bases, lambda power, base: power * base, initial=one))
@@ -336,7 +336,7 @@ class _Stepper:
         return decayed
 
     def steps(self) -> Balls:
-        """Take the steps; return where they may lead."""
+        """Return the balls that contain the parameter after each step."""
         theta, decay = self._ball(self.alike.before), self.variant.decay
         moments = self._moments(theta)
         decoupled = self.hyper.weight_decay != 0 and decay not in ("none", "L2")
@@ -372,7 +372,7 @@ class _Stepper:
 
 
 def _stacked(steps: Iterable[Balls]) -> Balls:
-    """Put what is there after each step into one array, without what there was before the first."""
+    """Stack the values after each step into one array, without the initial value."""
     after = list(steps)[1:]
     arrays = [(*step.centre, np.broadcast_to(step.radius, step.shape)) for step in after]
     high, low, radius = (np.stack(column) for column in zip(*arrays, strict=True))
@@ -380,9 +380,9 @@ def _stacked(steps: Iterable[Balls]) -> Balls:
 
 
 def candidates(**axes: Iterable[str | None]) -> list[Variant]:
-    """List every variant with the given values, an axis each; the axes that are not given stay open.
+    """List every combination of the given values of axes; the other axes stay undetermined.
 
-    Epsilon can stand before a correction of the second moment only where there is one.
+    Epsilon can be added before the correction of the second moment only if there is such a correction.
     """
     found = [Variant(**dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
     return [v for v in found if v.epsilon != "before the correction" or v.correction in (None, "both")]
@@ -390,12 +390,12 @@ def candidates(**axes: Iterable[str | None]) -> list[Variant]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is left of the variants after the runs.
+    """The variants that agree with the runs.
 
     Attributes:
-        survivors: Those that no run refutes.
-        nearest: The one that fits the most of the steps.
-        excess: Its largest excess.
+        survivors: The variants that no run refutes.
+        nearest: The variant that agrees with the most steps.
+        excess: The largest excess of ``nearest``.
     """
 
     survivors: tuple[Variant, ...]
@@ -404,7 +404,7 @@ class Finding:
 
 
 def refute(runs: Sequence[Run], variants: Sequence[Variant]) -> Finding:
-    """Refute the variants that a run does not agree with; each is given the coarser corrections where it needs them."""
+    """Refute the variants that disagree with a run; each is tried with corrections in float64, then in float32."""
     batches = _batches(runs)
     tried: list[tuple[Variant, np.ndarray]] = []
     for variant in variants:
@@ -418,7 +418,7 @@ def refute(runs: Sequence[Run], variants: Sequence[Variant]) -> Finding:
                 break
         else:
             tried.append(excesses[0])
-    # Most of the steps of what is broken in one place are right: the largest excess would say little.
+    # If one thing is broken, most steps are still right, so the number of wrong steps decides, not the largest excess.
     nearest, excess = min(tried, key=lambda one: (float((one[1] > 1).mean()), float(np.median(one[1]))))
     survivors = tuple(variant for variant, excess in tried if excess.max(initial=0.0) <= 1)
     return Finding(survivors, nearest, float(excess.max(initial=0.0)))

@@ -1,6 +1,6 @@
-"""pytest: what is under test, its options and its fixtures.
+"""A pytest plugin: options that choose the objects under test, and fixtures for them.
 
-``pytest_plugins = ["simplenet.testing.plugin"]`` in a ``conftest.py`` brings them to a suite.
+Enable it by ``pytest_plugins = ["simplenet.testing.plugin"]`` in a ``conftest.py``.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from simplenet.testing.network import bound_checks as network_checks
 from simplenet.testing.optimizers import Subject
 from simplenet.testing.study import Study
 
-# The options that name something of the user's, and the fixture that the tests of it ask for: these run alone.
+# The options that name a user's object, and the fixture of its tests: with such an option, only these tests run.
 USER_TESTS = {"--adam": "adam_check", "--net": "network_check"}
 
 
@@ -25,21 +25,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device",
         default="all",
-        help="run on this device alone: cpu, cuda, cuda:1, mps (default: on the CPU, and on CUDA where there is one)",
+        help="run only on this device: cpu, cuda, cuda:1, mps (default: the CPU, and CUDA if it is available)",
     )
     parser.addoption(
-        "--adam", metavar="PKG.MOD:CLASS", help="check this Adam alone, as `simplenet check adam` does; a test a check"
+        "--adam", metavar="PKG.MOD:CLASS", help="only check this Adam, like `simplenet check adam`: one test a check"
     )
     parser.addoption(
         "--net",
         metavar="PKG.MOD:FACTORY",
-        help="check alone what this factory, called without arguments, builds, as `simplenet check network` does; its "
-        "example_input_array, a batch to try, says what it takes (default: two numbers a row)",
+        help="only check the network that this factory returns, like `simplenet check network`: one test a check; the "
+        "network's example_input_array is an example batch (default: rows of two numbers)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a wrong option before anything is collected."""
+    """Refuse a wrong option before the collection."""
     try:
         selected_devices(config), [user_checks(config, option) for option in USER_TESTS]
     except ValueError as error:
@@ -50,16 +50,16 @@ def selected_devices(config: pytest.Config) -> list[torch.device]:
     """List the devices to run on.
 
     Raises:
-        ValueError: If ``--device`` names nothing that is here.
+        ValueError: If there is no such device as ``--device`` names.
     """
     return devices(config.getoption("--device"))
 
 
 def user_checks(config: pytest.Config, option: str) -> list[BoundCheck]:
-    """List the checks of what ``--adam`` or ``--net`` names, on each device; none without the option.
+    """List the checks of the object that ``--adam`` or ``--net`` names, on each device; none without the option.
 
     Raises:
-        ValueError: If there is no such thing.
+        ValueError: If it cannot be imported.
     """
     path = config.getoption(option)
     if path is None:
@@ -68,10 +68,10 @@ def user_checks(config: pytest.Config, option: str) -> list[BoundCheck]:
         made = import_object(path)
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from None
-    here = selected_devices(config)
+    on = selected_devices(config)
     if option == "--adam":
-        return [check for device in here for check in bound_checks(Study(Subject(made), device=device))]
-    return [check for device in here for check in network_checks(NetworkStudy(made, device=device))]
+        return [check for device in on for check in bound_checks(Study(Subject(made), device=device))]
+    return [check for device in on for check in network_checks(NetworkStudy(made, device=device))]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -84,12 +84,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     }
     for fixture, under_test in values.items():
         if fixture in metafunc.fixturenames and not _has(metafunc, fixture):
-            # They outlive an example of Hypothesis; tests keep their order, which a wider scope would change.
+            # The fixtures have session scope for Hypothesis; the scope here keeps the order of the tests.
             metafunc.parametrize(fixture, under_test(), ids=str, indirect=True, scope="function")
 
 
 def _has(metafunc: pytest.Metafunc, argument: str) -> bool:
-    """Whether a test brings its own values of an argument, as by ``parametrize_with_checks``."""
+    """Whether a test parametrizes an argument itself, as ``parametrize_with_checks`` does."""
     named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     lists = [names.split(",") if isinstance(names, str) else names for names in named]
     return argument in {name.strip() for names in lists for name in names}
@@ -97,7 +97,7 @@ def _has(metafunc: pytest.Metafunc, argument: str) -> bool:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The device to run on: the CPU, and CUDA where there is one, or that of ``--device``."""
+    """The device to run on: the CPU, and CUDA if it is available, or that of ``--device``."""
     param: torch.device = request.param
     return param
 
@@ -111,7 +111,7 @@ def adam(request: pytest.FixtureRequest) -> AdamUnderTest:
 
 @pytest.fixture(scope="session")
 def network(request: pytest.FixtureRequest) -> NetworkUnderTest:
-    """Each of the notebook's networks on each device: call it with a seed to build one."""
+    """Each of the notebook's networks on each device: call it with a seed to build a network."""
     param: NetworkUnderTest = request.param
     return param
 
@@ -130,28 +130,28 @@ def network_check(request: pytest.FixtureRequest) -> BoundCheck:
     return param
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
+@pytest.hookimpl(tryfirst=True)  # before -k and -m deselect items
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Run the tests of what the user names alone, and without an option for it none of them."""
-    asked_for = {fixture for option, fixture in USER_TESTS.items() if config.getoption(option)}
-    without = set(USER_TESTS.values()) - asked_for
+    """With ``--adam`` or ``--net``, run only the tests of that object; without them, none of these tests."""
+    requested = {fixture for option, fixture in USER_TESTS.items() if config.getoption(option)}
+    without = set(USER_TESTS.values()) - requested
     items[:] = [item for item in items if without.isdisjoint(item.fixturenames)]
     for item in items:
         if getattr(item.obj, "refuted", False):
             item.user_properties.append(("refuted", True))
-    if asked_for:
-        run_alone(config, items, asked_for)
+    if requested:
+        run_only(config, items, requested)
 
 
-def run_alone(config: pytest.Config, items: list[pytest.Function], fixtures: set[str]) -> None:
-    """Deselect the tests that ask for none of some fixtures."""
+def run_only(config: pytest.Config, items: list[pytest.Function], fixtures: set[str]) -> None:
+    """Deselect the tests that use none of these fixtures."""
     others = [item for item in items if fixtures.isdisjoint(item.fixturenames)]
     items[:] = [item for item in items if not fixtures.isdisjoint(item.fixturenames)]
     config.hook.pytest_deselected(items=others)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Report a counter-claim as refuted: its name is false, and the test passes because it is."""
+    """Report a passed counter-claim as REFUTED: its name is a false sentence, and an assertion in it failed."""
     if report.when == "call" and report.passed and ("refuted", True) in map(tuple, report.user_properties):
         return "passed", ".", ("REFUTED", {"green": True})
     return None

@@ -1,4 +1,4 @@
-"""What checks found: a table, property by property, that says what fails and on what."""
+"""The report of checks: a table with a row for each property, and a counter-example for each failure."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """What became of a check."""
+    """The outcome of a check."""
 
     HOLDS = "holds"
     FAILS = "FAILS"
@@ -18,20 +18,20 @@ class Status(StrEnum):
 
     @property
     def passes(self) -> bool:
-        """Whether a report may hold it and pass."""
+        """Whether a report with this outcome can pass."""
         return self is not Status.FAILS
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one check.
+    """The result of one check.
 
     Attributes:
-        check: Its name, a sentence that could be false.
-        status: What became of it.
-        detail: The smallest counter-example, or why it is not applicable; a line.
-        seconds: How long it took.
-        traceback: Where the code under test raised, if it did.
+        check: The check's name, a sentence that could be false.
+        status: The outcome.
+        detail: The first counter-example, or why the check is not applicable; one line.
+        seconds: The duration.
+        traceback: The traceback of an exception in the code under test.
     """
 
     check: str
@@ -43,13 +43,13 @@ class Result:
 
 @dataclass
 class Report:
-    """What the checks of one subject found.
+    """The results of the checks of one subject.
 
     Attributes:
-        subject: What was checked.
+        subject: The name of the optimizer or network.
         results: A result for each check, in order.
-        facts: What was found out beside: the variant, accuracies, warnings; a line each.
-        measured: Numbers behind the facts, for ``as_dict``.
+        facts: Further findings, one line each: the variant, the accuracy, warnings.
+        measured: The facts as data, for ``as_dict``.
     """
 
     subject: str
@@ -59,12 +59,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing fails but what is expected to, or is torch's own defect."""
+        """Whether nothing fails, except for expected failures and known defects of torch."""
         return bool(self.results) and all(result.status.passes for result in self.results)
 
     @property
     def exit_status(self) -> int:
-        """The exit status for a command: 0 if it passed, else 1."""
+        """The exit status of a command: 0 if the report passed, else 1."""
         return 0 if self.passed else 1
 
     @property
@@ -76,25 +76,26 @@ class Report:
         """Return the result of a check.
 
         Raises:
-            KeyError: If there was no such check.
+            KeyError: If there is no such check.
         """
         for result in self.results:
             if result.check == check:
                 return result
-        raise KeyError(f"{check!r} is no check of {self.subject}: {', '.join(r.check for r in self.results)}")
+        names = ", ".join(result.check for result in self.results)
+        raise KeyError(f"check is {check!r}, but should be one of those of {self.subject}: {names}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it, as JSON can hold it."""
+        """Return the report as values that JSON can represent."""
         results = [{**asdict(result), "status": str(result.status)} for result in self.results]
         own = {"subject": self.subject, "passed": self.passed, "facts": self.facts, "measured": self.measured}
         return {**own, "results": results}
 
     def to_json(self) -> str:
-        """Return all of it as JSON; infinity and NaN are strings."""
+        """Return the report as JSON; infinity and NaN are strings."""
         return json.dumps(_finite(self.as_dict()), indent=2, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
-        """Draw the table, the facts first and the count last."""
+        """Format the table: the facts first, the counts last."""
         lines = [self.subject, ""]
         width = max(map(len, self.facts), default=0)
         lines += [f"{name:<{width}}  {value}" for name, value in self.facts.items()]

@@ -1,4 +1,4 @@
-"""Run one check: whatever the code under test does, raise, print, warn or hang, becomes a result."""
+"""Run one check, and turn whatever the code under test does (raise, print, warn, hang) into a result."""
 
 import contextlib
 import io
@@ -20,16 +20,16 @@ from simplenet.testing.report import Report, Result, Status
 
 S = TypeVar("S")
 
-# Seconds that a check may take; the slowest takes two on one core.
+# Seconds allowed for a check; the slowest check takes two on one core.
 TIME_LIMIT = 60.0
 
 
-class NotApplicable(Exception):  # noqa: N818 - it is no error
-    """What a check needs is not there; the message says what."""
+class NotApplicable(Exception):  # noqa: N818 - not an error
+    """The subject lacks what a check needs; the message says what."""
 
 
 class TimeLimitReached(BaseException):
-    """The check took too long; no ``except Exception`` of the code under test catches this."""
+    """The check took too long; an ``except Exception`` in the code under test does not catch this."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Check(Generic[S]):
 
     Attributes:
         name: A sentence that could be false.
-        run: Raises AssertionError with a counter-example where it is; may return a remark.
+        run: Raises AssertionError with a counter-example if it is false; may return a remark.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Check(Generic[S]):
         return self.name
 
 
-# By default torch compiles eight variants of a function and runs the ninth uncompiled, without a word. Its cache may
-# return code that holds the numbers of another variant (compiled-for-another-number in docs/defects.md).
+# By default torch compiles eight variants of a function and silently runs the ninth uncompiled. Its cache may return
+# code with the constants of another variant (compiled-for-another-number in docs/defects.md).
 _COMPILED_EACH_TIME: dict[str, dict[str, Any]] = {
     "torch._dynamo.config": {"cache_size_limit": sys.maxsize, "accumulated_cache_size_limit": sys.maxsize},
     "torch._inductor.config": {"force_disable_caches": True},
@@ -58,7 +58,7 @@ _COMPILED_EACH_TIME: dict[str, dict[str, Any]] = {
 
 @contextlib.contextmanager
 def _compiled_each_time() -> Iterator[None]:
-    """Have torch compile whatever the code under test compiles, where it has its compiler loaded."""
+    """If torch's compiler is loaded, make it compile everything that the code under test asks it to."""
     with contextlib.ExitStack() as stack:
         for module, options in _COMPILED_EACH_TIME.items():
             if config := sys.modules.get(module):
@@ -69,7 +69,7 @@ def _compiled_each_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Stop what takes longer, where that can be done: in a main thread, on a system with timers."""
+    """Stop the block after this time, if it runs in the main thread on a system with timers."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -86,20 +86,20 @@ def _limited(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-        if remaining:  # someone else's alarm goes on
+        if remaining:  # restart the caller's timer
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - started), 1e-3))
 
 
 class Recorder:
-    """Collect what the code under test prints and warns of, each line once."""
+    """Collect the output and the warnings of the code under test, each line once."""
 
     def __init__(self) -> None:
         self.printed: dict[str, None] = {}
         self.warned: dict[str, None] = {}
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take in what is printed and warned of; put back the generators and flags of torch."""
+    def recording(self) -> Iterator[None]:
+        """Record what is printed and warned of; restore torch's generators and flags."""
         output = io.StringIO()
         grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
         try:
@@ -121,7 +121,7 @@ class Recorder:
             )
 
     def describe(self, report: Report) -> None:
-        """Say in a report what was printed and warned of."""
+        """Add what was printed and warned of to a report."""
         for name, lines in (("warns", self.warned), ("prints", self.printed)):
             if lines:
                 more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
@@ -134,14 +134,14 @@ def run(check: Check[S], subject: S, recorder: Recorder, time_limit: float = TIM
 
     Args:
         check: The check.
-        subject: What it is run on.
-        recorder: What takes in what is printed.
-        time_limit: Seconds after which it is stopped.
+        subject: The subject of the check.
+        recorder: The recorder of output and warnings.
+        time_limit: Seconds after which the check is stopped.
     """
     started = time.monotonic()
     status, detail, trace = Status.HOLDS, "", ""
     try:
-        with recorder.listening(), _compiled_each_time(), _limited(time_limit):
+        with recorder.recording(), _compiled_each_time(), _limited(time_limit):
             detail = check.run(subject) or ""
     except NotApplicable as reason:
         status, detail = Status.NOT_APPLICABLE, str(reason)
@@ -151,7 +151,7 @@ def run(check: Check[S], subject: S, recorder: Recorder, time_limit: float = TIM
         status, detail = Status.FAILS, str(error)
         if isinstance(error, SubjectError):
             trace = "".join(traceback.format_exception(error.error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the code under test raises is its verdict
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception is a failure of the subject
         status, detail = Status.FAILS, f"raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         trace = traceback.format_exc()
     return Result(check.name, status, detail, round(time.monotonic() - started, 3), trace)

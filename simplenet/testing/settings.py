@@ -1,4 +1,4 @@
-"""Global settings of torch, changed for a block and given back."""
+"""Context managers that change a global setting of torch and restore it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

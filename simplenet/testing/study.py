@@ -1,4 +1,4 @@
-"""What the checks of one Adam share: how it is driven, what it takes, and which variant it is."""
+"""The state that the checks of one Adam share: how to drive it, which types it takes, and which variant it is."""
 
 import itertools
 import time
@@ -29,10 +29,10 @@ from simplenet.testing.oracle import (
 from simplenet.testing.report import Result
 from simplenet.testing.runner import NotApplicable
 
-# What torch computes in; float32 first, for it is what most optimizers are made for.
+# The types that torch computes in; float32 first, because most optimizers are made for it.
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# Numbers in (1/8, 4), of both signs, that every type holds: gradients of one scale.
+# Numbers with magnitudes in (1/8, 4) that every type represents exactly: gradients of one scale.
 _UNITS = np.array([1.0, -0.75, 2.5, -3.5, 0.375, -1.5, 0.1875, 3.0, -0.5, 1.75, -2.0, 0.625])
 
 
@@ -46,7 +46,7 @@ def units(steps: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def short(dtype: torch.dtype) -> str:
-    """Name a type without torch's prefix."""
+    """Return a dtype's name without ``torch.``."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -54,10 +54,10 @@ class Study:
     """An Adam under test.
 
     Args:
-        subject: What makes its optimizers.
-        dtypes: The types that it has to take; by default those of ``DTYPES`` that it does take.
-        device: Where its parameters are.
-        variant: The variant that it has to be; by default whichever it is.
+        subject: The subject, which makes optimizers.
+        dtypes: The types that it must take; by default those of ``DTYPES`` that it does take.
+        device: The device of its parameters.
+        variant: The variant that it must be; by default any.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Study:
         self.device = torch.device(device)
         self.demanded = resolve_variant(variant)
         self.errors: dict[str, dict[str, float]] = {}
-        self.first: Result | None = None  # of the check that all others need
-        self.enough = float("inf")  # when a check is to be content with the examples that it has had
+        self.first: Result | None = None  # of the check that all others depend on
+        self.enough = float("inf")  # the time at which a check stops with the examples so far
 
     def parameter(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:
         """Make a parameter."""
@@ -88,7 +88,7 @@ class Study:
 
     @cached_property
     def refusals(self) -> dict[torch.dtype, SubjectError]:
-        """Take two steps in each type; return what it raises in those that it does not take."""
+        """Take two steps in each type; return the exceptions by type."""
         refused: dict[torch.dtype, SubjectError] = {}
         learnt = False
         for dtype in self.dtypes:
@@ -105,44 +105,44 @@ class Study:
 
     @property
     def smoke(self) -> SubjectError | None:
-        """What it raises before it has taken two steps in any type, if it does."""
+        """The first exception, if it cannot take two steps in any type."""
         if len(self.refusals) < len(self.dtypes):
             return None
         return next(iter(self.refusals.values()))
 
     def demand(self, dtype: torch.dtype) -> None:
-        """Go on only where it takes a type.
+        """Require that it takes a type.
 
         Raises:
-            NotApplicable: If it does not, and was not said to.
-            SubjectError: If it was said to.
+            NotApplicable: If it does not take the type, and the type was not requested.
+            SubjectError: If it does not take a requested type.
         """
         if dtype in self.refusals:
             if self.asked:
                 raise self.refusals[dtype]
-            raise NotApplicable(f"does not take {short(dtype)}: {self.refusals[dtype]}")
+            raise NotApplicable(f"it does not take {short(dtype)}: {self.refusals[dtype]}")
 
     def in_time(self) -> bool:
-        """Whether there is time for a further example: an optimizer that compiles itself takes seconds for each."""
+        """Whether there is time for another example: an optimizer that compiles itself takes seconds for each."""
         return time.monotonic() < self.enough
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The type of the checks that any type will do for."""
+        """The type for checks that run in one type only."""
         return next((dtype for dtype in self.dtypes if dtype not in self.refusals), self.dtypes[0])
 
     def record(self, hyper: Hyper, start: Tensor, gradients: Tensor, dtype: torch.dtype, label: str = "") -> Run:
-        """Take a step along each gradient; return what was observed.
+        """Take a step along each gradient; return the observations.
 
         Args:
-            hyper: The hyper-parameters, which it has to be able to take.
-            start: Where to start, of the parameter's shape.
-            gradients: A gradient each step.
-            dtype: Of the parameter.
-            label: What to call the run.
+            hyper: The hyper-parameters, which it must take.
+            start: The initial parameter.
+            gradients: The gradients, one for each step.
+            dtype: The parameter's dtype.
+            label: The name of the run.
 
         Raises:
-            SubjectError: If it raises anything.
+            SubjectError: If it raises any exception.
         """
         driven = self.subject.build([self.parameter(start, dtype)], **self.subject.options(hyper))
         given = gradients.to(dtype)
@@ -155,12 +155,12 @@ class Study:
 
     @cached_property
     def own_decay(self) -> float:
-        """What it decays parameters by though it is told not to, or not told: decoupled, times lr."""
+        """The decoupled weight decay, times lr, that it applies with ``weight_decay=0`` or without that argument."""
         return self._decay_of_one(**({"weight_decay": 0.0} if "weight_decay" in self.subject.takes else {}))
 
     @cached_property
     def default_decay(self) -> float:
-        """What it decays parameters by where ``weight_decay`` is not passed."""
+        """The weight decay that it applies if ``weight_decay`` is not passed."""
         if "weight_decay" not in self.subject.takes:
             return self.own_decay
         takes = self.subject.takes
@@ -177,10 +177,10 @@ class Study:
         driven.step(self.gradient([0.0]))
         (p,) = driven.values()
         moved = 1 - p.double().item()
-        return float(f"{moved / lr:.4g}") if moved == moved else 0.0  # noqa: PLR0124 - NaN has a check of its own
+        return float(f"{moved / lr:.4g}") if moved == moved else 0.0  # noqa: PLR0124 - another check is for NaN
 
     def hyper(self, **wanted: Any) -> Hyper:
-        """Return hyper-parameters as it takes them, its own decay included."""
+        """Return its effective hyper-parameters, including its own weight decay."""
         hyper = self.subject.hyper(**wanted)
         if "weight_decay" in self.subject.takes or "weight_decay" in self.subject.fixed:
             return hyper
@@ -188,22 +188,20 @@ class Study:
 
     @cached_property
     def _moderate(self) -> dict[str, float]:
-        """Hyper-parameters at which every variant takes steps of its own, in every type."""
+        """Hyper-parameters for which the steps of all variants differ, in every type."""
         return {"lr": 2.0**-3, "beta1": 0.5, "beta2": 0.75, "eps": 0.25}
 
     @cached_property
     def found(self) -> "Found":
-        """Decide which variant it is, one axis after the other.
+        """Determine the variant, one axis after the other.
 
         Raises:
-            SubjectError: If it raises anything.
+            SubjectError: If it raises any exception.
         """
         n = 6
-        usual = {} if self.dtype is torch.float16 else {"lr": 2.0**-7}
-        scale = 1.0 if self.dtype is torch.float16 else 2.0**-23  # of a gradient that epsilon, 1e-8, counts beside
         settings: list[tuple[dict[str, Any], float]] = [(self._moderate, 1.0), (self._moderate, 0.25)]
         if self.dtype is not torch.float16:
-            settings.append((usual, scale))
+            settings.append(({"lr": 2.0**-7}, 2.0**-23))  # gradients of the order of epsilon, 1e-8
         runs = []
         for i, (wanted, size) in enumerate(settings):
             hyper = self.hyper(**wanted)
@@ -214,7 +212,7 @@ class Study:
         found = refute(runs, candidates(epsilon=EPSILON, correction=CORRECTION, decay=decays))
         stages = [found]
         if "weight_decay" in self.subject.takes:
-            # A decay by a third: before and after the step, times lr and not, lead to places far apart.
+            # A decay by a third: the results differ widely between before and after the step, times lr and not.
             decaying = [self.hyper(**self._moderate | {"lr": 0.5}, weight_decay=0.75)]
             path = [self.record(h, torch.ones(n), units(4, (n,), 7), self.dtype) for h in decaying]
             stages.append(refute(path, self._extended(stages[-1], "decay", DECAY)))
@@ -226,40 +224,40 @@ class Study:
         return Found(stages, self.demanded)
 
     def _extended(self, stage: Finding, axis: str, values: Iterable[str]) -> list[Variant]:
-        """Give what is left of the variants each value of a further axis."""
+        """Extend the variants that are left by each value of another axis."""
         left = stage.survivors or (stage.nearest,)
         if axis == "amsgrad" and all(variant.correction != "both" for variant in left):
-            values = ("raw maximum", "none")  # without a correction all maxima are the same
+            values = ("raw maximum", "none")  # without a correction all maxima are equal
         return [replace(variant, **{axis: value}, scalars=None) for variant, value in itertools.product(left, values)]
 
     @property
     def variant(self) -> Variant:
-        """The variant that its steps are held to: the one demanded, in what was demanded, else the one found."""
+        """The variant that its steps are compared with: the required axes, and for the others those found."""
         found = self.found.variant
         demanded = {n: v for n, v in vars(self.demanded).items() if v is not None}
         return replace(found, **demanded)
 
     def driven(self, *starts: Any, dtype: torch.dtype | None = None, **wanted: Any) -> Driven:
-        """Make an optimizer of parameters that start from given values, with hyper-parameters that it takes."""
+        """Make an optimizer for parameters with these initial values, with hyper-parameters that it takes."""
         options = self.subject.options(self.hyper(**self.gentle(dtype) | wanted))
         return self.subject.build([self.parameter(start, dtype) for start in starts], **options)
 
     def gentle(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
-        """Return hyper-parameters at which nothing vanishes or overflows, in any type."""
+        """Return hyper-parameters at which nothing underflows or overflows in the type."""
         small = (dtype or self.dtype) is torch.float16
         return {"lr": 2.0**-6, "beta2": 0.99, "eps": 1e-3 if small else 1e-8}
 
     def smallest_eps(self, dtype: torch.dtype) -> float:
-        """Return the smallest usual epsilon that is not 0 in a type."""
+        """Return the smaller of 1e-8 and 1e-3 that does not round to 0 in a type."""
         return 1e-8 if smallest_subnormal(dtype) / 2 < 1e-8 else 1e-3  # noqa: PLR2004 - torch's default
 
 
 class Found:
-    """Which variant an Adam is, as far as the runs decide it.
+    """The variant of an Adam, as far as the runs determine it.
 
     Args:
-        stages: What each stage of the decision left, the last one with the most axes.
-        demanded: What to prefer where several are left.
+        stages: The finding of each stage; later stages have more axes.
+        demanded: The variant to prefer if several are left.
     """
 
     def __init__(self, stages: Sequence[Finding], demanded: Variant) -> None:
@@ -269,16 +267,16 @@ class Found:
         preferred = [variant for variant in left if not variant.departures(demanded)]
         self.left = left
         self.variant = (preferred or left)[0]
-        # A stage that refutes all is where it leaves the published ones.
+        # If a stage refutes all variants, it is not a published one.
         self.excess = max(stage.excess for stage in stages)
         self.published = all(stage.survivors for stage in stages)
-        # Later stages are run at settings at which either type would do: the first has the tell-tale ones.
+        # The settings of later stages do not distinguish the types of the corrections; those of the first stage do.
         if any(v.scalars == "float32" for stage in stages for v in (stage.survivors or (stage.nearest,))[:1]):
             self.variant = replace(self.variant, scalars="float32")
 
     @property
     def undecided(self) -> list[str]:
-        """The axes on which the variants that are left differ, with what is left."""
+        """The axes on which the variants that are left differ, with their values."""
         axes = ("epsilon", "correction", "decay", "amsgrad")
         values = {axis: sorted({str(getattr(variant, axis)) for variant in self.left}) for axis in axes}
         return [f"{axis}: {' or '.join(left)}" for axis, left in values.items() if len(left) > 1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from simplenet.environment import describe, processor
-from simplenet.testing.plugin import run_alone, selected_devices
+from simplenet.testing.plugin import run_only, selected_devices
 from tests.environments.drift import kernels, line, table
 from tests.environments.golden import (
     COMMITTED,
@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     """Compare with another environment alone; the committed record is golden without the option."""
     if config.option.golden:
-        run_alone(config, items, {"golden"})
+        run_only(config, items, {"golden"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,4 +1,4 @@
-"""pytest: defects expected where they are known, claims and checks counted."""
+"""A pytest plugin: xfail the tests of known defects, and count claims, defects and checks."""
 
 import re
 from collections import Counter
@@ -14,16 +14,16 @@ from simplenet.testing.plugin import USER_TESTS, selected_devices
 from simplenet.testing.strategies import DTYPES
 from tests import ledger
 
-# What a run's checks are counted by: the parameter, and the values that count, if not all.
+# The parameters by which checks are counted, and the counted values, if not all.
 AXES = {"adam": None, "network": None, "device": None, "dtype": DTYPES}
 
 # Parameters whose values are a device, or end in "-" and one.
 DEVICE_AXES = ("adam", "network", "device")
 
-# What is compared with something of the user's says nothing of torch: the ledger of defects does not apply.
+# Options that test an object supplied by the user, to which the ledger of torch's defects does not apply.
 USERS = (*USER_TESTS, "--golden")
 
-# The -m that pyproject.toml gives: it leaves out what no floor counts. One on the command line takes its place.
+# The default of -m, from pyproject.toml: it deselects only tests that no floor counts.
 NOT_SOAK = "not soak"
 
 
@@ -32,21 +32,21 @@ def _parameters(item: pytest.Function) -> dict[str, Any]:
 
 
 def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
-    """Whether an item of the cell's test has every parameter that the cell names; ``cuda:1`` counts as ``cuda``."""
+    """Whether a test has all parameters of a defect's cell; ``cuda:1`` counts as ``cuda``."""
     named = {name: re.sub(r"\b(cuda|mps):\d+$", r"\1", str(value)) for name, value in _parameters(item).items()}
     return all(named.get(name) in values for name, values in cell.items() if name != "test")
 
 
 def _on_selected_device(cell: dict[str, Any], config: pytest.Config) -> bool:
-    """Whether the run has a device of each kind that the cell is about."""
+    """Whether the run has a device of each type in the cell."""
     selected = {device.type for device in selected_devices(config)}
     cells_devices = [{value.rpartition("-")[2] for value in cell[axis]} for axis in DEVICE_AXES if axis in cell]
     return all(selected & of_axis for of_axis in cells_devices)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
+@pytest.hookimpl(tryfirst=True)  # before -k and -m deselect items
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Note what each test decides, and expect the known defects."""
+    """Record the claims and the axes of each test, and expect the known defects."""
     for item in items:
         item.user_properties += [("claim", claim) for mark in item.iter_markers("claim") for claim in mark.args]
         parameters = _parameters(item)
@@ -87,29 +87,29 @@ def _expect_defects(config: pytest.Config, items: list[pytest.Function]) -> None
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Do not shrink what is expected to fail: any failing example will do, and shrinking takes seconds."""
+    """Do not shrink the example of an expected failure: any example suffices, and shrinking takes seconds."""
     test = getattr(item, "obj", None)
     name = "_hypothesis_internal_use_settings"
     if item.get_closest_marker("xfail") is None or not hasattr(test, name):
         return (yield)
-    usual = getattr(test, name)
+    before = getattr(test, name)
     phases = [Phase.explicit, Phase.generate]
-    # One bug at a time: two of one kind would be raised as a group, which is of another kind.
-    setattr(test, name, settings(usual, phases=phases, report_multiple_bugs=False, print_blob=False))
+    # Two bugs would be raised as an ExceptionGroup, which is not the expected type.
+    setattr(test, name, settings(before, phases=phases, report_multiple_bugs=False, print_blob=False))
     try:
         return (yield)
     finally:
-        setattr(test, name, usual)
+        setattr(test, name, before)
 
 
 class Tally:
-    """Count what was decided, from the reports: under xdist they come from the workers.
+    """Count checks, defects and claims from the reports, which under xdist come from the workers.
 
     Attributes:
-        checks: How many checks were made, by the value of an axis.
-        defects: The defects that were seen.
-        decided: The claims that a test has decided as the ledger says.
-        failed: The claims that a test has not.
+        checks: The number of checks for each value of an axis.
+        defects: The defects that occurred.
+        decided: The claims for which a test has confirmed the ledger's verdict.
+        failed: The claims for which a test has failed.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -133,9 +133,9 @@ class Tally:
                 self.decided.add(name)
 
     def missing(self) -> dict[str, int]:
-        """Return by how many checks a whole run falls short of the floor; a partial run cannot.
+        """Return how many checks a complete run lacks, by axis; a partial run has no floor.
 
-        A GPU's floor is that of CUDA; where that has none, each axis of the CPU's floor should have a check there, too.
+        The floor of a GPU is that of CUDA; without one, each axis of the CPU's floor needs one check on the GPU too.
         """
         options = self.config.option
         users = any(map(self.config.getoption, USERS))
@@ -165,14 +165,14 @@ class Tally:
         if any(map(self.config.getoption, USERS)):
             return
         for axis, count in self.missing().items():
-            write(f"checks: {axis} falls {count} short of tests/ledger/floor.toml: what no longer runs?", red=True)
+            write(f"checks: {axis} is {count} below tests/ledger/floor.toml: some tests no longer run", red=True)
         write(
-            f"defects: {len(self.defects)} of {len(ledger.defects())} known ones show in torch {torch.__version__} "
+            f"defects: {len(self.defects)} of {len(ledger.defects())} known ones occur in torch {torch.__version__} "
             f"and lightning {version('lightning')}"
         )
         write(
             f"claims: {verdicts['holds']} hold, {verdicts['refuted']} are refuted as expected, "
-            f"{len(claims) - len(decided)} went unchecked"
+            f"{len(claims) - len(decided)} unchecked"
         )
 
 

@@ -21,7 +21,7 @@ sys.exit(3)
 """
 
 
-def test_a_program_in_a_fork_is_run_as_python_would_run_it(tmp_path, monkeypatch):
+def test_a_program_in_a_fork_runs_as_under_a_new_interpreter(tmp_path, monkeypatch):
     """With the environment of the test, but for what is changed for it, and a hash seed of its own."""
     monkeypatch.setenv("OF_THE_TEST", "yes")
     environment = {**os.environ}
@@ -48,7 +48,7 @@ def start_failing(directory):
 failing = Background(start_failing)
 
 
-def test_a_child_that_fails_is_no_answer(finished):
+def test_a_failing_child_process_fails_the_test_with_its_output(finished):
     """Its end is seen, and what it said of it is shown."""
     with pytest.raises(AssertionError, match=r"(?s)ended with 1: .*KeyError: 'the reason'"):
         finished(failing)

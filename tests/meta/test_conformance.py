@@ -14,7 +14,7 @@ ROWS = {one["id"]: one for one in deviations()}
 OF_TORCH = [id_ for id_, one in ROWS.items() if "import torch\nfrom PACKAGE import Adam" in one["reproduction"]]
 
 
-def test_the_page_and_its_picture_are_those_of_the_records():
+def test_the_page_and_its_plot_show_the_current_records():
     text = page.page(gather())
 
     assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.conformance"
@@ -36,7 +36,7 @@ def test_every_implementation_of_the_catalogue_is_recorded():
     assert recorded == set(adams())
 
 
-def test_the_records_fail_where_a_row_says_so_and_nowhere_else():
+def test_the_records_fail_exactly_the_checks_listed_as_deviations():
     assert list(disagreements(gather())) == []
 
 
@@ -71,7 +71,7 @@ def _record(**results):
     return {"e": {"checks": {"torch NAdam": {"results": statuses, "variant": None, "departs": {}}}}}
 
 
-def test_a_failure_without_a_row_and_a_row_without_a_failure_are_found(monkeypatch):
+def test_a_failure_without_a_row_and_a_row_without_a_failure_are_reported(monkeypatch):
     name = "torch NAdam"
     row = {"id": "r", "adams": [name], "checks": ["it holds"], "variant": {"epsilon": "outside"}}
     monkeypatch.setattr("tests.conformance.adams", lambda: {name: {}})
@@ -85,7 +85,7 @@ def test_a_failure_without_a_row_and_a_row_without_a_failure_are_found(monkeypat
     assert f"{name} should be {{'epsilon': 'outside'}} by deviations.toml, but is None" in found
 
 
-def test_a_negative_control_has_to_be_told_from_adam_and_may_fail_the_rest(monkeypatch):
+def test_a_negative_control_must_be_no_variant_of_adam_and_may_fail_other_checks(monkeypatch):
     monkeypatch.setattr("tests.conformance.adams", lambda: {"torch NAdam": {"kind": CONTROL}})
     monkeypatch.setattr("tests.conformance.deviations", list)
     found = _record(it_fails="FAILS")
@@ -101,7 +101,7 @@ def test_a_negative_control_has_to_be_told_from_adam_and_may_fail_the_rest(monke
 @pytest.mark.parametrize(
     ("make", "epsilon"), [(adapted.Reference, "outside"), (adapted.Copied, "before the correction")]
 )
-def test_an_adapter_shows_which_adam_it_adapts(make, epsilon):
+def test_an_adapter_has_the_variant_of_its_adam(make, epsilon):
     report = check_adam(make, only=["it takes steps", PUBLISHED, "the first step has its closed form, float64"])
 
     assert report.passed, str(report)

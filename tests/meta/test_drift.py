@@ -60,7 +60,7 @@ def test_environments_come_in_the_order_of_their_versions(records):
     assert list(records) == ["c-old", "b-new", "a-newer"]
 
 
-def test_the_page_has_the_earliest_step_and_the_farthest_weight_and_joins_what_is_alike(records):
+def test_the_page_has_the_first_step_and_the_largest_difference_and_merges_equal_rows(records):
     verdict, checks, drifted = rows(page(records), "`c-old`")
 
     assert verdict[1:] == ["2.0.1+cu117", "2.6.6", "2.4.6", "3.11.7", "AVX2", "9", "1", "5", "1"]
@@ -68,7 +68,7 @@ def test_the_page_has_the_earliest_step_and_the_farthest_weight_and_joins_what_i
     assert drifted[1:] == ["for-loop, foreach", "2 of 2", "57 (overview, seed 2)", *["1,234"] * len(MARKS)]
 
 
-def test_the_page_names_what_failed_and_the_environments_in_which_a_defect_shows(records):
+def test_the_page_names_failed_tests_and_the_environments_with_each_defect(records):
     text = page(records)
 
     assert "- `c-old` fails `tests/test_x.py::test_y`" in text
@@ -76,13 +76,13 @@ def test_the_page_names_what_failed_and_the_environments_in_which_a_defect_shows
     assert all(len(rows(text, f"`{id_}`")) == 1 for id_ in ledger.defects())
 
 
-def test_the_picture_is_drawn_from_the_records_of_the_page(records, tmp_path):
+def test_the_plot_is_stamped_with_the_records_of_the_page(records, tmp_path):
     plot(records, tmp_path / "drift.png")
 
     assert stamp("drift", page(records)).encode() in (tmp_path / "drift.png").read_bytes()
 
 
-def test_page_and_picture_show_the_records_as_they_stand():
+def test_page_and_plot_show_the_current_records():
     text = page(gather(RECORDS))
 
     assert PAGE.read_text("utf-8") == text, "stale: run python -m tests.environments"
@@ -102,7 +102,7 @@ def test_page_and_picture_show_the_records_as_they_stand():
     ],
     ids=["none", "empty", "foreign", "cut"],
 )
-def test_what_is_not_a_record_is_refused_by_name(files, message, tmp_path):
+def test_a_file_that_is_not_a_record_is_refused_by_name(files, message, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text, "utf-8")
 

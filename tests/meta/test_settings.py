@@ -56,7 +56,7 @@ def test_a_record_of_another_clock_frequency_is_compared_with_a_warning(pytest_w
     assert "PytestBenchmarkWarning: Benchmark machine_info is different" in str(result.stdout) + str(result.stderr)
 
 
-def test_other_advice_of_pytest_benchmark_ends_no_run_either(pytest_with_our_settings):
+def test_other_warnings_of_pytest_benchmark_are_not_errors(pytest_with_our_settings):
     """There is no such record, and nothing to save."""
     result = pytest_with_our_settings(*SHORT, "-k", "no_such", "--benchmark-compare=0009", "--benchmark-save=none")
 
@@ -72,7 +72,7 @@ def test_a_warning_of_the_code_and_a_benchmark_that_times_nothing_are_errors(pyt
     result.stdout.fnmatch_lines(["E *Benchmark fixture was not used at all*", "E *UserWarning: of the code under test"])
 
 
-def test_a_checkout_that_cannot_be_written_to_is_tested_with_a_warning(pytest_with_our_settings):
+def test_a_read_only_checkout_is_tested_with_a_warning(pytest_with_our_settings):
     """There pytest cannot keep its cache; below a file nobody can, the superuser included."""
     result = pytest_with_our_settings("-k", "test_timed", "-o", "cache_dir=pyproject.toml/cache")
 

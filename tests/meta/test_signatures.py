@@ -62,7 +62,7 @@ def test_the_reference_keeps_the_shapes_it_declares(checked, architecture, hidde
     assert theta.shape == p.w_in.shape
 
 
-def test_a_wrong_shape_is_caught_by_the_check(checked):
+def test_a_wrong_shape_raises_an_error(checked):
     """The check can fail, so the tests above say something."""
     with pytest.raises(TypeCheckError):
         checked.model.SimpleNet()(torch.ones(4, 3))

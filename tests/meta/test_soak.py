@@ -26,7 +26,7 @@ def test_long(): ...
     ("options", "ran"),
     [([], ["test_quick"]), (["-m", "soak"], ["test_long"]), (["-m", ""], ["test_quick", "test_long"])],
 )
-def test_a_long_form_runs_where_it_is_asked_for_alone(tmp_path, options, ran):
+def test_a_soak_test_runs_only_on_request(tmp_path, options, ran):
     """In a process of its own, with pyproject.toml's settings."""
     (tmp_path / "test_two.py").write_text(TWO)
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--noconftest", "-p", "no:cacheprovider"]
@@ -54,7 +54,7 @@ class Config:
 @pytest.mark.parametrize(
     ("expression", "whole"), [("not soak", True), ("", True), ("soak", False), ("not soak and claim", False)]
 )
-def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
+def test_a_run_without_soak_tests_must_reach_the_floor(expression, whole):
     """And one with them too, but not one of them alone."""
     assert bool(Tally(Config(expression)).missing()) == whole
 
@@ -71,7 +71,7 @@ def test_a_run_without_the_long_forms_is_held_to_the_floor(expression, whole):
         ("cpu", 1, [], ""),
     ],
 )
-def test_a_gpu_run_that_runs_too_few_checks_of_it_fails(monkeypatch, chosen, gpus, checked, missing):
+def test_a_run_with_too_few_checks_on_a_gpu_fails(monkeypatch, chosen, gpus, checked, missing):
     """By device and implementation: as many as a floor of CUDA says, or one."""
     rows = [{"cpu": 0, "fused-cpu": 0}, {"cuda": 2}]
     floors = [{"versions": {"torch": ">=2"}, "checks": row} for row in rows]

@@ -106,7 +106,7 @@ def test_a_fault_in_the_bookkeeping_is_named(fault):
     assert "\n" not in result.detail
 
 
-def test_without_a_fault_both_pass():
+def test_without_a_fault_both_optimizers_pass():
     """But for what torch itself does."""
     for make, variant in (
         (partial(adam.FaultyAdam, fault=None), "adam"),
@@ -146,7 +146,7 @@ def test_torchs_own_implementations_pass_but_for_known_defects(implementation):
     assert report.passed, str(report)
 
 
-def test_a_failure_of_another_kind_than_torchs_is_no_known_defect():
+def test_a_failure_that_differs_from_torchs_is_not_a_known_defect():
     """A zero gradient makes NaN of torch's float16; what moves by it, or in another way, is at fault itself."""
 
     class Drifts(torch.optim.Adam):
@@ -169,7 +169,7 @@ def test_a_failure_of_another_kind_than_torchs_is_no_known_defect():
 @pytest.mark.parametrize(
     "error", [KeyError("state"), ZeroDivisionError(), SystemExit(0), AssertionError("wrong")], ids=repr
 )
-def test_what_raises_in_a_check_fails(error):
+def test_a_check_that_raises_any_exception_fails(error):
     """Whatever it is; only that a check is not applicable is said in another way."""
 
     def fail(_):
@@ -180,7 +180,7 @@ def test_what_raises_in_a_check_fails(error):
 
 
 @pytest.mark.parametrize("name", ["NAdam", "Adamax", "RMSprop", "Adagrad", "SGD"])
-def test_what_is_no_adam_is_named(name):
+def test_an_optimizer_that_is_not_an_adam_is_named(name):
     report = check_adam(getattr(torch.optim, name), dtypes=[torch.float32], only=[VARIANT, BOUND])
 
     assert "no variant of Adam" in report[VARIANT].detail
@@ -202,7 +202,7 @@ def test_what_is_no_adam_is_named(name):
         ("amsgrad ignored", False, "amsgrad", "none"),
     ],
 )
-def test_the_variant_is_found_in_every_type(dtype, fault, decoupled, axis, value):
+def test_the_variant_is_found_in_every_dtype(dtype, fault, decoupled, axis, value):
     """At settings at which bfloat16, with its three digits, tells them apart as well."""
     skip_where_missing(adam_arithmetic, dtype, torch.device("cpu"))
 
@@ -221,7 +221,7 @@ def test_the_variant_is_found_in_every_type(dtype, fault, decoupled, axis, value
         (Variant(correction="none"), "correction is 'both', but should be 'none'"),
     ],
 )
-def test_a_departure_from_the_variant_that_was_demanded_is_a_failure(demanded, departure):
+def test_a_variant_other_than_the_required_one_is_a_failure(demanded, departure):
     """What was asked for and is not there is not excused by what is: DeepSpeed PR 8307."""
     report = check_adam(torch.optim.AdamW, dtypes=[torch.float32], variant=demanded, only=[VARIANT, BOUND])
 
@@ -243,7 +243,7 @@ def test_float32_corrections_are_reported_and_can_be_refused():
 
 
 @pytest.mark.skipif(TORCH < (2, 1), reason="torch 2.0 does not compile under Python 3.11")
-def test_a_check_compiles_each_variant_of_what_compiles_itself():
+def test_a_check_compiles_every_variant_of_a_compiled_function():
     """By default torch compiles eight variants of a function, and runs the ninth uncompiled without a word."""
     compiled = torch.compile(
         lambda x: torch.zeros_like(x) if torch._dynamo.is_compiling() else x,  # noqa: SLF001

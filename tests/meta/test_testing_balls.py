@@ -83,7 +83,7 @@ def test_an_exact_operation_on_pairs_is_within_its_radius(operation, a, b, seed)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("operation", ["+", "-", "*", "/", "root", "exp"])
 @given(data=st.data())
-def test_a_rounded_operation_of_torch_lies_in_its_ball(dtype, operation, data):
+def test_a_rounded_operation_of_torch_is_in_its_ball(dtype, operation, data):
     elements = floats(dtype, min_exponent=-40, max_exponent=40)
     a, b = (torch.tensor(data.draw(arrays(elements)), dtype=dtype) for _ in "ab")
     a = {"root": a.abs(), "exp": a.clamp(-80, 80)}.get(operation, a)
@@ -103,7 +103,7 @@ def test_a_rounded_operation_of_torch_lies_in_its_ball(dtype, operation, data):
 
 
 @given(a=arrays(floats(torch.float64, min_exponent=-10, max_exponent=10)), seed=st.integers(0, 2**32))
-def test_the_errors_of_the_operands_reach_the_result(a, seed):
+def test_the_errors_of_the_operands_are_propagated_to_the_result(a, seed):
     """Any numbers within two balls give a result within the third; at the ends of the radii, where it is tight."""
     generator = np.random.default_rng(seed)
     b = a[::-1] + np.where(a[::-1] == 0, 1, 0)
@@ -128,7 +128,7 @@ def test_the_errors_of_the_operands_reach_the_result(a, seed):
 
 
 @given(a=arrays(floats(torch.float64, min_exponent=-10, max_exponent=10, signed=False)), part=st.floats(0, 2))
-def test_the_root_of_a_ball_holds_the_roots_of_its_ends(a, part):
+def test_the_root_of_a_ball_contains_the_roots_of_its_ends(a, part):
     radius = a * part
     ball = Balls(a, radius, dtype=torch.float64).sqrt()  # with a rounding, for that of the roots below
 
@@ -136,7 +136,7 @@ def test_the_root_of_a_ball_holds_the_roots_of_its_ends(a, part):
         assert ball.excess(np.sqrt(end)).max() <= 1
 
 
-def test_where_float64_ends_the_bound_says_nothing():
+def test_there_is_no_bound_near_float64s_overflow():
     large = Balls(np.array([1e300]), dtype=torch.float64)
 
     assert np.isinf((large * large).radius)
@@ -164,7 +164,7 @@ def test_an_exponential_is_within_its_radius(a, seed):
 
 
 @given(rows=st.integers(0, 5), terms=st.integers(1, 40), seed=st.integers(0, 2**32))
-def test_a_matrix_product_holds_what_torch_and_fractions_compute(rows, terms, seed):
+def test_a_matrix_product_contains_the_results_of_torch_and_of_fractions(rows, terms, seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(shape, generator=generator) for shape in ((rows, terms), (terms, 3)))
     x, y = (balls(values, dtype=torch.float32) for values in (a, b))
@@ -178,7 +178,7 @@ def test_a_matrix_product_holds_what_torch_and_fractions_compute(rows, terms, se
 
 
 @given(a=arrays(floats(torch.float32, min_exponent=-20, max_exponent=20)), count=st.integers(0, COUNT))
-def test_a_sum_in_any_order_lies_in_its_ball(a, count):
+def test_a_sum_in_any_order_is_in_its_ball(a, count):
     values = torch.tensor(a[:count], dtype=torch.float32)
     total = balls(values, dtype=torch.float32).sum()
 
@@ -211,7 +211,7 @@ def test_a_chain_of_operations_stays_in_its_ball(data):
 
 @pytest.mark.parametrize("operation", "+-*/sp")
 @given(data=st.data())
-def test_a_ball_holds_the_operation_on_every_point_of_its_operands(data, operation):
+def test_a_ball_contains_the_operation_on_every_point_of_its_operands(data, operation):
     """Ends and insides, zero within or not; where a quotient has no bound, neither has what is computed from it."""
     numbers = st.integers(-64, 64).map(lambda n: Fraction(n, 8))  # which float64 holds
     points, operands = [], []
@@ -244,14 +244,14 @@ def test_a_ball_holds_the_operation_on_every_point_of_its_operands(data, operati
 
 @refuted
 @given(data=st.data())
-def test_a_ball_that_forgets_its_roundings_would_be_caught(data):
+def test_a_product_needs_no_rounding(data):
     a, b = (torch.tensor(data.draw(floats(torch.float32, min_exponent=-20, max_exponent=20))) for _ in "ab")
 
     assert Fraction(a.item()) * Fraction(b.item()) == Fraction((a * b).item())
 
 
 @given(numerator=st.integers(1, 100))
-def test_a_change_of_sign_keeps_every_digit_of_a_ball(numerator):
+def test_negation_of_a_ball_is_exact(numerator):
     ball = balls(numerator, dtype=torch.float64) / 7
 
     negative = -ball
@@ -260,7 +260,7 @@ def test_a_change_of_sign_keeps_every_digit_of_a_ball(numerator):
 
 
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
-def test_a_ball_holds_the_sigmoid_that_torch_computes(data, dtype):
+def test_a_ball_contains_the_sigmoid_that_torch_computes(data, dtype):
     """From any finite number: where it is subnormal, torch's is 0."""
     value = data.draw(floats(dtype))
 
@@ -275,7 +275,7 @@ def test_a_quotient_by_a_ball_around_zero_is_unbounded():
     assert quotient.radius == np.inf
 
 
-def test_going_along_an_array_gives_what_its_indices_do():
+def test_iterating_over_an_array_equals_indexing_it():
     """As of NumPy's arrays; a radius that is shared out by broadcasting comes along."""
     array = Balls(
         Pair(np.arange(6.0).reshape(3, 2), np.full((3, 2), 1e-20)), [[1.0], [2.0], [3.0]], dtype=torch.float32

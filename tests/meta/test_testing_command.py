@@ -62,7 +62,7 @@ def run(*arguments):
 
 
 @pytest.mark.usefixtures("here")
-def test_an_adam_of_ones_own_gets_a_table_and_a_status():
+def test_checking_a_users_adam_prints_a_table_and_exits_with_a_status():
     result = run("adam", "mine:MyAdam", *ONLY, "--json", "report.json")
 
     assert result.exit_code == 0, result.output
@@ -109,12 +109,12 @@ def test_bad_usage_has_status_2_and_names_what_is_wrong(arguments):
 @pytest.mark.parametrize(
     ("name", "detail"),
     [
-        ("fails", "raises RuntimeError: not here when it is made"),
+        ("fails", "raises RuntimeError: not here when it is constructed"),
         ("Quits", "raises SystemExit: 3 at the first step"),
         ("Endless", "took more than the 3 s that a check may take, and was stopped"),
     ],
 )
-def test_what_takes_no_steps_fails_once_and_the_rest_is_not_applicable(name, detail):
+def test_an_optimizer_that_takes_no_steps_fails_one_check_and_the_others_are_not_applicable(name, detail):
     result = run("adam", f"mine:{name}", *ONLY, "--time-limit", "3")
 
     assert result.exit_code == 1, result.output
@@ -123,7 +123,7 @@ def test_what_takes_no_steps_fails_once_and_the_rest_is_not_applicable(name, det
 
 
 @pytest.mark.usefixtures("here")
-def test_what_it_prints_and_warns_of_is_said_and_no_failure():
+def test_output_and_warnings_are_reported_and_are_no_failure():
     result = run("adam", "mine:Loud", *ONLY)
 
     assert result.exit_code == 0, result.output
@@ -132,14 +132,14 @@ def test_what_it_prints_and_warns_of_is_said_and_no_failure():
 
 
 @pytest.mark.usefixtures("here")
-def test_a_network_of_ones_own_gets_a_table_and_a_status():
+def test_checking_a_users_network_prints_a_table_and_exits_with_a_status():
     result = run("network", "mine:Net", "--inputs", "mine:inputs")
 
     assert result.exit_code == 0, result.output
     assert "training repeats itself" in result.output
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_the_work(monkeypatch):
+def test_a_report_that_cannot_be_written_is_refused_before_the_checks(monkeypatch):
     monkeypatch.setattr("simplenet.testing.checks.check_adam", lambda *_, **__: pytest.fail("the work was done"))
 
     result = run("adam", "torch.optim:Adam", "--json", "none/report.json")
@@ -148,7 +148,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(monkeypatch)
     assert "none/report.json" in result.output.splitlines()[-1]
 
 
-def test_ctrl_c_has_the_shells_status(monkeypatch):
+def test_ctrl_c_during_a_check_exits_with_status_130(monkeypatch):
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
@@ -182,7 +182,7 @@ def test_network(network, check):
 """
 
 
-def test_each_check_is_a_test_of_ones_own_suite(here):
+def test_each_check_is_a_test_in_a_users_suite(here):
     """In a process of its own, without this suite's configuration."""
     (here / "test_mine.py").write_text(SUITE, "utf-8")
     options = ["-v", "-p", "no:cacheprovider", "-k", "takes or variant or past"]
@@ -247,7 +247,7 @@ class Arrays(ArrayOptimizer):
         return self.p
 
 
-def test_an_optimizer_that_is_not_torchs_comes_through_an_adapter():
+def test_an_optimizer_of_another_framework_is_checked_through_an_adapter():
     """Of two methods; bfloat16, which NumPy lacks, and groups are then not applicable."""
     report = check_adam(Arrays, variant="algorithm 1", expected_failures={
         "invalid hyper-parameters are refused": "it checks nothing",
@@ -265,12 +265,12 @@ def test_an_optimizer_that_is_not_torchs_comes_through_an_adapter():
     ("make", "takes", "decay"),
     [
         (lambda params, **o: torch.optim.AdamW(params, **o), "lr, betas, eps, weight_decay, amsgrad, maximize",  # noqa: PLW0108
-         "0.01 unless it is told otherwise"),
-        (lambda params, lr: torch.optim.AdamW(params, lr=lr), "lr", "0.01, whether it is told or not"),
+         "0.01 by default"),
+        (lambda params, lr: torch.optim.AdamW(params, lr=lr), "lr", "0.01, always"),
         (lambda params, lr, beta1, beta2: torch.optim.Adam(params, lr, (beta1, beta2)), "lr, beta1/beta2", None),
     ],
 )  # fmt: skip
-def test_what_hyper_parameters_it_takes_is_found_out(make, takes, decay):
+def test_the_accepted_hyper_parameters_are_detected(make, takes, decay):
     """By signature, and by trial where that is open; a decay that stays on is named."""
     report = check_adam(make, dtypes=[torch.float32])
 
@@ -288,7 +288,7 @@ class RefusesAmsgrad(torch.optim.Adam):
         super().__init__(params, lr, betas, eps, weight_decay)
 
 
-def test_a_switch_that_is_refused_is_not_taken():
+def test_a_flag_that_the_constructor_refuses_is_not_used():
     report = check_adam(RefusesAmsgrad, dtypes=[torch.float32], variant="adam")
 
     assert report.facts["takes"] == "lr, betas, eps, weight_decay"
@@ -312,10 +312,10 @@ class TupleGroups:
         self.inner.load_state_dict(*state)
 
 
-def test_what_has_other_things_by_torchs_names_is_not_blamed_for_them():
+def test_attributes_of_torchs_names_with_other_contents_are_not_failures():
     report = check_adam(TupleGroups, dtypes=[torch.float32])
 
     assert report.passed, str(report)
     for name in ("a schedule is followed", "groups keep their own options", "hyper-parameters are not written to"):
-        assert report[name].detail == "its param_groups hold no dictionaries"
+        assert report[name].detail == "its param_groups are not dictionaries"
     assert report["a loaded state brings its options"].detail == "its state holds no options"

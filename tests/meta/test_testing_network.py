@@ -34,7 +34,7 @@ def test_a_planted_fault_is_named(fault):
 
 
 @pytest.mark.parametrize("factory", [FaultyNetwork, *(lambda a=a: SimpleNet(a) for a in ARCHITECTURES)])
-def test_a_sound_network_passes(factory):
+def test_a_correct_network_passes(factory):
     report = check_network(factory)
 
     assert report.passed, str(report)
@@ -119,7 +119,7 @@ class Forgetful(WithTrainingStep):
         checkpoint["state_dict"] = {name: torch.zeros_like(t) for name, t in checkpoint["state_dict"].items()}
 
 
-def test_a_run_that_does_not_resume_is_named():
+def test_a_network_that_does_not_resume_is_named():
     assert list(check_network(Forgetful).failures) == ["it resumes under lightning"]
 
 
@@ -152,7 +152,7 @@ class Other(nn.Module):
         return x if torch.is_grad_enabled() else x * (1 + 2.0**-22)
 
 
-def test_what_is_computed_another_way_is_named_and_may_be_declared():
+def test_a_difference_under_no_grad_is_named_and_may_be_declared():
     check = "recording gradients does not change the output"
 
     report = check_network(OtherWithoutGradients)
@@ -162,7 +162,7 @@ def test_what_is_computed_another_way_is_named_and_may_be_declared():
     assert not check_network(OtherWithoutGradients, roundings=2, only=["it takes a batch", check]).passed
 
 
-def test_what_cannot_be_scored_fails_once():
+def test_a_network_that_takes_no_batch_fails_one_check():
     class Broken(nn.Module):
         def forward(self, x):  # noqa: ARG002 - forward takes it
             raise KeyError("input_ids")
@@ -174,7 +174,7 @@ def test_what_cannot_be_scored_fails_once():
     assert sum(result.status is Status.NOT_APPLICABLE for result in report.results) == len(CHECKS) - 1
 
 
-def test_what_it_warns_of_is_recorded_and_no_error():
+def test_warnings_are_recorded_and_are_no_failure():
     class Warns(nn.Linear):
         def forward(self, x):
             warnings.warn("mine", UserWarning, stacklevel=1)

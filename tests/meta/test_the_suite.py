@@ -47,7 +47,7 @@ def test_gamma_bounds_every_product_of_that_many_roundings(dtype, n):
     assert 1 - (1 - u) ** n <= gamma(n, dtype)
 
 
-def test_gamma_refuses_a_count_that_it_cannot_bound():
+def test_gamma_refuses_a_count_without_a_bound():
     with pytest.raises(ValueError, match=r"256 roundings .* have n u = 1"):
         gamma(256, torch.bfloat16)
 
@@ -56,8 +56,8 @@ def test_gamma_refuses_a_count_that_it_cannot_bound():
     ("actual", "expected"),
     [(1.0, 1.1), (float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (float("nan"), float("nan"))],
 )
-def test_assert_within_fails_on_what_is_false_or_not_finite(actual, expected):
-    with pytest.raises(AssertionError, match=r"sabotage: error (is|may be) .* \[entry \(0,\)"):
+def test_assert_within_fails_on_wrong_and_on_nonfinite_values(actual, expected):
+    with pytest.raises(AssertionError, match=r"sabotage: (error|the bound) is .* \[entry \(0,\)"):
         assert_within(torch.tensor([actual]), torch.tensor([expected]), rtol=gamma(9, torch.float32), claim="sabotage")
 
 
@@ -67,7 +67,7 @@ def test_assert_within_passes_at_its_bound_and_fails_beyond_it():
     assert_within(
         torch.tensor([1 + bound], dtype=torch.float64), torch.tensor([1.0]), rtol=bound * (1 + 1e-9), claim=""
     )
-    with pytest.raises(AssertionError, match=r"times less"):
+    with pytest.raises(AssertionError, match=r"times its bound"):
         assert_within(torch.tensor([1 + 2 * bound], dtype=torch.float64), torch.tensor([1.0]), rtol=bound, claim="")
 
 
@@ -98,7 +98,7 @@ def test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart(actua
         assert_identical(actual, expected, claim="sabotage")
 
 
-def test_one_entry_of_many_that_is_off_is_enough_to_fail():
+def test_one_wrong_entry_of_many_fails_the_assertion():
     """Wherever it is; and the message says where."""
     for i in range(4):
         actual = torch.ones(4)
@@ -177,7 +177,7 @@ def test_floats_reach_their_corners(dtype, corner):
     [("contiguous", (4, 1), 0), ("transposed", (1, 3), 0), ("strided", (7, 1), 0), ("offset", (4, 1), 4),
      ("interleaved", (16, 2), 1)],
 )  # fmt: skip
-def test_a_layout_is_the_one_that_it_is_called(layout, strides, offset):
+def test_a_layout_has_the_strides_and_offset_of_its_name(layout, strides, offset):
     """Of a matrix of three rows and four columns."""
     placed = place(torch.ones(3, 4), layout).tensor
 
@@ -185,13 +185,13 @@ def test_a_layout_is_the_one_that_it_is_called(layout, strides, offset):
 
 
 def test_every_layout_has_its_strides_tested():
-    (mark,) = test_a_layout_is_the_one_that_it_is_called.pytestmark
+    (mark,) = test_a_layout_has_the_strides_and_offset_of_its_name.pytestmark
 
     assert [layout for layout, *_ in mark.args[1]] == list(LAYOUTS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_shows_the_values_and_guards_the_rest(layout):
+def test_a_layout_holds_the_values_and_detects_writes_around_them(layout):
     values = torch.arange(12.0).reshape(3, 4)
     placed = place(values, layout)
     assert_identical(placed.tensor, values, claim="the view")
@@ -216,7 +216,7 @@ class Options:
 @pytest.mark.parametrize(
     ("options", "subject"), [({"adam": "torch.optim:NAdam"}, "NAdam"), ({"net": "torch.nn:Identity"}, "Identity")]
 )
-def test_what_a_user_names_is_checked_by_the_library(options, subject):
+def test_the_object_named_by_an_option_is_checked(options, subject):
     config = Options(**options)
 
     checks = user_checks(config, f"--{next(iter(options))}")
@@ -229,12 +229,12 @@ def test_what_a_user_names_is_checked_by_the_library(options, subject):
 
 @pytest.mark.parametrize("path", ["torch.optim:Adan", "no_such_module:Adam", "Adam", ""])
 @pytest.mark.parametrize("option", ["adam", "net"])
-def test_what_cannot_be_imported_is_refused_by_name(option, path):
-    with pytest.raises(ValueError, match=rf"^--{option}: '{path}' should be pkg\.mod:name"):
+def test_a_path_that_cannot_be_imported_is_refused_by_name(option, path):
+    with pytest.raises(ValueError, match=rf"^--{option}: '{path}' should be the pkg\.mod:name"):
         user_checks(Options(**{option: path}), f"--{option}")
 
 
-def test_no_test_asks_for_what_warns_under_junitxml():
+def test_no_test_uses_fixtures_that_warn_under_junitxml():
     """``record_property`` does, and a warning is an error; an item's ``user_properties`` carry the same in silence."""
     asking = [f.name for _, f in functions() for argument in f.args.args if argument.arg.startswith("record_")]
 
@@ -257,7 +257,7 @@ class Metafunc:
         self.values[fixture] = values
 
 
-def test_a_users_checks_are_made_for_the_test_of_them_alone(monkeypatch):
+def test_the_checks_of_a_users_object_are_built_only_for_their_test(monkeypatch):
     """Not for each test of the suite, thousands of times."""
     made = []
     monkeypatch.setattr(plugin, "user_checks", lambda _, option: made.append(option) or [option])

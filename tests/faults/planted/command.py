@@ -37,7 +37,7 @@ def certified(*arguments: str, solved: int = 15, seeds: int = 20) -> Callable[[]
     return run
 
 
-@fault(certified("--target", "0.75"), "test_a_target_between_the_two_bounds_is_not_cleared")
+@fault(certified("--target", "0.75"), "test_a_target_between_the_two_bounds_is_not_reached")
 def a_target_below_the_upper_bound_is_cleared() -> None:
     """What may be true is taken for what is."""
     edit(certify, ("certificate.bounds[0] < target", "certificate.bounds[1] < target"))
@@ -45,32 +45,32 @@ def a_target_below_the_upper_bound_is_cleared() -> None:
 
 @fault(
     certified("--target", "0.9", "--architecture", "overview"),
-    "test_a_target_between_the_two_bounds_is_not_cleared",
+    "test_a_target_between_the_two_bounds_is_not_reached",
 )
 def the_target_is_not_looked_at() -> None:
     """The status is 0."""
     edit(certify, ("certificate.bounds[0] < target", "False"))
 
 
-@fault(certified(solved=8), "test_a_list_that_is_exactly_full_has_no_ellipsis")
+@fault(certified(solved=8), "test_a_list_at_its_length_limit_has_no_ellipsis")
 def a_list_that_is_full_seems_to_go_on() -> None:
     """Twelve failed seeds are followed by dots."""
     edit(cli._verdict, ("len(failed) > _NAMED", "len(failed) >= _NAMED"))
 
 
-@fault(certified(solved=8), "test_a_list_that_is_exactly_full_has_no_ellipsis")
+@fault(certified(solved=8), "test_a_list_at_its_length_limit_has_no_ellipsis")
 def one_failed_seed_fewer_is_listed() -> None:
     """Eleven of twelve."""
     cli._NAMED = 11
 
 
-@fault(certified(solved=3), "test_a_bound_below_the_target_ends_with_status_1_and_says_where_the_failed_seeds_sit")
+@fault(certified(solved=3), "test_a_bound_below_the_target_has_status_1_and_describes_the_failed_seeds")
 def only_one_failed_seed_is_looked_into() -> None:
     """The others are listed."""
     cli._EXPLAINED = 1
 
 
-@fault(lambda: _interrupted(), "test_what_is_no_result_goes_to_stderr")
+@fault(lambda: _interrupted(), "test_everything_but_results_goes_to_stderr")
 def the_word_of_an_interrupted_certificate_goes_to_stdout() -> None:
     """A pipe takes it for a result."""
     edit(certify, (", err=True", ""))
@@ -91,7 +91,7 @@ def _interrupted() -> object:
     return result.exit_code, result.stdout, result.stderr
 
 
-@fault(lambda: _predicted(0.5), "test_a_score_of_one_half_reads_as_false")
+@fault(lambda: _predicted(0.5), "test_a_prediction_of_one_half_is_false")
 def a_score_of_one_half_reads_as_true() -> None:
     """It is above nothing."""
     edit(predict, ("prediction > 1 / 2", "prediction >= 1 / 2"))
@@ -127,7 +127,7 @@ def _ended(error: Exception) -> Callable[[], object]:
     return run
 
 
-@fault(_ended(RuntimeError("no kernel")), "test_no_error_ends_in_a_status_that_is_a_verdict")
+@fault(_ended(RuntimeError("no kernel")), "test_no_unexpected_error_exits_with_status_0_or_1")
 def an_error_of_its_own_is_a_verdict() -> None:
     """Status 1."""
     cli._DEFECT = 1
@@ -251,37 +251,37 @@ def _run(path: Path) -> None:
     plot.plot_run(TrainingRun(net, xor()[1], losses, 10, 1.0, None, "budget", None), path)
 
 
-@fault(drawn(_certificates), "test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
+@fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
 def the_band_has_the_confidence_of_one_bound() -> None:
     """Both ends together hold with less."""
     edit(plot.plot_certificates, ("(1 + certificate.confidence) / 2", "certificate.confidence"))
 
 
-@fault(drawn(_certificates), "test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
+@fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
 def the_fraction_is_of_the_solved() -> None:
     """It always ends at 1."""
     edit(plot.plot_certificates, ("counts / certificate.seeds", "counts / certificate.solved"))
 
 
-@fault(drawn(_certificates), "test_the_picture_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
+@fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
 def the_picture_ends_before_the_last_step() -> None:
     """At half of them."""
     edit(plot.plot_certificates, ("xlim=(0, first.steps)", "xlim=(0, first.steps // 2)"))
 
 
-@fault(drawn(_run), "test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface")
+@fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_curve_begins_at_step_1_after_a_resume() -> None:
     """Whatever came before."""
     edit(plot.plot_run, ("np.arange(run.steps - len(losses) + 1, run.steps + 1)", "np.arange(1, len(losses) + 1)"))
 
 
-@fault(drawn(_run), "test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface")
+@fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_surface_has_its_axes_exchanged() -> None:
     """The first input is drawn upwards."""
     edit(plot.plot_run, (".squeeze(-1).numpy()", ".squeeze(-1).numpy().T"))
 
 
-@fault(drawn(_run), "test_the_picture_of_a_run_shows_its_losses_their_mean_and_the_surface")
+@fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_line_is_drawn_at_another_score() -> None:
     """At 0.6, where nothing is decided."""
     edit(plot.plot_run, ("levels=[0.5]", "levels=[0.6]"))
@@ -313,8 +313,8 @@ def _fabric() -> object:
 
 @fault(
     certified(),
-    "test_no_error_ends_in_a_status_that_is_a_verdict",
-    "test_a_list_that_is_exactly_full_has_no_ellipsis",
+    "test_no_unexpected_error_exits_with_status_0_or_1",
+    "test_a_list_at_its_length_limit_has_no_ellipsis",
     control=True,
 )
 def lines_are_echoed_one_by_one() -> None:

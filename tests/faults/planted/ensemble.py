@@ -39,14 +39,14 @@ def _slope(activation: type[nn.Module], a: float) -> Callable[[], object]:
     return lambda: _STEPS._ACTIVATIONS[activation].slope(torch.tensor(a)).item()
 
 
-@fault(_slope(nn.Tanh, 0.5), "test_the_slope_of_an_activation_is_that_of_autograd")
+@fault(_slope(nn.Tanh, 0.5), "test_the_derivative_of_an_activation_is_that_of_autograd")
 def the_slope_of_tanh_is_not_squared() -> None:
     """1 - a for 1 - a a: of an activation that none of the notebook's networks has."""
     activation = _STEPS._ACTIVATIONS[nn.Tanh]
     _STEPS._ACTIVATIONS[nn.Tanh] = activation._replace(slope=lambda a: 1 - a)
 
 
-@fault(_slope(nn.ReLU, 0.0), "test_the_slope_of_an_activation_is_that_of_autograd")
+@fault(_slope(nn.ReLU, 0.0), "test_the_derivative_of_an_activation_is_that_of_autograd")
 def relu_slopes_at_zero() -> None:
     """Where torch has 0."""
     activation = _STEPS._ACTIVATIONS[nn.ReLU]
@@ -71,7 +71,7 @@ def epsilon_is_inside_the_root() -> None:
     edit(Formulas.adam, ("v.sqrt() / correction + EPSILON", "(v + EPSILON).sqrt() / correction"))
 
 
-@fault(trained(), "test_the_schedule_serves_the_batches_of_the_loader")
+@fault(trained(), "test_the_schedule_has_the_batches_of_the_loader")
 def a_short_batch_weighs_as_much_as_a_full_one() -> None:
     """Its one row counts as a third."""
     edit(subject.schedule, ("2 / len(batch) if row in batch", "2 / batch_size if row in batch"))
@@ -118,7 +118,7 @@ def drawn(numbers: int = 17) -> Callable[[], object]:
     return lambda: mt19937.draw([5, 7], [mt19937.Uniform(numbers, -1.0, 1.0)], torch.float64).tolist()
 
 
-@fault(drawn(), "test_each_seed_draws_what_torch_draws_of_it")
+@fault(drawn(), "test_each_seed_draws_the_numbers_of_torch")
 def each_network_starts_from_its_number_and_not_its_seed() -> None:
     """0, 1, 2, ... whichever were asked for."""
     edit(mt19937.draw, ("seeds[start:start + block]", "range(len(seeds))[start:start + block]"))
@@ -126,8 +126,8 @@ def each_network_starts_from_its_number_and_not_its_seed() -> None:
 
 @fault(
     drawn(400),
-    "test_the_words_are_those_of_torchs_state",
-    "test_each_seed_draws_what_torch_draws_of_it",
+    "test_the_words_equal_torchs_state",
+    "test_each_seed_draws_the_numbers_of_torch",
 )
 def a_twist_does_not_reach_beyond_the_state() -> None:
     """From the 682nd output on, a word lacks the one that is 397 ahead."""
@@ -137,7 +137,7 @@ def a_twist_does_not_reach_beyond_the_state() -> None:
     )
 
 
-@fault(drawn(), "test_each_seed_draws_what_torch_draws_of_it")
+@fault(drawn(), "test_each_seed_draws_the_numbers_of_torch")
 def float64_has_its_words_the_other_way_round() -> None:
     """Low before high."""
     edit(mt19937.draw, (".swapaxes(1, 2)", "[:, ::-1].swapaxes(1, 2)"))
@@ -149,19 +149,17 @@ def _drawn_after() -> object:
     return torch.rand(1).item()
 
 
-@fault(_drawn_after, "test_the_generator_is_given_back")
+@fault(_drawn_after, "test_the_generator_is_restored")
 def the_ensemble_keeps_the_generator() -> None:
     """Whoever draws next draws of its last seed."""
     edit(subject.initial_weights, ("torch.random.fork_rng(devices=[])", "torch.enable_grad()"))
 
 
-@fault(
-    trained(seeds=subject._WIDTH["eager"] + 2), "test_a_seed_gives_the_same_bits_whichever_seeds_are_trained_with_it"
-)
+@fault(trained(seeds=subject._WIDTH["eager"] + 2), "test_the_bits_of_a_seed_do_not_depend_on_the_other_seeds")
 def the_second_chunk_is_the_first() -> None:
     """Its seeds are trained from the first ones' weights."""
     edit(
-        subject._side_by_side,
+        subject._train_chunks,
         (
             "torch.split(weights, train.width, dim=1)",
             "[weights[:, :len(part.T)] for part in torch.split(weights, train.width, dim=1)]",
@@ -174,13 +172,13 @@ def bounds() -> object:
     return [clopper_pearson(k, 20, 0.9) for k in (0, 10, 20)]
 
 
-@fault(bounds, "test_the_bounds_are_where_the_count_becomes_just_so_improbable")
+@fault(bounds, "test_at_each_bound_the_count_has_the_stated_probability")
 def the_bounds_share_the_doubt() -> None:
     """Each has half of it, as an interval's two ends have."""
     edit(clopper_pearson, ("1 - confidence", "(1 - confidence) / 2"))
 
 
-@fault(bounds, "test_the_bounds_are_where_the_count_becomes_just_so_improbable")
+@fault(bounds, "test_at_each_bound_the_count_has_the_stated_probability")
 def the_upper_bound_is_the_lower_one_mirrored_wrongly() -> None:
     """It is one count too low."""
     edit(clopper_pearson, ("betaincinv(k + 1, n - k, confidence)", "betaincinv(max(k, 1), n - k + 1, confidence)"))
@@ -203,14 +201,14 @@ def made(
 
 @fault(
     lambda: [str(made([3] * k + [-1] * (20 - k))) for k in range(21)],
-    "test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true",
+    "test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true",
 )
 def a_lower_bound_is_rounded_up() -> None:
     """To the nearest tenth of a percent."""
     edit(Certificate.__str__, ("math.floor(1000 * lower) / 10", "math.ceil(1000 * lower) / 10"))
 
 
-@fault(lambda: str(made([-1] * 20)), "test_every_printed_bound_is_rounded_to_the_side_on_which_it_is_true")
+@fault(lambda: str(made([-1] * 20)), "test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true")
 def an_upper_bound_is_rounded_down() -> None:
     """Below what it is."""
     edit(Certificate.__str__, ("math.ceil(1000 * upper) / 10", "math.floor(1000 * upper) / 10"))
@@ -218,20 +216,20 @@ def an_upper_bound_is_rounded_down() -> None:
 
 @fault(
     lambda: [made([9, 3, 5, -1]).steps_to_solve(q) for q in (0.25, 0.5, 0.75, 1.0)],
-    "test_the_steps_to_solve_are_those_of_the_share_asked_for",
+    "test_the_steps_to_solve_are_the_requested_quantile",
 )
 def a_share_is_rounded_down() -> None:
     """Half of three is one."""
     edit(Certificate.steps_to_solve, ("rank - 1", "max(rank - 2, 0)"))
 
 
-@fault(lambda: made([9, 3, 5, -1]).steps_to_solve(0.25), "test_the_steps_to_solve_are_those_of_the_share_asked_for")
+@fault(lambda: made([9, 3, 5, -1]).steps_to_solve(0.25), "test_the_steps_to_solve_are_the_requested_quantile")
 def the_steps_to_solve_are_in_the_order_of_the_seeds() -> None:
     """They are not sorted."""
     edit(Certificate.steps_to_solve, (".sort().values", ""))
 
 
-@fault(lambda: made([9, -1, 5, -1]).failed, "test_the_steps_to_solve_are_those_of_the_share_asked_for")
+@fault(lambda: made([9, -1, 5, -1]).failed, "test_the_steps_to_solve_are_the_requested_quantile")
 def the_solved_are_listed_as_failed() -> None:
     """And the failed are not."""
     edit(Certificate.failed, ("~self.ensemble.solved", "self.ensemble.solved"))

@@ -59,7 +59,7 @@ def any_entry_that_is_the_same_is_enough() -> None:
     edit(assert_identical, ("not same.all()", "not same.any()"))
 
 
-@fault(_within(math.nan), "test_assert_within_fails_on_what_is_false_or_not_finite")
+@fault(_within(math.nan), "test_assert_within_fails_on_wrong_and_on_nonfinite_values")
 def nan_is_within_any_bound() -> None:
     """It is greater than nothing."""
     edit(assertions._demand, ("errors, np.inf", "errors, np.nan"))
@@ -89,7 +89,7 @@ def gamma_is_linear() -> None:
     edit(gamma, ("nu / (1 - nu)", "nu"))
 
 
-@fault(lambda: (balls(1.0, dtype=torch.float32) + 1).radius, "test_a_rounded_operation_of_torch_lies_in_its_ball")
+@fault(lambda: (balls(1.0, dtype=torch.float32) + 1).radius, "test_a_rounded_operation_of_torch_is_in_its_ball")
 def a_ball_forgets_the_rounding_of_its_operation() -> None:
     """Only the operands' errors are carried on."""
     edit(Balls.rounded, ("(radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP", "radius"))
@@ -97,7 +97,7 @@ def a_ball_forgets_the_rounding_of_its_operation() -> None:
 
 @fault(
     lambda: (Balls(2.0, 0.5, dtype=torch.float32) * Balls(3.0, 0.5, dtype=torch.float32)).radius,
-    "test_a_ball_holds_the_operation_on_every_point_of_its_operands",
+    "test_a_ball_contains_the_operation_on_every_point_of_its_operands",
 )
 def a_product_of_balls_forgets_one_error() -> None:
     """That of the first."""
@@ -143,13 +143,13 @@ def _placed() -> object:
     return placed.tensor.is_contiguous(), strided.guard_is_intact()
 
 
-@fault(_placed, "test_a_layout_is_the_one_that_it_is_called")
+@fault(_placed, "test_a_layout_has_the_strides_and_offset_of_its_name")
 def every_layout_is_contiguous() -> None:
     """The names differ."""
     edit(layouts._view, ("base.T", "base.reshape(base.T.shape)"))
 
 
-@fault(_placed, "test_a_layout_shows_the_values_and_guards_the_rest")
+@fault(_placed, "test_a_layout_holds_the_values_and_detects_writes_around_them")
 def the_guard_is_always_intact() -> None:
     """Whatever was written to."""
     layouts.Placed.guard_is_intact = lambda _: True  # type: ignore[method-assign,assignment]
@@ -167,7 +167,7 @@ def _run(error: Exception) -> Callable[[], object]:
 
 @fault(
     _run(KeyError("state")),
-    "test_what_raises_in_a_check_fails",
+    "test_a_check_that_raises_any_exception_fails",
 )
 def what_raises_holds() -> None:
     """An exception of the code under test is passed over."""
@@ -192,7 +192,7 @@ def what_fails_is_not_applicable() -> None:
     )
 
 
-@fault(lambda: known._kind_of("a is 3: b"), "test_a_failure_of_another_kind_than_torchs_is_no_known_defect")
+@fault(lambda: known._kind_of("a is 3: b"), "test_a_failure_that_differs_from_torchs_is_not_a_known_defect")
 def every_failure_is_torchs_own() -> None:
     """Whatever it says."""
     edit(known._kind_of, ("re.sub('\\\\d+', '#', detail.partition(': ')[0])", "''"))

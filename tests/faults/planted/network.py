@@ -64,7 +64,7 @@ def _in_place_of_mse(change: Callable[[Callable[..., Tensor], Tensor, Tensor], T
 
 @fault(
     loss(target_too=True),
-    "test_asking_for_the_targets_gradient_does_not_change_the_loss",
+    "test_requiring_the_targets_gradient_does_not_change_the_loss",
     link="https://github.com/pytorch/pytorch/issues/43228",
 )
 def the_loss_is_a_sum_where_targets_require_gradients() -> None:
@@ -94,7 +94,7 @@ def the_loss_ignores_what_comes_from_above() -> None:
     _in_place_of_mse(lambda mse, a, b: _UpstreamIgnored.apply(a, b) if a.shape == b.shape else mse(a, b))
 
 
-@fault(loss(rows=2**16 + 8), "test_the_loss_is_exact_over_many_rows_and_columns")
+@fault(loss(rows=2**16 + 8), "test_the_mse_of_exact_numbers_is_exact_at_every_size")
 def the_loss_stops_after_a_chunk() -> None:
     """Rows past 65,536 are counted and not added."""
     _in_place_of_mse(
@@ -104,13 +104,13 @@ def the_loss_stops_after_a_chunk() -> None:
     )
 
 
-@fault(loss(columns=3), "test_the_loss_is_exact_over_many_rows_and_columns")
+@fault(loss(columns=3), "test_the_mse_of_exact_numbers_is_exact_at_every_size")
 def the_loss_divides_by_the_rows_alone() -> None:
     """Three columns make it three times as large."""
     _in_place_of_mse(lambda mse, a, b: mse(a, b) * math.prod(a.shape[1:]))
 
 
-@fault(loss(value=math.nan), "test_what_is_not_finite_reaches_the_loss")
+@fault(loss(value=math.nan), "test_nonfinite_values_make_the_loss_nonfinite")
 def the_loss_hides_nan() -> None:
     """A row of NaN counts as 0."""
     _in_place_of_mse(lambda mse, a, b: mse(a.nan_to_num(), b.nan_to_num()))
@@ -133,7 +133,7 @@ def the_losss_gradient_is_coarse_in_16_bits() -> None:
     _in_place_of_mse(lambda mse, a, b: mse(_CoarseBackward.apply(a), b))
 
 
-@fault(loss(value=2.0), "test_mse_is_the_exact_mean_where_nothing_rounds")
+@fault(loss(value=2.0), "test_mse_is_the_exact_mean_if_no_operation_rounds")
 def the_loss_is_the_absolute_difference() -> None:
     """Its mean, not squared."""
     _in_place_of_mse(lambda mse, a, b: (a - b).abs().mean())
@@ -141,7 +141,7 @@ def the_loss_is_the_absolute_difference() -> None:
 
 @fault(
     lambda: str(_raised(lambda: mse_loss(torch.ones(4, 1), torch.zeros(4)))),
-    "test_targets_without_a_column_are_refused_where_torch_only_warns",
+    "test_targets_without_a_column_are_refused_although_torch_only_warns",
 )
 def targets_of_another_shape_are_broadcast() -> None:
     """Each prediction is compared with each target, and nothing is said."""
@@ -166,7 +166,7 @@ def _linear(change: Callable[..., Tensor]) -> None:
 
 @fault(
     scores(transposed=True),
-    "test_weights_that_are_views_compute_what_contiguous_ones_do",
+    "test_weights_in_any_memory_layout_give_the_same_output_and_gradients",
     link="https://github.com/pytorch/pytorch/pull/51713",
 )
 def a_linear_layer_takes_its_weight_for_contiguous() -> None:
@@ -196,7 +196,7 @@ class _LinearForgetsStrides(torch.autograd.Function):
 
 @fault(
     scores(transposed=True),
-    "test_weights_that_are_views_compute_what_contiguous_ones_do",
+    "test_weights_in_any_memory_layout_give_the_same_output_and_gradients",
     link="https://github.com/pytorch/pytorch/pull/51713",
 )
 def backward_takes_a_weight_for_contiguous() -> None:
@@ -307,19 +307,19 @@ def the_slope_of_the_sigmoid_is_steep() -> None:
     nn.Sigmoid.forward = lambda _, x: _RoughSigmoid.apply(x)  # type: ignore[method-assign,assignment]
 
 
-@fault(scores(architecture="derivation"), "test_the_output_is_the_formulas")
+@fault(scores(architecture="derivation"), "test_the_output_is_that_of_the_formulas")
 def the_derivation_has_no_output_activation() -> None:
     """It is the overview by another name."""
     simplenet.model.ARCHITECTURES["derivation"] = (nn.Sigmoid, nn.Identity)
 
 
-@fault(scores(), "test_the_output_is_the_formulas")
+@fault(scores(), "test_the_output_is_that_of_the_formulas")
 def the_hidden_activation_is_left_out() -> None:
     """The overview is affine."""
     edit(SimpleNet.forward, ("self.hidden_activation(self.input_layer(x))", "self.input_layer(x)"))
 
 
-@fault(scores(), "test_the_output_is_the_formulas")
+@fault(scores(), "test_the_output_is_that_of_the_formulas")
 def the_second_input_is_taken_for_the_first() -> None:
     """Rows 0,1 and 1,0 score alike."""
     edit(SimpleNet.forward, ("self.input_layer(x)", "self.input_layer(x[..., :1].expand_as(x))"))
@@ -360,7 +360,7 @@ def _drawn(dtype: torch.dtype) -> Callable[[], object]:
     return draw
 
 
-@fault(_drawn(torch.float64), "test_initial_weights_in_float64_are_no_float32s")
+@fault(_drawn(torch.float64), "test_initial_weights_in_float64_use_all_bits")
 def initial_weights_in_float64_are_drawn_in_float32() -> None:
     """Half of their digits are 0."""
 
@@ -379,7 +379,7 @@ def the_loss_is_called_through_another_function() -> None:
     _in_place_of_mse(lambda mse, a, b: mse(a, b))
 
 
-@fault(scores(), "test_the_output_is_the_formulas", "test_autograd_computes_the_chain_rule", control=True)
+@fault(scores(), "test_the_output_is_that_of_the_formulas", "test_autograd_computes_the_chain_rule", control=True)
 def a_linear_layer_is_called_through_another_function() -> None:
     """Which passes on what it is given."""
     _linear(lambda linear, x, weight, bias=None: linear(x, weight, bias))

@@ -173,8 +173,8 @@ def _skipped(cls: type[Optimizer], **options: Any) -> Callable[[], object]:
 
 @fault(
     _skipped(Adam),
-    "test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later",
-    "test_a_step_skipped_for_an_overflow_changes_nothing_then_or_later",
+    "test_a_step_skipped_for_an_overflow_changes_neither_the_parameters_nor_later_steps",
+    "test_a_step_skipped_for_an_overflow_changes_neither_the_parameters_nor_later_steps",
     since=(2, 4),
     link="https://github.com/huggingface/accelerate/issues/4242",
 )
@@ -190,7 +190,7 @@ def fused_counts_a_skipped_step() -> None:
     around("fused", change)
 
 
-@fault(_skipped(Adam), "test_a_skipped_step_changes_nothing_then_or_later", since=(2, 4))
+@fault(_skipped(Adam), "test_a_skipped_step_changes_neither_the_parameters_nor_later_steps", since=(2, 4))
 def fused_takes_a_step_that_it_should_skip() -> None:
     """The flag of the gradient scaler is not looked at."""
     around("fused", lambda step, lists, options: step(*lists, **options | {"found_inf": None}))
@@ -198,7 +198,7 @@ def fused_takes_a_step_that_it_should_skip() -> None:
 
 @fault(
     _skipped(torch.optim.SGD, lr=0.1, momentum=0.9),
-    "test_a_skipped_step_changes_nothing_then_or_later",
+    "test_a_skipped_step_changes_neither_the_parameters_nor_later_steps",
     since=(2, 4),
     link="https://github.com/LibreYOLO/libreyolo/pull/771",
 )
@@ -271,7 +271,7 @@ def _loaded(dtype: torch.dtype, **options: Any) -> Callable[[], object]:
 
 @fault(
     _loaded(torch.bfloat16),
-    "test_a_state_that_went_through_a_file_steps_on_to_the_bit",
+    "test_a_state_loaded_from_a_file_takes_the_same_steps_bit_for_bit",
     link="https://github.com/pytorch/pytorch/issues/75224",
 )
 def loading_casts_the_count_to_the_parameters_type() -> None:
@@ -286,7 +286,7 @@ def loading_casts_the_count_to_the_parameters_type() -> None:
     wrap(Optimizer, "load_state_dict", change)
 
 
-@fault(_loaded(torch.float32), "test_a_state_that_went_through_a_file_steps_on_to_the_bit")
+@fault(_loaded(torch.float32), "test_a_state_loaded_from_a_file_takes_the_same_steps_bit_for_bit")
 def loading_keeps_the_rate_of_the_constructor() -> None:
     """What the state says of lr is not taken over."""
 
@@ -315,7 +315,7 @@ def _copied(how: Callable[[Any], Any]) -> Callable[[], object]:
 
 @fault(
     _copied(copy.deepcopy),
-    "test_a_copy_steps_on_to_the_bit",
+    "test_a_copy_takes_the_same_steps_bit_for_bit",
 )
 def a_deep_copy_starts_afresh() -> None:
     """The moments stay behind."""
@@ -330,7 +330,7 @@ def a_deep_copy_starts_afresh() -> None:
     Optimizer.__deepcopy__ = change  # type: ignore[attr-defined]
 
 
-@fault(_copied(lambda both: pickle.loads(pickle.dumps(both))), "test_a_copy_steps_on_to_the_bit")
+@fault(_copied(lambda both: pickle.loads(pickle.dumps(both))), "test_a_copy_takes_the_same_steps_bit_for_bit")
 def a_pickled_copy_forgets_the_largest_second_moment() -> None:
     """AMSGrad's maximum begins anew."""
 
@@ -364,12 +364,12 @@ for _kind, _flags, _since in (
         around(kind, change)
 
     _plant.__name__ = f"{_kind}_hides_nan"
-    fault(
-        _not_finite(float("nan"), **_flags), "test_what_is_not_finite_reaches_its_own_entry_and_no_other", since=_since
-    )(_plant)
+    fault(_not_finite(float("nan"), **_flags), "test_a_nonfinite_gradient_changes_only_its_own_entry", since=_since)(
+        _plant
+    )
 
 
-@fault(_not_finite(float("inf"), **FOREACH), "test_what_is_not_finite_reaches_its_own_entry_and_no_other")
+@fault(_not_finite(float("inf"), **FOREACH), "test_a_nonfinite_gradient_changes_only_its_own_entry")
 def foreach_cuts_infinity_to_the_largest_number() -> None:
     """A gradient that has overflowed is one like any other."""
 
@@ -390,7 +390,7 @@ def _cleared(set_to_none: bool) -> Callable[[], object]:
     return walk
 
 
-@fault(_cleared(set_to_none=False), "test_clearing_gradients_clears_what_is_not_finite")
+@fault(_cleared(set_to_none=False), "test_zero_grad_clears_nonfinite_gradients")
 def clearing_multiplies_by_zero() -> None:
     """0 times NaN is NaN."""
 
@@ -406,7 +406,7 @@ def clearing_multiplies_by_zero() -> None:
     wrap(Optimizer, "zero_grad", change)
 
 
-@fault(_cleared(set_to_none=True), "test_clearing_gradients_clears_what_is_not_finite")
+@fault(_cleared(set_to_none=True), "test_zero_grad_clears_nonfinite_gradients")
 def clearing_leaves_out_the_second_group() -> None:
     """Only the first group's gradients go."""
 
@@ -433,7 +433,7 @@ def _with_closure() -> object:
 
 @fault(
     _with_closure,
-    "test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each",
+    "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once",
     link="https://github.com/HomebrewML/HeavyBall/issues/10",
 )
 def a_closure_is_called_with_gradients_off() -> None:
@@ -447,7 +447,7 @@ def a_closure_is_called_with_gradients_off() -> None:
 
 @fault(
     _with_closure,
-    "test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each",
+    "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once",
     link="https://github.com/davda54/sam/pull/91",
 )
 def a_closure_is_ignored() -> None:
@@ -465,7 +465,7 @@ def _hooked() -> object:
     return seen
 
 
-@fault(_hooked, "test_a_step_calls_its_closure_once_with_gradients_on_and_its_hooks_once_each")
+@fault(_hooked, "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once")
 def hooks_after_a_step_run_before_it() -> None:
     """What they see is where the step began."""
 
@@ -485,7 +485,7 @@ def _two_rates() -> object:
 
 @fault(
     _two_rates,
-    "test_parameter_groups_go_their_own_ways_in_any_order",
+    "test_parameter_groups_are_independent_in_any_order",
     link="https://github.com/LiyuanLucasLiu/RAdam/issues/24",
 )
 def the_rate_of_the_first_group_is_all_groups() -> None:
@@ -512,7 +512,7 @@ def _added_later() -> object:
     return [(group["lr"], group["betas"]) for group in optimizer.param_groups]
 
 
-@fault(_added_later, "test_parameter_groups_go_their_own_ways_in_any_order")
+@fault(_added_later, "test_parameter_groups_are_independent_in_any_order")
 def a_group_that_is_added_later_loses_its_rate() -> None:
     """It gets the first group's."""
 
@@ -534,7 +534,7 @@ def _second_optimizer() -> object:
     return p.item()
 
 
-@fault(_second_optimizer, "test_a_new_optimizer_of_moved_parameters_starts_afresh")
+@fault(_second_optimizer, "test_a_new_optimizer_of_trained_parameters_starts_from_a_fresh_state")
 def the_state_is_kept_by_parameter_and_not_by_optimizer() -> None:
     """A second optimizer of the same parameters goes on with the moments of the first."""
     everywhere: dict[int, Any] = {}
@@ -588,7 +588,7 @@ def the_loop_decays_the_callers_gradient() -> None:
 @fault(
     path(),
     "test_one_step_from_any_state_is_that_of_algorithm_1",
-    "test_parameter_groups_go_their_own_ways_in_any_order",
+    "test_parameter_groups_are_independent_in_any_order",
     control=True,
 )
 def every_implementation_is_called_through_another_function() -> None:

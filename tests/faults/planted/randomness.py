@@ -74,7 +74,7 @@ def the_hash_seed_is_a_constant() -> None:
     edit(set_seed, ("str(seed)", "'0'"))
 
 
-@fault(lambda: _seeds_workers(), "test_set_seed_has_lightning_seed_the_workers")
+@fault(lambda: _seeds_workers(), "test_set_seed_makes_lightning_seed_the_workers")
 def workers_are_left_to_torch() -> None:
     """Lightning is not told to seed them."""
     edit(set_seed, ("workers=True", "workers=False"))
@@ -142,13 +142,13 @@ def _flags() -> object:
         torch.use_deterministic_algorithms(mode=False)
 
 
-@fault(_flags, "test_deterministic_gives_back_every_flag")
+@fault(_flags, "test_deterministic_restores_every_flag")
 def deterministic_mode_forgets_that_it_only_warned() -> None:
     """It gives back the other flags."""
     edit(deterministic, ("warn_only=warn_only", "warn_only=False"))
 
 
-@fault(_flags, "test_deterministic_gives_back_every_flag")
+@fault(_flags, "test_deterministic_restores_every_flag")
 def deterministic_mode_leaves_cublas_its_workspace() -> None:
     """The variable stays set."""
     edit(deterministic, ("os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)", "pass"))
@@ -161,7 +161,7 @@ def _shuffled() -> object:
     return order, [batch.tolist() for (batch,) in loader]
 
 
-@fault(_shuffled, "test_the_same_seed_serves_the_same_shuffled_batches")
+@fault(_shuffled, "test_the_same_seed_yields_the_same_shuffled_batches")
 def shuffling_draws_from_the_clock() -> None:
     """The same seed gives other batches."""
     wrap(torch, "randperm", lambda randperm, n, **options: randperm(n, **options | {"generator": _unseeded()}))
@@ -213,7 +213,7 @@ def _bool_as_seed() -> object:
         return str(error)
 
 
-@fault(_bool_as_seed, "test_what_is_no_int_is_refused_and_nothing_is_seeded")
+@fault(_bool_as_seed, "test_a_seed_that_is_not_an_int_is_refused_and_nothing_is_seeded")
 def a_bool_is_taken_for_a_seed() -> None:
     """True is 1."""
     replace(check_int, lambda _name, value, _low, _high: int(value))

@@ -60,13 +60,13 @@ def trained(
     return run
 
 
-@fault(trained(batch_size=1), "test_the_trainer_adds_nothing_to_a_bare_loop")
+@fault(trained(batch_size=1), "test_the_trainer_trains_to_the_bits_of_a_bare_loop")
 def lightning_does_not_clear_gradients() -> None:
     """They add up from step to step."""
     LightningModule.optimizer_zero_grad = lambda *_: None  # type: ignore[method-assign,assignment]
 
 
-@fault(trained(), "test_the_trainer_adds_nothing_to_a_bare_loop")
+@fault(trained(), "test_the_trainer_trains_to_the_bits_of_a_bare_loop")
 def the_bare_epochs_do_not_clear_gradients() -> None:
     """They add up from step to step."""
     edit(training._Watch._bare_epoch, ("optimizer.zero_grad()", "pass"))
@@ -74,7 +74,7 @@ def the_bare_epochs_do_not_clear_gradients() -> None:
 
 @fault(
     trained(),
-    "test_the_trainer_adds_nothing_to_a_bare_loop",
+    "test_the_trainer_trains_to_the_bits_of_a_bare_loop",
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/11555",
 )
 def a_bare_epoch_takes_a_step_more() -> None:
@@ -84,7 +84,7 @@ def a_bare_epoch_takes_a_step_more() -> None:
 
 @fault(
     trained(then=6),
-    "test_a_run_that_is_stopped_and_resumed_equals_one_that_never_stopped",
+    "test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run",
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/2613",
 )
 def a_resume_forgets_the_moments() -> None:
@@ -92,7 +92,7 @@ def a_resume_forgets_the_moments() -> None:
     edit(training._restore, ("'exp_avg': m.clone()", "'exp_avg': torch.zeros_like(m)"))
 
 
-@fault(trained(then=6), "test_a_run_that_is_stopped_and_resumed_equals_one_that_never_stopped")
+@fault(trained(then=6), "test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run")
 def a_resume_forgets_the_count() -> None:
     """The moments are corrected for bias as if they were new."""
     edit(training._restore, ("float(state.steps)", "0.0"))
@@ -100,7 +100,7 @@ def a_resume_forgets_the_count() -> None:
 
 @fault(
     trained(then=6),
-    "test_a_resumed_run_leaves_the_checkpoint_of_one_that_never_stopped",
+    "test_a_resumed_run_saves_the_same_checkpoint_as_an_uninterrupted_run",
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/6470",
 )
 def a_resume_forgets_lightnings_count_of_steps() -> None:
@@ -129,17 +129,17 @@ def every_checkpoint_is_kept() -> None:
     edit(training._CheckpointFiles.save_checkpoint, ("before is not None", "False"))
 
 
-@fault(lambda: training._saves(_Trainer(), 200), "test_every_hundredth_epoch_and_the_last_are_saved")  # type: ignore[arg-type]
+@fault(lambda: training._is_saved(_Trainer(), 200), "test_every_hundredth_epoch_and_the_last_are_saved")  # type: ignore[arg-type]
 def only_the_last_epoch_is_saved() -> None:
     """A kill loses all."""
-    edit(training._saves, ("epochs % EPOCHS_BETWEEN_CHECKPOINTS == 0", "False"))
+    edit(training._is_saved, ("epochs % EPOCHS_BETWEEN_CHECKPOINTS == 0", "False"))
 
 
 class _Trainer:
     max_epochs = 300
 
 
-@fault(trained(value=math.nan), "test_data_that_are_not_finite_stop_the_run_before_their_step")
+@fault(trained(value=math.nan), "test_nonfinite_data_stop_the_run_before_their_step")
 def nan_in_a_batch_is_trained_on() -> None:
     """The weights are NaN from there on."""
     edit(training._Watch.on_train_batch_start, ("not _all_finite(batch)", "False"))
@@ -147,12 +147,12 @@ def nan_in_a_batch_is_trained_on() -> None:
 
 @fault(
     trained(lr=1e37, epochs=20),
-    "test_a_loss_that_is_not_finite_stops_at_its_batch_and_keeps_the_last_checkpoint",
+    "test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint",
 )
 def a_loss_that_is_not_finite_is_recorded() -> None:
     """And training goes on."""
     edit(training._Watch._record, ("not math.isfinite(value)", "False"))
-    edit(training._Watch._look, ("not math.isfinite(farthest)", "False"))
+    edit(training._Watch._end_epoch, ("not math.isfinite(farthest)", "False"))
 
 
 def made(errors: list[float]) -> TrainingRun:
@@ -161,19 +161,19 @@ def made(errors: list[float]) -> TrainingRun:
     return TrainingRun(SimpleNet(), predictions, [], 0, 0.0, None, "budget", None)
 
 
-@fault(lambda: made([0.0, -0.5, 0.0, 0.0]).right, "test_a_prediction_of_one_half_is_right_of_no_target")
+@fault(lambda: made([0.0, -0.5, 0.0, 0.0]).right, "test_a_prediction_of_one_half_is_right_for_neither_target")
 def a_half_is_right() -> None:
     """Of both targets."""
     edit(TrainingRun.right, ("abs(error) < 1 / 2", "abs(error) <= 1 / 2"))
 
 
-@fault(lambda: made([0.0, -0.3, 0.0, 0.0]).right, "test_a_prediction_of_one_half_is_right_of_no_target")
+@fault(lambda: made([0.0, -0.3, 0.0, 0.0]).right, "test_a_prediction_of_one_half_is_right_for_neither_target")
 def right_is_what_stops_a_run() -> None:
     """Between the margin and 1/2 a prediction counts as wrong."""
     edit(TrainingRun.right, ("1 / 2", "MARGIN"))
 
 
-@fault(lambda: made([0.0, 0.9, 0.0, 0.0]).solved, "test_a_prediction_of_one_half_is_right_of_no_target")
+@fault(lambda: made([0.0, 0.9, 0.0, 0.0]).solved, "test_a_prediction_of_one_half_is_right_for_neither_target")
 def any_row_that_is_right_solves() -> None:
     """One of four is enough."""
     edit(TrainingRun.solved, ("all(", "any("))
@@ -246,7 +246,7 @@ def _in_float64() -> object:
     return loaded.output_layer.bias.dtype
 
 
-@fault(_in_float64, "test_a_network_is_loaded_in_the_type_it_was_saved_in")
+@fault(_in_float64, "test_a_network_is_loaded_in_the_dtype_it_was_saved_in")
 def a_network_is_loaded_in_float32() -> None:
     """Whatever it was trained in."""
     import simplenet.model
@@ -261,13 +261,13 @@ def _generators() -> object:
     return torch.equal(states["torch"], torch.get_rng_state()), np.random.get_state()[2] == states["numpy"][2]  # noqa: NPY002
 
 
-@fault(_generators, "test_a_run_that_is_resumed_after_any_step_ends_as_one_that_was_never_interrupted")
+@fault(_generators, "test_a_run_that_is_resumed_after_any_step_equals_an_uninterrupted_run")
 def an_exact_resume_forgets_numpys_generator() -> None:
     """Augmentations draw other numbers."""
     edit(resume._restore, ("np.random.set_state(states['numpy'])", "pass"))
 
 
-@fault(_generators, "test_a_run_that_is_resumed_after_any_step_ends_as_one_that_was_never_interrupted")
+@fault(_generators, "test_a_run_that_is_resumed_after_any_step_equals_an_uninterrupted_run")
 def an_exact_resume_forgets_torchs_generator() -> None:
     """The rows come in another order."""
     edit(resume._restore, ("torch.set_rng_state(states['torch'])", "pass"))
@@ -283,7 +283,7 @@ def _left() -> object:
 
 @fault(
     _left,
-    "test_a_loader_by_itself_gives_the_batches_of_a_dataloader",
+    "test_a_resumable_loader_yields_the_batches_of_a_dataloader",
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/1182",
 )
 def an_exact_resume_serves_the_epochs_first_rows_again() -> None:
@@ -293,8 +293,8 @@ def an_exact_resume_serves_the_epochs_first_rows_again() -> None:
 
 @fault(
     trained(then=6),
-    "test_a_run_that_is_stopped_and_resumed_equals_one_that_never_stopped",
-    "test_the_trainer_adds_nothing_to_a_bare_loop",
+    "test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run",
+    "test_the_trainer_trains_to_the_bits_of_a_bare_loop",
     control=True,
 )
 def a_checkpoint_is_written_twice() -> None:
