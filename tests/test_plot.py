@@ -44,7 +44,7 @@ def texts(axes):
 
 
 def test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps(figure):
-    """At each step, the fraction solved by then and its Clopper-Pearson bounds, each with half the error probability."""
+    """At each step, the fraction solved by then and its Clopper-Pearson bounds, each at half the error probability."""
     solved_at = [3, 3, 50, 90, ensemble.NEVER]
     n = len(solved_at)
 
