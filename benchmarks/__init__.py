@@ -1,1 +1,1 @@
-"""The clock: what a training step costs, where it runs and how."""
+"""Benchmarks: the time of a training step, by strategy, device and size."""

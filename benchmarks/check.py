@@ -1,8 +1,8 @@
-"""Whether a training step follows the formulas, on batches and widths that exact arithmetic would take hours for.
+"""Check a training step against the formulas, on batches and widths for which exact arithmetic would take hours.
 
-The bounds are those of ``simplenet.testing.bounds``: every operation is charged its roundings. But centres and radii
-are arrays of float64, so ``simplenet.reference`` runs on whole batches at NumPy's speed.  Float64's own roundings are
-charged too; what is checked is float32.
+The bounds are those of ``simplenet.testing.bounds``: each operation adds its rounding error. But centres and radii are
+arrays of float64, so ``simplenet.reference`` runs on whole batches at NumPy's speed. The rounding errors of float64 are
+added too. Only float32 steps are checked.
 """
 
 from collections.abc import Callable
@@ -26,18 +26,18 @@ from simplenet.testing.bounds import (
 from simplenet.testing.one_step import TrainingState
 from simplenet.testing.oracle import ROUNDINGS
 
-_TINY = torch.finfo(torch.float32).tiny  # what is smaller may be flushed to zero
+_TINY = torch.finfo(torch.float32).tiny  # smaller results may be flushed to zero
 
 
 def _charge(count: int) -> float:
-    """Bound the relative error of so many float32 roundings, and of as many in float64 beneath them."""
+    """Bound the relative error of ``count`` roundings in float32, and of as many in float64."""
     return gamma(count, torch.float32) + gamma(count, torch.float64)
 
 
 class Balls(NDArrayOperatorsMixin):
-    """Float64 numbers, and how far from each a float32 evaluation may lie."""
+    """Float64 numbers, each with a bound on the error of its evaluation in float32."""
 
-    ROUNDINGS, EXP_GROWTH = ROUNDINGS, 0  # of an operation, and of an exponential for each unit of its exponent
+    ROUNDINGS, EXP_GROWTH = ROUNDINGS, 0  # per operation; per exponential and unit of its exponent
     OPERANDS, RESULTS = balls.Balls.OPERANDS, balls.Balls.RESULTS
 
     def __init__(self, centre: Any, radius: Any = 0.0) -> None:
@@ -48,11 +48,11 @@ class Balls(NDArrayOperatorsMixin):
 
     @property
     def magnitude(self) -> np.ndarray:
-        """How large it may be."""
+        """Bound the absolute values."""
         return np.abs(self.centre) + self.radius
 
     def rounded(self, operations: int = 1) -> "Balls":
-        """Add what the roundings of so many operations may do."""
+        """Add the rounding error of ``operations`` operations."""
         count = operations * self.ROUNDINGS
         return type(self)(self.centre, self.radius + _charge(count) * self.magnitude + _TINY).converted()
 
@@ -62,17 +62,17 @@ class Balls(NDArrayOperatorsMixin):
         return type(self)(self.centre, self.radius + own)
 
     def sum(self, axis: int) -> "Balls":
-        """Add up in any order."""
+        """Sum in any order."""
         own = _charge(self.centre.shape[axis]) * self.magnitude.sum(axis)
         radius = np.broadcast_to(self.radius, self.centre.shape).sum(axis)
         return type(self)(self.centre.sum(axis), radius + own).converted()
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
-        """Evaluate one of the operations that the reference is made of."""
+        """Evaluate one of the ufuncs that the reference uses."""
         return _OPERATIONS[ufunc](*(value if isinstance(value, Balls) else type(self)(value) for value in inputs))
 
     def __array_function__(self, function: Callable[..., Any], _types: Any, arguments: tuple[Any, ...], _: Any) -> Any:
-        """Do likewise with what is no ufunc."""
+        """Evaluate ``np.where`` or ``np.ones_like``, the functions that are not ufuncs."""
         if function is np.where:
             where, a, b = (value if isinstance(value, Balls) else type(self)(value) for value in arguments)
             centre, radius = (np.where(where.centre, *parts) for parts in ((a.centre, b.centre), (a.radius, b.radius)))
@@ -81,7 +81,7 @@ class Balls(NDArrayOperatorsMixin):
 
 
 class TritonBalls(Balls):
-    """The same in the arithmetic of what torch compiles for CUDA."""
+    """Balls with the larger errors of the code that torch compiles for CUDA."""
 
     ROUNDINGS, EXP_GROWTH = TRITON_ROUNDINGS, TRITON_EXP_ROUNDINGS
 
@@ -104,8 +104,8 @@ def _multiply(a: Balls, b: Balls) -> Balls:
 
 
 def _divide(a: Balls, b: Balls) -> Balls:
-    nearest = np.abs(b.centre) - b.radius  # to zero, of the divisor
-    assert (nearest > 0).all(), "rounding alone may make a divisor vanish: the bound says nothing"
+    nearest = np.abs(b.centre) - b.radius  # least absolute value of the divisor
+    assert (nearest > 0).all(), "the divisor's rounding error is as large as the divisor, so the bound is infinite"
     quotient = a.centre / b.centre
     return type(a)(quotient, (np.abs(quotient) * b.radius + a.radius) / nearest).rounded()
 
@@ -150,7 +150,7 @@ _OPERATIONS: dict[Any, Callable[..., Any]] = {
 
 
 def split(vector: Any, hidden: int) -> Any:
-    """Cut a vector of all parameters into the network's."""
+    """Split a vector of all parameters into the network's tensors."""
     if isinstance(vector, Balls):
         parts = zip(split(vector.centre, hidden), split(vector.radius, hidden), strict=True)
         make: Any = reference.Parameters
@@ -172,29 +172,29 @@ def check_step(
     moments: bool = True,
     kind: type[Balls] = Balls,
 ) -> None:
-    """Assert that a step of ``overview`` from ``before`` ended within its roundings of the exact one.
+    """Assert that a step of ``overview`` from ``before`` to ``after`` is exact to within its rounding error.
 
     Args:
         x: The batch's inputs.
         y: Its targets.
-        before: The state that the step started from.
-        after: The state that it ended in.
+        before: State before the step.
+        after: State after the step.
         lr: Learning rate.
         float32_scalars: Whether betas and their powers may be float32 too.
-        share: What the loss is of the mean squared error.
-        epsilon: What Adam adds to the root, after the correction, by step.
-        moments: Whether ``after`` has them.
+        share: The loss as a fraction of the mean squared error.
+        epsilon: The number that Adam adds to the corrected root, as a function of the step count.
+        moments: Whether to check the moments.
         kind: The arithmetic of the forward and the backward pass; ``TritonBalls`` is that of the optimizer too.
 
     Raises:
-        AssertionError: If it did not.
+        AssertionError: If it is not.
     """
     optimizer = TritonBalls if kind is TritonBalls else Balls
     hidden = (len(before.p) - 1) // 4
     weights, m, v = (part.detach().cpu().double().numpy() for part in before[:3])
     rows, targets = (kind(part.detach().cpu().double().numpy()) for part in (x, y))
     p = kind(weights, np.zeros_like(weights)).converted()
-    formulas: Any = reference  # written for arrays of NumPy; balls take their operations too
+    formulas: Any = reference  # typed for NumPy arrays; balls support the same operations
     gradients = formulas.gradients(split(p, hidden), rows.converted(), targets, "overview")
     g = optimizer(
         *(

@@ -1,7 +1,7 @@
-"""The clock: what is timed, how, and all that a reader needs to know of where.
+"""The clock, which times a function and records the conditions with the time; and fixtures for devices and sizes.
 
-``pytest --benchmark-only`` times.  Without it each benchmark runs once, untimed, at the smallest scale, to show that
-it still can.
+``pytest --benchmark-only`` times.  Without it each benchmark runs once, untimed, at the smallest scale, to show that it
+works.
 """
 
 import os
@@ -24,13 +24,13 @@ from benchmarks.steps import STRATEGIES
 from simplenet.environment import processor, resolve_device
 from simplenet.testing.settings import matmul_precision
 
-# Rows and hidden units: from the notebook's, all overhead, to what fills a CPU's cores; ``full`` goes on to a GPU's.
+# Rows and hidden units: from the notebook's, which is all overhead, to sizes that use all cores of a CPU, or of a GPU.
 SCALES = {"smoke": [(4, 4)], "default": [(4, 4), (256, 16), (4096, 64), (16384, 256)]}
 SCALES["full"] = [*SCALES["default"], (65536, 256), (262144, 1024)]
 
-_EVENTS = 20  # times that the device's own time is taken
-_QUEUED = 16  # steps in each; an eager one is some 50 launches, of which CUDA queues 1,024
-_SPINS = 2**20, 2**31  # cycles that a kernel spins for at first and at most: below a millisecond, a second
+_EVENTS = 20  # measurements of the device's own time
+_QUEUED = 16  # steps in each; an eager step is about 50 launches, and CUDA queues 1,024
+_SPINS = 2**20, 2**31  # cycles that a kernel spins, at first (under a millisecond) and at most (a second)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--benchmark-scale",
         choices=("default", "full"),
         default="default",
-        help="how large batches and networks are timed: default ends in five minutes on two cores, full takes longer",
+        help="sizes of batches and networks: default takes five minutes on two cores, full takes longer",
     )
 
 
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests when timing: what they start in the background would share the cores."""
+    """Deselect the tests when timing: their background processes would share the cores."""
     if config.getoption("benchmark_only"):
         others = [item for item in items if "benchmark" not in getattr(item, "fixturenames", ())]
         items[:] = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]
@@ -58,17 +58,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Leave out the single times: a record is kept in the repository."""
+    """Remove the time of each round, to keep the records in the repository small."""
     for record in output_json["benchmarks"]:
         record["stats"].pop("data", None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "place" in metafunc.fixturenames:
+    if "timed_device" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--device")
         devices = [torch.device("cpu"), torch.device("cuda")] if chosen == "all" else [resolve_device(chosen)]
-        # Of a record's name, so that cuda:1 is compared with cuda.
-        metafunc.parametrize("place", devices, ids=[device.type for device in devices], indirect=True)
+        # The name of a record has the type alone, so that cuda:1 is compared with cuda.
+        metafunc.parametrize("timed_device", devices, ids=[device.type for device in devices], indirect=True)
     if "rows" in metafunc.fixturenames and "hidden" in metafunc.fixturenames:
         config = metafunc.config
         scale = config.getoption("benchmark_scale") if config.getoption("benchmark_only") else "smoke"
@@ -77,18 +77,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> torch.device:
-    """Give the device; without ``--device`` CPU and CUDA are both asked for, and what is not here is skipped."""
+def timed_device(request: pytest.FixtureRequest) -> torch.device:
+    """Return the device to time on: without ``--device``, CPU and CUDA each; CUDA is skipped if there is none."""
     device: torch.device = request.param
     if device.type == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device here")
+        pytest.skip("no CUDA device")
     return device
 
 
 @pytest.fixture(scope="session")
 def peer(request: pytest.FixtureRequest) -> str:
-    """Import a peer, or skip what needs it; for a session, so that it is before a test notes the environment."""
-    # JAX would take most of a GPU's memory, torch's too.
+    """Import what a peer needs, or skip; once a session, before a test records the environment variables."""
+    # Otherwise JAX reserves most of a GPU's memory, which torch needs too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for module in NEEDS[request.param]:
         pytest.importorskip(module)
@@ -97,25 +97,25 @@ def peer(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest) -> bool:
-    """Say whether this run times, or only tries."""
+    """Return whether this run times (``--benchmark-only``)."""
     return bool(request.config.getoption("benchmark_only"))
 
 
 @pytest.fixture(autouse=True)
 def _full_float32() -> Iterator[None]:
-    """Pin products to float32: TF32 is another computation."""
+    """Compute matrix products in float32, not in TF32, which rounds more."""
     with matmul_precision("highest"):
         yield
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished all work launched on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def flops_per_step(rows: int, hidden: int) -> int:
-    """Count the operations of a step: an exponential is one of them, and so are a root and a quotient.
+    """Count the floating-point operations of a step; an exponential, a root and a quotient count as one each.
 
     Forward: 4 for each pre-activation of the hidden layer, 4 for its sigmoid, 2 for its part in the output.  Backward:
     2 to the output's weights, 1 to the hidden layer, 3 through its sigmoid, 4 and 1 to its weights and bias.  A row's
@@ -125,7 +125,7 @@ def flops_per_step(rows: int, hidden: int) -> int:
 
 
 def bytes_per_step(rows: int, hidden: int) -> int:
-    """Count the float32s that have to move: the batch is read, weights and moments are read and written."""
+    """Count the bytes that a step has to move: the batch is read, weights and moments are read and written."""
     return 4 * (3 * rows + 6 * (4 * hidden + 1))
 
 
@@ -141,7 +141,7 @@ def _median_seconds(function: Callable[[], object], device: torch.device) -> flo
 
 @cache
 def matmul_flops_per_second(device: torch.device) -> float:
-    """Time a plain product of square matrices, the most that one can ask of a device."""
+    """Measure the device's peak rate of arithmetic, by a product of square matrices."""
     n = 8192 if device.type == "cuda" else 1024
     a = torch.full((n, n), 1.0, device=device)
     return 2 * n**3 / _median_seconds(lambda: a @ a, device)
@@ -149,15 +149,15 @@ def matmul_flops_per_second(device: torch.device) -> float:
 
 @cache
 def copy_bytes_per_second(device: torch.device) -> float:
-    """Time a plain copy, the most that one can ask of its memory, which a step of few operations a byte waits for."""
-    n = 2**28 if device.type == "cuda" else 2**24  # beyond what a cache holds
+    """Measure the device's peak memory bandwidth, by a copy."""
+    n = 2**28 if device.type == "cuda" else 2**24  # larger than the cache
     a, b = (torch.full((n,), 1.0, device=device) for _ in range(2))
     return 2 * 4 * n / _median_seconds(lambda: b.copy_(a), device)
 
 
 @cache
 def commit() -> str | None:
-    """Name the commit, with a mark where the tree differs from it."""
+    """Return the commit's id, with the suffix ``-dirty`` if there are uncommitted changes."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return answer.stdout.strip() or None
@@ -183,19 +183,19 @@ class Clock:
         rounds: int | None = None,
         launch: Callable[[int], object] | None = None,
     ) -> None:
-        """Time ``function``, warm and with a barrier, and record what it did.
+        """Time ``function`` with a barrier at its end, and record the conditions.
 
         Args:
-            function: What to time; it has run once and been checked.
-            device: Where it runs.
-            strategy: How; what the report compares by.
-            steps: Of how many steps one call consists.
-            rows: Rows in the batch of a step.
+            function: The function to time. The caller has run it once, as a warm-up, and has checked its result.
+            device: Device that it runs on.
+            strategy: Strategy or peer; the report compares by it.
+            steps: Number of steps in one call.
+            rows: Rows in the batch.
             hidden: Width of the network.
-            networks: Networks that take each step.
-            training: Whether a step is a training step, whose operations can be counted.
-            rounds: How many calls to time, where one takes long; otherwise as many as fit in the time.
-            launch: Tells torch to take so many steps and waits for none: what the device's own time is taken of.
+            networks: Number of networks that take each step.
+            training: Whether a step is a training step; only its operations and bytes are counted.
+            rounds: Number of calls to time, for a slow function; by default pytest-benchmark chooses.
+            launch: Launches that many steps on the device without waiting; needed for the device's own time.
         """
 
         def run() -> None:
@@ -214,7 +214,7 @@ class Clock:
         flops = moved = None
         if training and rows is not None and hidden is not None:
             flops, moved = (count(rows, hidden) * networks for count in (flops_per_step, bytes_per_step))
-        in_torch = device.type == "cuda" and strategy in STRATEGIES  # it does not know of what a peer allocates
+        in_torch = device.type == "cuda" and strategy in STRATEGIES  # torch does not count a peer's memory
         info: dict[str, Any] = {
             "device": device.type,
             "processor": processor(device),
@@ -246,17 +246,17 @@ class Clock:
             if flops is not None:
                 info["flops_per_second"] = flops / seconds
                 info["fraction_of_matmul"] = flops / seconds / matmul_flops_per_second(device)
-            if moved is not None:  # in the device's own time, where that is known
+            if moved is not None:  # per second of the device's own time if known
                 info["bytes_per_second"] = moved / (device_seconds or seconds)
                 info["fraction_of_copy"] = info["bytes_per_second"] / copy_bytes_per_second(device)
         self.benchmark.extra_info.update(info)
 
 
 def device_seconds_per_step(launch: Callable[[int], object], device: torch.device) -> float | None:
-    """Return the median of the seconds that the device itself spends on a step, or ``None`` where that cannot be told.
+    """Return the median time that the device itself spends on a step, in seconds; ``None`` if it cannot be measured.
 
-    A kernel that only spins holds the device until all is queued behind it: between the events, Python's time is not
-    seen. What waits for the device, or fills its queue, outlasts any spin.
+    A kernel that only spins keeps the device busy until all steps are queued, so the time between the events does not
+    include Python's. This fails for steps that wait for the device, and for steps that fill its queue.
     """
     seconds: list[float] = []
     cycles, most = _SPINS
@@ -280,12 +280,12 @@ def device_seconds_per_step(launch: Callable[[int], object], device: torch.devic
 
 @pytest.fixture
 def clock(benchmark: Any) -> Clock:
-    """Time a function and record where."""
+    """Return a clock, which times a function and records the conditions."""
     return Clock(benchmark)
 
 
 @pytest.fixture(autouse=True)
-def _environment_is_given_back() -> Iterator[None]:
-    """Take back what torch's compiler leaves in the environment."""
+def _environment_is_restored() -> Iterator[None]:
+    """Restore the environment variables, which torch's compiler changes."""
     with patch.dict(os.environ):
         yield

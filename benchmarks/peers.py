@@ -1,6 +1,6 @@
-"""What else one could train SimpleNet with, behind the interface of ``benchmarks.steps``.
+"""Peers: the same training step in NumPy, JAX and scikit-learn, with the interface of ``benchmarks.steps``.
 
-Each takes the same step of Adam on the mean squared error of the same batch, and is held to the
+Each takes the same step of Adam on the mean squared error of the same batch, and is checked against the
 same oracle as torch's strategies before it is timed.
 """
 
@@ -54,7 +54,7 @@ class NumPy(Stepper):
 
 
 def jax_device(device: torch.device) -> Any:
-    """Find what JAX calls a device; what is put there is computed on there, whatever JAX's default is.
+    """Return JAX's device of a torch device; JAX computes where its arrays are, whatever its default device is.
 
     Raises:
         RuntimeError: If JAX has no such device.
@@ -68,7 +68,7 @@ def jax_device(device: torch.device) -> Any:
 
 
 class Jax(Stepper):
-    """JAX and optax: a jitted step to a call, or a ``scan`` over all steps of the call."""
+    """JAX and optax: a call of a jitted step for each step, or one ``scan`` over all steps."""
 
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, *, scan: bool) -> None:
         import jax
@@ -87,7 +87,7 @@ class Jax(Stepper):
             return jax.numpy.mean((h @ p.w_out.T + p.b_out - y) ** 2)
 
         def step(p: Any, state: Any) -> Any:
-            with jax.default_matmul_precision("highest"):  # TF32 is another computation
+            with jax.default_matmul_precision("highest"):  # float32, not TF32
                 updates, state = optimizer.update(jax.grad(loss)(p), state)
             return optax.apply_updates(p, updates), state
 
@@ -118,7 +118,7 @@ class Jax(Stepper):
 
 
 class JaxVmap:
-    """JAX and optax over many networks: ``vmap`` of ``scan``; call it with the steps, and get the weights."""
+    """JAX and optax for many networks: ``vmap`` of ``scan``."""
 
     def __init__(self, start: Tensor, x: Tensor, y: Tensor) -> None:
         import jax
@@ -147,12 +147,12 @@ class JaxVmap:
         self.train = jax.jit(jax.vmap(train, (0, None)), static_argnums=1)
 
     def __call__(self, steps: int) -> Tensor:
-        """Train from the start."""
+        """Train for ``steps`` steps from the initial weights, and return the weights."""
         return torch.from_numpy(np.array(self.train(self.start, steps)))
 
 
 class ScikitLearn(Stepper):
-    """``MLPRegressor.partial_fit``, an epoch of one batch to a step."""
+    """``MLPRegressor.partial_fit``, of which one call is a step."""
 
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         from sklearn.neural_network import MLPRegressor
@@ -191,13 +191,13 @@ class ScikitLearn(Stepper):
         self.model._optimizer.t = state.t  # noqa: SLF001
 
 
-# What each is made of: imported before a test notes the environment, which imports change.
+# Modules of each, to import before a test records the environment variables, which imports change.
 NEEDS = {"numpy": (), "jax-jit": ("jax", "optax"), "jax-scan": ("jax", "optax"), "scikit-learn": ("sklearn",)}
 NEEDS["jax-vmap"] = NEEDS["jax-scan"]
 
 
 def unavailable(peer: str, device: torch.device) -> str | None:
-    """Say why a peer does not run on a device, or ``None`` where it does."""
+    """Return why a peer does not run on a device, or ``None`` if it does."""
     if "jax" not in NEEDS[peer]:
         return None if device.type == "cpu" else f"{peer} runs on the CPU alone, not on {device}"
     try:
@@ -214,10 +214,10 @@ PEERS: dict[str, Callable[[SimpleNet, Tensor, Tensor], Stepper]] = {
     "scikit-learn": ScikitLearn,
 }
 
-# Where a peer's step differs from the published formulas, and how: the oracle is told, and the step is exact to it.
+# Where a peer's step differs from the published formulas: arguments with which the oracle computes the same step.
 TERMS: dict[str, dict[str, Any]] = {
     "jax-jit": {"float32_scalars": True},
     "jax-scan": {"float32_scalars": True},
-    # Half the squared error is its loss; epsilon is added to the root before the correction.
+    # The loss is half the squared error; epsilon is added to the root before the correction.
     "scikit-learn": {"share": 1 / 2, "epsilon": lambda t: 1e-8 / (1 - 0.999**t) ** 0.5},
 }

@@ -1,8 +1,8 @@
-"""One training step, by execution strategy: the same formulas, at very different speeds.
+"""One training step, by execution strategy: the same formulas, at different speeds.
 
-A step of 17 parameters is all overhead, so how it is launched decides what it costs; a large one is limited by memory,
-where a narrower type pays.  Each strategy here takes the same Adam step on the MSE of one fixed batch; tests compare
-each with the one-step oracle, and the benchmarks time what the tests have checked.
+A step of 17 parameters is all overhead, so its time depends on how it is launched; the time of a large step depends on
+memory, so a narrower type is faster.  Each strategy takes the same Adam step on the MSE of one fixed batch.  The tests
+check each against the one-step oracle, and the benchmarks time it.
 
 References:
     PyTorch documentation, "CUDA semantics", whole-network capture.
@@ -24,7 +24,7 @@ from simplenet.model import SimpleNet, mse_loss
 from simplenet.testing.one_step import TrainingState
 from simplenet.testing.settings import matmul_precision
 
-# Compiled steps in the longer of two graphs.
+# Steps in the longer of two CUDA graphs.
 _RECORDED = 16
 
 
@@ -32,15 +32,15 @@ class Stepper:
     """Takes training steps of a network, in place, on one batch."""
 
     def __call__(self, steps: int = 1) -> None:
-        """Take so many steps; on CUDA, do not wait for them."""
+        """Take ``steps`` steps; on CUDA, do not wait for them."""
         raise NotImplementedError
 
     def read(self) -> TrainingState:
-        """Copy where the training is."""
+        """Return a copy of the state of the training."""
         raise NotImplementedError
 
     def write(self, state: TrainingState) -> None:
-        """Go on from there."""
+        """Set the state of the training."""
         raise NotImplementedError
 
 
@@ -50,7 +50,7 @@ class _Autograd(Stepper):
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, **flags: Any) -> None:
         self.net, self.x, self.y = net, x, y
         self.optimizer = net.configure_optimizers()
-        if flags:  # the constructor checks what its flags need
+        if flags:  # construct Adam anew, because its constructor checks that the flags are supported
             self.optimizer = torch.optim.Adam(net.parameters(), lr=net.hparams["lr"], **flags)
         counted = x.device if flags.get("fused") or flags.get("capturable") else torch.device("cpu")
         for p in net.parameters():
@@ -108,7 +108,7 @@ class _Tf32(_Autograd):
 
 @contextmanager
 def _side_stream(device: torch.device, warm: Callable[[], None]) -> Iterator[torch.cuda.Stream]:
-    """Give a stream to record graphs on, after libraries have set themselves up in a few steps outside a recording."""
+    """Yield a stream to record graphs on, after ``warm`` has run on it, so that libraries are initialized."""
     with torch.cuda.device(device):
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
@@ -119,22 +119,22 @@ def _side_stream(device: torch.device, warm: Callable[[], None]) -> Iterator[tor
 
 
 def _record(work: Callable[[], None], stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    """Record what ``work`` launches; none of it is done."""
+    """Record the kernels that ``work`` launches, without running them."""
     graph = torch.cuda.CUDAGraph()
-    # Without a stream, torch records on one of the device that the process's first recording was on.
+    # Without a stream, torch records on a stream of the device that the process's first recording used.
     with torch.cuda.graph(graph, stream=stream):
         work()
     return graph
 
 
 class _CudaGraph(_Autograd):
-    """The same operations, recorded once and launched together."""
+    """The same operations, recorded once as a CUDA graph and replayed."""
 
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         super().__init__(net, x, y, capturable=True, fused=True)
         before = self.read()
         with _side_stream(x.device, lambda: super(_CudaGraph, self).__call__(3)) as side:
-            self.optimizer.zero_grad()  # so that the recording makes gradients in memory of its own
+            self.optimizer.zero_grad()  # so that the graph allocates its own gradients
             self.graph = _record(self.step, side)
         self.write(before)
 
@@ -144,10 +144,10 @@ class _CudaGraph(_Autograd):
 
 
 class _Compiled(Stepper):
-    """``Formulas``, compiled: a step to a call, or in a chunk as many as the call asks for.
+    """``Formulas``, compiled: one step per call of compiled code, or with ``chunk`` any number.
 
-    The state is one tensor, and so is the batch: in a compiled loop of so little work, every tensor that
-    comes or goes is seen in the time.
+    The state is one tensor, and so is the batch: a step is so little work that each tensor passed to it
+    costs measurable time.
     """
 
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor, *, chunk: bool = False) -> None:
@@ -159,7 +159,7 @@ class _Compiled(Stepper):
         self.chunk = chunk
         for p in net.parameters():
             p.grad = None
-        vector_to_parameters(self.state[0], net.parameters())  # the network's parameters are views from here on
+        vector_to_parameters(self.state[0], net.parameters())  # from here on the parameters are views of the state
         formulas = Formulas(net.hparams["architecture"], net.hparams["hidden"])
         self.run = _compile(_one_call(formulas, chunk=chunk), x.device)
         before = self.read()
@@ -184,7 +184,7 @@ class _Compiled(Stepper):
 
 
 class _CompiledGraphs(_Compiled):
-    """The compiled step, recorded once alone and once as often as a chunk's launches are worth."""
+    """The compiled step, recorded as two CUDA graphs: one of a single step, one of many."""
 
     def __init__(self, net: SimpleNet, x: Tensor, y: Tensor) -> None:
         super().__init__(net, x, y)
@@ -202,18 +202,18 @@ class _CompiledGraphs(_Compiled):
 
 
 def _compiled_chunk(net: SimpleNet, x: Tensor, y: Tensor) -> Stepper:
-    """Choose by device: a compiled loop would wait, on CUDA, for each condition to come back to the CPU."""
+    """Choose by device: on CUDA, each iteration of a compiled loop copies its condition to the CPU and waits."""
     return _CompiledGraphs(net, x, y) if x.device.type == "cuda" else _Compiled(net, x, y, chunk=True)
 
 
 @cache
 def _table(lr: float) -> Float[Tensor, "steps 2"]:
-    """Tabulate ``corrections`` as far as they change; computed from float32's powers, they would be wrong."""
+    """Tabulate ``corrections`` up to the step from which they are constant; float32 powers would be inexact."""
     return torch.tensor([corrections(t, lr) for t in range(1, CORRECTED + 1)], dtype=torch.float64)
 
 
 def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
-    """Return what takes one step, or ``steps`` of them, and writes the result where the state was."""
+    """Return a function that takes one step, or with ``chunk`` any number, and updates the state in place."""
 
     def step(
         t: Int[Tensor, ""],
@@ -250,25 +250,25 @@ def _one_call(formulas: Formulas, *, chunk: bool) -> Callable[..., None]:
 
 def _compile(function: Callable[..., None], device: torch.device) -> Callable[..., None]:
     options = {
-        "force_pointwise_cat": True,  # concatenate in the kernel that reads the result, not in one for each part
-        "cpp_wrapper": device.type == "cpu",  # compile what is around the kernels too
+        "force_pointwise_cat": True,  # concatenate in the kernel that reads the result, not in a kernel per part
+        "cpp_wrapper": device.type == "cpu",  # compile the code that calls the kernels too
     }
     return compile_whole(function, options)
 
 
 class _Strategy(NamedTuple):
-    """How to make a stepper, and the first torch that can, by type of device; no entry, no support."""
+    """The constructor of a stepper, and the first version of torch that supports it, for each device type."""
 
     make: Callable[[SimpleNet, Tensor, Tensor], Stepper]
     since: dict[str, tuple[int, int]]
 
 
-# eager      as the Trainer takes it: torch's own choice of loop, which on CUDA is foreach
-# foreach    Adam's operations over all parameters at once
+# eager      as the Trainer does it, with torch's default implementation of Adam (foreach on CUDA)
+# foreach    each of Adam's operations for all parameters at once
 # fused      Adam in one kernel
-# compiled   the whole step in one call of compiled code
-# compiled-chunk  many steps in one call of compiled code; on CUDA the compiled step, recorded and replayed
-# cuda-graph the eager step with fused Adam, recorded and replayed
+# compiled   the whole step as compiled code
+# compiled-chunk  many steps in one call of compiled code; on CUDA, the compiled step as a CUDA graph
+# cuda-graph the eager step with fused Adam, as a CUDA graph
 # autocast   eager, with the network in bfloat16
 # tf32       eager, with matrix products in TF32
 _STRATEGIES = {
@@ -285,7 +285,7 @@ STRATEGIES = tuple(_STRATEGIES)
 
 
 def unavailable(strategy: str, device: torch.device) -> str | None:
-    """Say why this torch does not have a strategy on a device, or ``None`` where it has."""
+    """Return why this torch does not support a strategy on a device, or ``None`` if it does."""
     since = _STRATEGIES[strategy].since
     if device.type not in since:
         return f"strategy is {strategy!r} on {device}, but it needs a device of type {' or '.join(since)}"
@@ -296,16 +296,16 @@ def unavailable(strategy: str, device: torch.device) -> str | None:
 
 
 def stepper(strategy: str, net: SimpleNet, x: Float[Tensor, "rows 2"], y: Float[Tensor, "rows 1"]) -> Stepper:
-    """Make what trains ``net`` on a batch; whatever has to be compiled or recorded is when this returns.
+    """Return a stepper that trains ``net`` on a batch; compiling and recording happen here.
 
     Args:
         strategy: One of ``STRATEGIES``.
-        net: The network, trained in place by Adam from a fresh state.
+        net: Network to train in place, by Adam from its initial state.
         x: The batch's inputs, on the network's device and in its dtype.
         y: Its targets.
 
     Raises:
-        ValueError: If torch does not have the strategy here.
+        ValueError: If torch does not support the strategy on this device.
     """
     if (reason := unavailable(strategy, x.device)) is not None:
         raise ValueError(reason)

@@ -1,4 +1,4 @@
-"""Many networks at once; a step is a step of one network."""
+"""Ensembles of networks trained at once; times are per step of one network."""
 
 import pytest
 import torch
@@ -19,17 +19,17 @@ SEEDS, STEPS = 2048, 2000
 
 
 def seeds_on(device):
-    """Count networks that fill whole chunks: what a chunk is filled up with takes its time, and counts for nothing."""
+    """Return a number of networks that fills whole chunks: padding takes time, but its steps are not counted."""
     return max(SEEDS, ensemble._WIDTH.get(device.type, 0))  # noqa: SLF001
 
 
 @pytest.fixture
-def scale(timed, place):
-    return (seeds_on(place), STEPS) if timed else (3, 2)
+def scale(timed, timed_device):
+    return (seeds_on(timed_device), STEPS) if timed else (3, 2)
 
 
 def check_first_step(weights, start, **terms):
-    """Check the first step of two networks against the formulas; neither implementation shows its moments."""
+    """Check the first step of two networks against the formulas; the moments are not accessible."""
     x, y = batch(4, torch.device("cpu"))
     zero = torch.zeros_like(start[0])
     for i in (0, len(start) - 1):
@@ -38,25 +38,25 @@ def check_first_step(weights, start, **terms):
 
 
 @pytest.mark.parametrize("strategy", ["eager", "compiled-chunk"])
-def test_ensemble(clock, place, strategy, scale, timed, monkeypatch):
-    """From initial weights to the last step; drawn and compiled outside the clock."""
+def test_ensemble(clock, timed_device, strategy, scale, timed, monkeypatch):
+    """Timed from the initial weights to the last step; drawing the weights and compiling are not timed."""
     seeds, steps = scale
     start = initial_weights(range(seeds))
     monkeypatch.setattr(ensemble, "initial_weights", lambda *_: start)
     compiled = strategy == "compiled-chunk"
     if compiled and not timed:
-        pytest.skip("compiling takes seconds: tests/test_ensemble.py does it once, and --benchmark-only")
-    first = train_ensemble(range(seeds), steps=1, device=str(place), compiled=compiled)
+        pytest.skip("compiling takes seconds: only with --benchmark-only, and once in tests/test_ensemble.py")
+    first = train_ensemble(range(seeds), steps=1, device=str(timed_device), compiled=compiled)
     if first.fallback is not None:
-        pytest.skip(f"not compiled here: {first.fallback}")
-    check_first_step(first.weights, start.T, kind=TritonBalls if compiled and place.type == "cuda" else Balls)
+        pytest.skip(f"not compiled: {first.fallback}")
+    check_first_step(first.weights, start.T, kind=TritonBalls if compiled and timed_device.type == "cuda" else Balls)
 
     def train():
-        train_ensemble(range(seeds), steps=steps, device=str(place), compiled=compiled)
+        train_ensemble(range(seeds), steps=steps, device=str(timed_device), compiled=compiled)
 
     clock(
         train,
-        place,
+        timed_device,
         strategy=strategy,
         steps=seeds * steps,
         rows=4,
@@ -67,19 +67,19 @@ def test_ensemble(clock, place, strategy, scale, timed, monkeypatch):
 
 
 @pytest.mark.parametrize("peer", ["jax-vmap"], indirect=True)
-def test_ensemble_of_a_peer(clock, peer, place, scale):
-    if reason := unavailable(peer, place):
+def test_ensemble_of_a_peer(clock, peer, timed_device, scale):
+    if reason := unavailable(peer, timed_device):
         pytest.skip(reason)
     seeds, steps = scale
     start = initial_weights(range(seeds)).T.contiguous()
-    x, y = batch(4, place)
+    x, y = batch(4, timed_device)
     many = JaxVmap(start, x, y)
     check_first_step(many(1), start)
     many(steps)
 
     clock(
         lambda: many(steps),
-        place,
+        timed_device,
         strategy=peer,
         steps=seeds * steps,
         rows=4,

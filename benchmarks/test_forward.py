@@ -10,13 +10,13 @@ from simplenet import SimpleNet, reference, set_seed
 pytestmark = pytest.mark.benchmark(group="forward", max_time=0.5)
 
 
-def test_forward(clock, place, rows, hidden):
-    """On CUDA a pass of four rows measures launches."""
-    x, _ = batch(rows, place)
+def test_forward(clock, timed_device, rows, hidden):
+    """On CUDA, a pass of four rows measures the launch of its kernels."""
+    x, _ = batch(rows, timed_device)
     set_seed(1996)
-    net = SimpleNet(hidden=hidden).to(place)
+    net = SimpleNet(hidden=hidden).to(timed_device)
     weights = torch.cat([p.detach().flatten() for p in net.parameters()]).cpu().double().numpy()
-    few = x[:4096].cpu().double().numpy()  # a row's score depends on no other row
+    few = x[:4096].cpu().double().numpy()  # each row's score is independent of the others
     _, expected = reference.forward(split(Balls(weights, 0 * weights), hidden), Balls(few), "overview")
     with torch.no_grad():
         error = abs(net(x)[:4096].cpu().double().numpy() - expected.centre)
@@ -27,4 +27,4 @@ def test_forward(clock, place, rows, hidden):
             for _ in range(count):
                 net(x)
 
-    clock(passes, place, strategy="eager", steps=10, rows=rows, hidden=hidden, launch=passes)
+    clock(passes, timed_device, strategy="eager", steps=10, rows=rows, hidden=hidden, launch=passes)

@@ -1,7 +1,7 @@
-"""What Lightning's Trainer costs: a step and an epoch of it, the notebook's way and ours, against a bare loop.
+"""The time of training with Lightning's Trainer, with and without checkpoints, against a bare loop.
 
-The four ways take the same steps from the same seed, and end in the same bits.  An epoch of one batch has one step;
-what it costs beyond one of four batches' steps is the epoch's own.
+All four take the same steps from the same seed, with the same weights bit for bit.  An epoch of one batch has one
+step: its time minus that of a step in an epoch of four is the time that an epoch itself takes.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from simplenet import SimpleNet, XORDataModule, set_seed, train, xor_dataloader
 
 
 def notebook(net, data, epochs, directory):
-    """Save a checkpoint each epoch, as the source does."""
+    """Save a checkpoint each epoch, as the notebook does."""
     lightning(net, data, epochs, directory, callbacks=[ModelCheckpoint(str(directory))])
 
 
@@ -45,28 +45,28 @@ def bare(net, data, epochs, _directory):
             optimizer.step()
 
 
-WAYS = {"notebook": notebook, "trainer": lightning, "simplenet": ours, "eager": bare}
+LOOPS = {"notebook": notebook, "trainer": lightning, "simplenet": ours, "eager": bare}
 
 
-def trained(way, batch_size, epochs, directory):
-    """Train from the notebook's seed; return the weights."""
+def trained(loop, batch_size, epochs, directory):
+    """Train from the notebook's seed, and return the weights."""
     set_seed(1996)
     net = SimpleNet()
-    WAYS[way](net, XORDataModule(batch_size), epochs, directory)
+    LOOPS[loop](net, XORDataModule(batch_size), epochs, directory)
     return parameters_to_vector(net.parameters()).detach()
 
 
 @pytest.mark.benchmark(group="trainer")
 @pytest.mark.parametrize("batch_size", [1, 4], ids="batch={}".format)
-@pytest.mark.parametrize("way", WAYS)
-def test_epochs(clock, way, batch_size, timed, tmp_path):
+@pytest.mark.parametrize("loop", LOOPS)
+def test_epochs(clock, loop, batch_size, timed, tmp_path):
     epochs = 100 if timed else 2
-    assert torch.equal(trained(way, batch_size, 2, tmp_path), trained("eager", batch_size, 2, tmp_path))
+    assert torch.equal(trained(loop, batch_size, 2, tmp_path), trained("eager", batch_size, 2, tmp_path))
 
     clock(
-        lambda: trained(way, batch_size, epochs, tmp_path),
+        lambda: trained(loop, batch_size, epochs, tmp_path),
         torch.device("cpu"),
-        strategy=way,
+        strategy=loop,
         steps=epochs * len(xor_dataloader(batch_size)),
         rows=batch_size,
         hidden=4,
@@ -77,7 +77,7 @@ def test_epochs(clock, way, batch_size, timed, tmp_path):
 
 @pytest.fixture(scope="module")
 def solved(tmp_path_factory):
-    """Return after how many epochs ``simplenet train`` finds XOR solved, and the weights then."""
+    """Return the number of epochs after which ``simplenet train`` has solved XOR, and the weights."""
     set_seed(1996)
     run = train(
         SimpleNet(), XORDataModule(), max_epochs=3000, device="cpu", checkpoint_dir=tmp_path_factory.mktemp("run")
@@ -87,18 +87,18 @@ def solved(tmp_path_factory):
 
 
 @pytest.mark.benchmark(group="until solved")
-@pytest.mark.parametrize("way", ["eager", "notebook", "simplenet"])
-def test_training_until_solved(clock, way, timed, request, tmp_path):
-    """The whole of it, from the Trainer's construction to the epoch after which XOR is solved."""
+@pytest.mark.parametrize("loop", ["eager", "notebook", "simplenet"])
+def test_training_until_solved(clock, loop, timed, request, tmp_path):
+    """Timed from the construction of the Trainer to the epoch after which XOR is solved."""
     if not timed:
-        pytest.skip("it takes seconds, and its epochs are those of the benchmark above")
+        pytest.skip("takes seconds: only with --benchmark-only; test_epochs runs the same code")
     epochs, weights = request.getfixturevalue("solved")
     ends = []
 
     clock(
-        lambda: ends.append(trained(way, 1, epochs, tmp_path)),
+        lambda: ends.append(trained(loop, 1, epochs, tmp_path)),
         torch.device("cpu"),
-        strategy=way,
+        strategy=loop,
         steps=epochs * len(xor_dataloader()),
         rows=1,
         hidden=4,

@@ -37,7 +37,7 @@ def _write(runs: Sequence[Run], directory: Path, scale: Scale | None) -> Iterato
     scale = scale or common_scale(runs)
     if scale not in scales:
         here = ", ".join(scale_name(one) for one in sorted(scales, key=size_of))
-        raise ValueError(f"--scale is {scale_name(scale)}, but should be one of those timed: {here}")
+        raise ValueError(f"--scale is {scale_name(scale)}, but should be one of the timed sizes: {here}")
     directory.mkdir(parents=True, exist_ok=True)
     sizes, strategies = directory / "sizes.png", directory / "strategies.png"
     plot_sizes(runs).savefig(sizes, dpi=120)
@@ -69,16 +69,16 @@ def _report(runs: Sequence[Run], pictures: Iterable[str]) -> Iterator[str]:
     nargs=-1,
     required=True,
 )
-@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), default=".", help="Where the plots go.")
-@click.option("--scale", type=_Size(), help="Where the strategies are plotted.  [default: where most were timed]")
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), default=".", help="Directory of the plots.")
+@click.option("--scale", type=_Size(), help="Size in strategies.png.  [default: the size with the most times]")
 def main(files: tuple[Path, ...], plots: Path, scale: Scale | None) -> None:
     """Print recorded benchmarks as a Markdown table, and write two plots.
 
     The plots are sizes.png, the time of a step against its size on CPU and CUDA, and strategies.png,
-    the strategies side by side. Of several files, each is compared with the first; a warning says when
-    it should not be.
+    the strategies side by side. Each further file is compared with the first, with a warning if a
+    comparison would mislead.
 
-    Exit status: 0, or 2 on bad usage and for a file that is no record of this suite.
+    Exit status: 0, or 2 on bad usage or for a file that is not a record of these benchmarks.
     """
     if find_spec("matplotlib") is None:
         raise click.UsageError('the plots need matplotlib, which is not installed: pip install "simplenet[plot]"')

@@ -1,4 +1,4 @@
-"""What may be compared, and which device is faster where."""
+"""Warnings about comparisons that mislead, and the sizes from which a device is faster."""
 
 import math
 from collections import Counter
@@ -8,9 +8,9 @@ from itertools import chain, pairwise
 from benchmarks.report.records import DEVICES, STRATEGIES, SUBJECTS, Record, Run, Scale
 from benchmarks.report.tables import scale_name, si
 
-# These should never differ: each changes the time, and none is what a reader thinks is compared.
+# Conditions that change the time and that should not differ between runs.
 _CONDITIONS = ("threads", "tf32", "commit", "steps", "timer", "disable_gc")
-# What two strategies on one machine should share; the first two say nothing of another device.
+# Conditions that should not differ between strategies of one run; the first two may, between devices.
 _WITHIN = ("processor", "tf32", "threads", "torch", "lightning", "python", "commit", "timer", "disable_gc")
 
 
@@ -26,7 +26,7 @@ def _differences(pairs: Iterable[tuple[Record, Record]], names: Sequence[str]) -
 
 
 def _sentences(name: str, values: Counter[tuple[str, str]], of: int, first: str, second: str) -> list[str]:
-    """Say, a sentence each, in which values of a name two sides differ."""
+    """Return a sentence for each pair of values in which two sides differ."""
     return [
         f"{name} is {one} in {first}, but {other} in {second} ({count} of {of} benchmarks)"
         for (one, other), count in values.items()
@@ -34,7 +34,7 @@ def _sentences(name: str, values: Counter[tuple[str, str]], of: int, first: str,
 
 
 def cautions(runs: Sequence[Run]) -> list[str]:
-    """Say, a line each, why ratios within the runs, or between the first and another, would mislead."""
+    """Return a line for each reason why ratios within a run, or between the first run and another, would mislead."""
     lines = []
     for run in runs:
         pairs = [(base, record) for record in run.records.values() if (base := run.baseline(record)) is not None]
@@ -63,17 +63,17 @@ def cautions(runs: Sequence[Run]) -> list[str]:
 
 
 def crossovers(sizes: Sequence[float], cpu: Sequence[float], cuda: Sequence[float]) -> list[tuple[float, float, int]]:
-    """Find where two measured curves cross, each taken as straight between neighbours on logarithmic axes.
+    """Find where two measured curves cross, by linear interpolation on logarithmic axes.
 
-    A curve that only touches the other does not cross it, and nothing is claimed beyond the sizes measured.
+    Curves that touch do not cross. There is no extrapolation beyond the measured sizes.
 
     Args:
-        sizes: Where both were measured, ascending.
-        cpu: Seconds per step there.
-        cuda: Seconds per step there.
+        sizes: Sizes at which both were measured, ascending.
+        cpu: Seconds per step on the CPU, for each size.
+        cuda: Seconds per step on CUDA, for each size.
 
     Returns:
-        For each crossing its size, its time, and the place in ``sizes`` of the measurement before it.
+        For each crossing its size, its time, and the index in ``sizes`` of the measurement before it.
     """
     differences = [math.log2(a) - math.log2(b) for a, b in zip(cpu, cuda, strict=True)]
     apart = [i for i, difference in enumerate(differences) if difference]
@@ -126,7 +126,7 @@ def crossings_of(pairs: Sequence[tuple[Record, Record]]) -> list[tuple[float, fl
 
 
 def verdicts(run: Run) -> list[str]:
-    """Say, a line for each curve, which device is faster where."""
+    """Return, for each curve, lines that say at which sizes each device is faster."""
     curves = curves_of(run)
     if missing := missing_devices(curves):
         return [
@@ -144,7 +144,7 @@ def verdicts(run: Run) -> list[str]:
             lines.append(f"{run.label}, {name}: no size was timed on both CPU and CUDA.")
         if crossings or not pairs:
             continue
-        # Without a crossover, one of the two is nowhere faster.
+        # Without a crossover, at most one of the two is faster at any size.
         for device, wins in (
             ("CPU", sum(cpu.median < cuda.median for cpu, cuda in pairs)),
             ("CUDA", sum(cuda.median < cpu.median for cpu, cuda in pairs)),

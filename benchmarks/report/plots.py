@@ -28,25 +28,25 @@ _MARKERS = "os^Dv<>ph*"
 
 
 def _note(axes: "Axes", text: str, point: tuple[float, float], offset: tuple[float, float]) -> None:
-    """Write beside a point, legibly over the lines there."""
+    """Write next to a point, with a background so that lines do not hide the text."""
     paper = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     axes.annotate(text, point, offset, textcoords="offset points", ha="center", va="center", fontsize=8, bbox=paper)
 
 
 def _label(axis: "Axis", unit: str) -> None:
-    """Label a logarithmic axis in units of the International System, and between the powers of ten if it spans few."""
+    """Label a logarithmic axis with SI prefixes, and between the powers of ten if it spans few of them."""
     from matplotlib.ticker import EngFormatter, LogLocator
 
     axis.set_major_formatter(EngFormatter(unit))
     low, high = axis.get_view_interval()
     if high < 30 * low:
         axis.set_minor_formatter(EngFormatter(unit))
-    if 2 * low < high < 30 * low:  # where a label at each would touch the next
+    if 2 * low < high < 30 * low:  # labels at all ticks would overlap
         axis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
 def _legend(figure: "Figure") -> None:
-    """Name what is drawn once for all panels, beneath them, where it hides nothing."""
+    """Draw one legend for all panels, beneath them."""
     named: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -93,7 +93,7 @@ def common_scale(runs: Sequence[Run]) -> Scale:
 
 
 def plot_strategies(runs: Sequence[Run], scale: Scale) -> "Figure":
-    """Draw the time per step of every strategy and peer at one scale, a line each, the runs beneath each other."""
+    """Draw the time per step of each strategy and peer at one scale, for each run."""
     timed = [[record for record in run.steps() if record.scale == scale] for run in runs]
     drawn = sorted((record for records in timed for record in records), key=by_strategy)
     order = list(dict.fromkeys((record.strategy, record.device) for record in drawn))

@@ -1,4 +1,4 @@
-"""What pytest-benchmark wrote, checked."""
+"""Reading and validating the JSON files of pytest-benchmark."""
 
 import json
 import math
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The strategies of benchmarks.steps that compute in float32; all others are shown as peers.
+# The strategies of benchmarks.steps that compute in float32; the others in a record are shown as peers.
 STRATEGIES = ("eager", "foreach", "fused", "compiled", "compiled-chunk", "cuda-graph")
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 
-# A ratio between two runs is owed to one of these; where two differ, it cannot tell them apart.
+# Conditions that two runs may compare; if more than one differs, a ratio does not show which one is the cause.
 SUBJECTS = ("processor", "torch", "lightning", "python")
 
 PLOTTED = "training step"
 _MAPPINGS = ("extra_info", "stats", "options")
-_LEAST = sys.float_info.min  # what is above 0
+_LEAST = sys.float_info.min  # for numbers that must be above 0
 UNKNOWN = "not recorded"
 
 Scale = tuple[int | None, int | None]
@@ -36,15 +36,15 @@ class Record:
     median: float
     iqr: float
     quartiles: tuple[float, float]
-    facts: dict[str, str]  # what a comparison rests on
-    device_seconds: float | None = None  # of a step, without what Python takes to launch it
-    bandwidth: float | None = None  # bytes that a step has to move, in a second
-    of_copy: float | None = None  # that as a fraction of what a plain copy moves
-    peak: float | None = None  # bytes that torch had allocated at most
+    facts: dict[str, str]  # conditions, which a comparison requires to be equal
+    device_seconds: float | None = None  # the device's own time per step, without the launches
+    bandwidth: float | None = None  # bytes per second that the steps have to move
+    of_copy: float | None = None  # bandwidth as a fraction of a copy's
+    peak: float | None = None  # most bytes allocated by torch
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What makes it the same benchmark in another run."""
+        """Identity of the benchmark, equal in all runs."""
         return self.group, self.name, self.strategy, self.device, self.scale
 
 
@@ -54,14 +54,14 @@ class Run:
 
     label: str
     records: dict[tuple[Any, ...], Record]
-    modified: bool = False  # whether the working tree held changes that its commit lacks
+    modified: bool = False  # whether the working tree had uncommitted changes
 
     def steps(self) -> list[Record]:
         """Return the records of the group that is plotted."""
         return [record for record in self.records.values() if record.group == PLOTTED]
 
     def baseline(self, record: Record) -> Record | None:
-        """Return eager on the CPU in the same group at the same scale, where there is exactly one."""
+        """Return the record of eager on the CPU in the same group at the same scale, if there is exactly one."""
         found = [
             other
             for other in self.records.values()
@@ -124,21 +124,21 @@ def read(path: Path, label: str) -> Run:
 
     Args:
         path: The file.
-        label: What to call it.
+        label: Name of the run in the report.
 
     Raises:
-        ValueError: If it is not such a file, or a benchmark in it is not one of this suite.
+        ValueError: If it is not such a file, or contains another suite's benchmark.
         OSError: If it cannot be read.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} should be JSON from pytest --benchmark-json, but is no JSON: {error}") from error
+        raise ValueError(f"{path} should be JSON from pytest --benchmark-json, but is not JSON: {error}") from error
     benchmarks = document.get("benchmarks") if isinstance(document, dict) else None
     if not isinstance(benchmarks, list) or not all(isinstance(entry, dict) for entry in benchmarks):
         raise ValueError(f"{path} should be JSON from pytest --benchmark-json, but has no list of benchmarks")
     if not benchmarks:
-        raise ValueError(f"{path} holds no benchmark: was it recorded with --benchmark-disable?")
+        raise ValueError(f"{path} contains no benchmark: was it recorded with --benchmark-disable?")
     tree = document.get("commit_info")
     tree = tree if isinstance(tree, dict) else {}
     records = {}
@@ -147,15 +147,15 @@ def read(path: Path, label: str) -> Run:
             record = _record(entry, tree.get("id"))
         except ValueError as error:
             name = entry.get("fullname") or entry.get("name")
-            raise ValueError(f"{path} should hold benchmarks of this suite, but in {name!r} {error}") from error
+            raise ValueError(f"{path} should contain benchmarks of this suite, but in {name!r} {error}") from error
         if record.key in records:
-            raise ValueError(f"{path} should hold each benchmark once, but holds {record.name!r} twice")
+            raise ValueError(f"{path} should contain each benchmark once, but contains {record.name!r} twice")
         records[record.key] = record
     return Run(label, records, modified=bool(tree.get("dirty")))
 
 
 def read_all(paths: Sequence[Path]) -> list[Run]:
-    """Read several runs; each is called after its file, or its path where two files share a name."""
+    """Read several runs; each is named after its file, or after its path if two files have the same name."""
     stems = [path.stem for path in paths]
     distinct = len(set(stems)) == len(stems)
     return [read(path, path.stem if distinct else str(path)) for path in paths]

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and figures with three digits."""
+"""Tables in Markdown, and numbers with three significant digits."""
 
 import math
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report.records import DEVICES, STRATEGIES, SUBJECTS, UNKNOWN, Record, Run, Scale
 
-NONE = "-"  # what is not known
+NONE = "-"  # an empty cell
 
 
 def figures(value: float) -> str:
@@ -16,7 +16,7 @@ def figures(value: float) -> str:
 
 
 def si(value: float, unit: str) -> str:
-    """Write three significant digits with the prefix of the International System that suits them."""
+    """Write three significant digits with an SI prefix."""
     value = float(f"{value:.3g}")
     prefixes = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
     power = min(max(math.floor(math.log10(value) / 3), min(prefixes)), max(prefixes)) if value else 0
@@ -29,7 +29,7 @@ def scale_name(scale: Scale) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
-    """Lay out a table, the first columns flush left and the others flush right."""
+    """Return a table, with the first columns aligned left and the others right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rules = ["-" * width if i < text_columns else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
@@ -48,7 +48,7 @@ def origins(runs: Sequence[Run]) -> str:
     names = (*SUBJECTS, "threads", "tf32", "commit")
     rows = []
     for run in runs:
-        records = sorted(run.records.values(), key=lambda record: record.device)  # the CPU's name, then the GPU's
+        records = sorted(run.records.values(), key=lambda record: record.device)  # the CPU before the GPU
         found = [dict.fromkeys(record.facts[name] for record in records) for name in names]
         rows.append([run.label, *(", ".join(value for value in each if value != UNKNOWN) or NONE for each in found)])
     return markdown(["run", *names], rows, 1 + len(names))
@@ -61,15 +61,15 @@ def size_of(scale: Scale) -> tuple[int, Scale]:
 
 
 def by_strategy(record: Record) -> tuple[int, str, str, str]:
-    """Order by strategy, as benchmarks.steps lists them and then the peers, and by device; a file is sorted by time."""
+    """Sort key: strategies in the order of benchmarks.steps, then peers; within each, by device."""
     ours = STRATEGIES.index(record.strategy) if record.strategy in STRATEGIES else len(STRATEGIES)
     return ours, record.strategy, record.device, record.name
 
 
 def table(runs: Sequence[Run], group: str) -> str:
-    """Lay out one group: a row for each benchmark, by size and then by strategy; columns for each run.
+    """Return the table of a group: a row for each benchmark, by size and then by strategy; columns for each run.
 
-    A benchmark that a run lacks has dashes there. Ratios are of times, so that less than 1 is faster.
+    A benchmark that a run lacks has dashes in its columns. Ratios are of times: less than 1 is faster.
     """
     found = {key: record for run in runs for key, record in run.records.items() if record.group == group}
     names = Counter((record.strategy, record.device, record.scale) for record in found.values())
@@ -97,7 +97,7 @@ def table(runs: Sequence[Run], group: str) -> str:
 
 
 def device_table(run: Run, group: str) -> str | None:
-    """Lay out what CUDA's own clock and memory say of one group, or nothing where there is no such record."""
+    """Return the table of a group's device times and peak memory on CUDA, or ``None`` if none was recorded."""
     timed = [record for record in run.records.values() if record.group == group and record.device == "cuda"]
     if not any(record.device_seconds or record.peak for record in timed):
         return None

@@ -1,1 +1,1 @@
-"""Tests of the benchmarks themselves: the clock, the check before it, and the report."""
+"""Tests of the benchmarks: the clock, the check before timing, and the report."""

@@ -1,4 +1,4 @@
-"""The benchmarks' own harness: what they are checked by can fail, and what takes longer reads as longer."""
+"""The benchmarks' harness: its check detects errors, and its clock waits for the device."""
 
 import ast
 import json
@@ -43,7 +43,7 @@ def test_a_step_of_algorithm_1_passes_the_benchmarks_check(make):
 
 @pytest.mark.parametrize(("part", "name"), [("p", "weights"), ("m", "m"), ("v", "v")])
 def test_an_error_of_a_thousandth_fails_the_check(part, name):
-    """Of the entry's own value; the bound is some thousand times less."""
+    """A thousandth of each entry; the bound is about a thousand times smaller."""
     x, y, before, after = one_step(NumPy)
 
     with pytest.raises(AssertionError, match=f"{name} after step 1: error is"):
@@ -58,7 +58,7 @@ def test_an_extra_step_fails_the_check():
 
 
 def test_a_missing_factor_of_the_loss_fails_the_check():
-    """Although the length of a first step hardly depends on the gradient's scale."""
+    """Although the size of a first step is almost independent of the gradient's scale."""
     x, y, before, after = one_step(NumPy)
 
     with pytest.raises(AssertionError, match="after step 1"):
@@ -74,20 +74,20 @@ def test_nan_fails_the_check():
 
 @pytest.mark.parametrize(("kind", "covered"), [(Balls, False), (TritonBalls, True)])
 def test_triton_balls_cover_the_errors_of_triton(kind, covered):
-    """As NVIDIA documents them, in unit roundoffs: 4 of a quotient, and 44 of an exponential of 20."""
+    """As NVIDIA documents them: 4 unit roundoffs for a quotient, and 44 for an exponential of -20."""
     u = 2.0**-24
 
     assert ((kind(1.0) / kind(3.0)).radius >= 4 * u / 3) == covered
     assert (np.exp(kind(-20.0)).radius >= 44 * u * np.exp(-20.0)) == covered
 
 
-# --- a device that does not wait ---
+# --- an asynchronous device ---
 
-WORK = 0.005  # seconds that the device takes for what it is given
+WORK = 0.005  # seconds of a launch
 
 
 class Queue:
-    """A stand-in for CUDA: what it is told, it does not do until somebody waits for it."""
+    """A stand-in for CUDA: it runs what is launched only when somebody waits for it."""
 
     def __init__(self):
         self.waiting = []
@@ -106,7 +106,7 @@ class Queue:
             self.waiting.pop(0)()
 
     def event(self, **_):
-        """Make an event, whose time is taken by the device when its turn comes."""
+        """Make an event, which records the time when the queue reaches it."""
         times = []
         return SimpleNamespace(
             times=times,
@@ -119,7 +119,7 @@ class Queue:
 
 @pytest.fixture
 def queue(monkeypatch):
-    """Put the stand-in in CUDA's place."""
+    """Replace CUDA by the stand-in."""
     queue = Queue()
     stand_ins = {"synchronize": queue.wait, "Event": queue.event, "device": lambda _: nullcontext()}
     stand_ins["_sleep"] = lambda _: queue.launch()
@@ -127,12 +127,12 @@ def queue(monkeypatch):
     stand_ins["get_device_name"] = lambda _: "stand-in"
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(torch, "full", lambda *_, **__: queue)  # what is multiplied
+    monkeypatch.setattr(torch, "full", lambda *_, **__: queue)  # the operands of the product and the copy
     return queue
 
 
 class Stopwatch:
-    """What a clock times with, in the place of pytest-benchmark: a call, and what was left to do after it."""
+    """A stand-in for pytest-benchmark, which records a call's time and the length of the queue after it."""
 
     stats = None
 
@@ -155,7 +155,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize("rounds", [None, 2], ids="rounds={}".format)
 def test_a_timed_function_waits_for_the_result_and_its_time_is_that_of_the_work(queue, rounds):
-    """By the clock of the process: a sleep never ends early."""
+    """Measured in real time; a sleep never ends early."""
     stopwatch = Stopwatch(queue)
 
     Clock(stopwatch)(queue.launch, CUDA, strategy="stand-in", steps=2, rounds=rounds)
@@ -165,13 +165,13 @@ def test_a_timed_function_waits_for_the_result_and_its_time_is_that_of_the_work(
 
 
 class Simulated:
-    """A stand-in for CUDA, in simulated seconds: launches take the host's time, and kernels the device's."""
+    """A stand-in for CUDA in simulated time: launches take time on the host, and kernels on the device."""
 
     LAUNCH, KERNEL, CYCLE, QUEUE = 1e-5, 2e-6, 1e-9, 1024
 
     def __init__(self, monkeypatch):
         self.host = 0.0
-        self.ends = [0.0]  # of what the device was given, in its order
+        self.ends = [0.0]  # end of each kernel
         stand_ins = {"device": lambda _: nullcontext(), "Event": lambda **_: self.event()}
         stand_ins["_sleep"] = lambda cycles: self.launch(cycles * self.CYCLE)
         for name, stand_in in stand_ins.items():
@@ -179,7 +179,7 @@ class Simulated:
 
     def launch(self, seconds=KERNEL):
         self.host += self.LAUNCH
-        if len(self.ends) > self.QUEUE:  # it waits until there is room
+        if len(self.ends) > self.QUEUE:  # the queue is full
             self.host = max(self.host, self.ends[-self.QUEUE])
         self.ends.append(max(self.host, self.ends[-1]) + seconds)
 
@@ -195,7 +195,7 @@ class Simulated:
 
 @pytest.mark.parametrize("kernels", [1, 50], ids="kernels={}".format)
 def test_the_device_time_is_that_of_its_kernels_even_if_python_is_slower(monkeypatch, kernels):
-    """Fifty of 2 µs, launched in 10 µs each, are 100 µs, and not 500."""
+    """Fifty kernels of 2 µs, each launched in 10 µs, take 100 µs on the device, not 500."""
     device = Simulated(monkeypatch)
 
     seconds = device_seconds_per_step(lambda steps: [device.launch() for _ in range(kernels * steps)], CUDA)
@@ -215,7 +215,7 @@ def test_no_device_time_is_recorded_if_the_host_has_to_wait_for_the_device(monke
 
 
 def test_the_record_has_the_bytes_that_a_step_moves_in_the_devices_own_time(queue, monkeypatch):
-    """And what a copy moves, beside it."""
+    """And the bytes per second as a fraction of a copy's."""
     monkeypatch.setattr(conftest, "device_seconds_per_step", lambda launch, _: launch(1))
     monkeypatch.setattr(conftest, "copy_bytes_per_second", lambda _: 1000.0)
     stopwatch = Stopwatch(queue)
@@ -235,7 +235,7 @@ def test_the_record_has_the_bytes_that_a_step_moves_in_the_devices_own_time(queu
     ("rate", "most"), [(matmul_flops_per_second, 2 * 8192**3 / WORK), (copy_bytes_per_second, 2 * 2**30 / WORK)]
 )
 def test_the_peak_measurement_of_a_device_waits_for_the_result(queue, rate, most):
-    """A product of matrices, and a copy, which reads and writes each byte."""
+    """By a product of matrices, and by a copy, which reads and writes each byte."""
     measured = rate.__wrapped__(CUDA)
 
     assert not queue.waiting
@@ -244,7 +244,7 @@ def test_the_peak_measurement_of_a_device_waits_for_the_result(queue, rate, most
 
 @pytest.mark.parametrize("scan", [False, True], ids=["jit", "scan"])
 def test_steps_of_jax_wait_for_the_result(queue, scan):
-    """JAX does not wait on the CPU either, so the peer waits itself."""
+    """JAX is asynchronous on the CPU too, so the peer waits for the result."""
     take = object.__new__(Jax)
     take.scan, take.p, take.state = scan, None, None
     take.one = take.several = lambda p, state, _=None: (queue.launch(), (p, state))[1]
@@ -277,7 +277,7 @@ for step in (jax.make_jaxpr(take.one)(take.p, take.state), jax.make_jaxpr(many.t
 
 
 def test_jax_computes_in_float32_on_the_device_that_is_recorded():
-    """Whatever its defaults are; the CPU has two devices here, so that no GPU is needed."""
+    """Independent of JAX's defaults. JAX is configured with two CPU devices, so that no GPU is needed."""
     pytest.importorskip("jax")
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
@@ -300,35 +300,35 @@ def test_jax_computes_in_float32_on_the_device_that_is_recorded():
     ],
 )
 def test_a_peer_runs_where_its_library_has_the_device(monkeypatch, peer, kind, reason):
-    """JAX with two GPUs, as a stand-in."""
+    """With a stand-in for JAX that has two GPUs."""
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices={"cpu": [0], "cuda": [0, 1]}.__getitem__))
 
     assert unavailable(peer, torch.device(kind)) == reason
 
 
 @pytest.mark.parametrize(
-    ("chosen", "places"),
+    ("chosen", "devices"),
     [("all", "cpu cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("auto", "cuda")],
 )
-def test_benchmarks_run_on_the_selected_device(monkeypatch, chosen, places):
-    """A benchmark is called after the type of its device, so that its records on two GPUs are compared."""
+def test_benchmarks_run_on_the_selected_device(monkeypatch, chosen, devices):
+    """The id of a benchmark is the type of its device, so that records of different GPUs are compared."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     asked = {}
     metafunc = SimpleNamespace(
-        fixturenames=["place"],
+        fixturenames=["timed_device"],
         config=SimpleNamespace(getoption=lambda _: chosen),
         parametrize=lambda _, values, ids, indirect: asked.update(zip(ids, values, strict=indirect)),
     )
 
     conftest.pytest_generate_tests(metafunc)
 
-    assert " ".join(map(str, asked.values())) == places
+    assert " ".join(map(str, asked.values())) == devices
     assert list(asked) == [device.type for device in asked.values()]
 
 
 def test_the_time_of_an_ensemble_excludes_drawing_its_weights(monkeypatch):
-    """As JAX's is; a draw takes as long as hundreds of compiled steps."""
+    """As for JAX. Drawing takes as long as hundreds of compiled steps."""
 
     def clock(train, *_, **__):
         monkeypatch.setattr(SimpleNet, "__init__", lambda *_: pytest.fail("weights are drawn while the clock runs"))
@@ -344,7 +344,7 @@ def test_a_timed_ensemble_has_only_full_chunks(kind, chunks):
 
 
 def test_every_benchmark_uses_the_clock_fixture():
-    """pytest-benchmark by itself has no notion of a device."""
+    """pytest-benchmark's own fixture does not wait for a device."""
     for path in (PROJECT / "benchmarks").glob("test_*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
@@ -353,7 +353,7 @@ def test_every_benchmark_uses_the_clock_fixture():
                 assert "benchmark" not in arguments, f"{node.name} of {path.name} times without a barrier"
 
 
-STEP, DELAY, STEPS = 100_000, 2_000_000, 5  # two times in nanoseconds, and a count
+STEP, DELAY, STEPS = 100_000, 2_000_000, 5  # nanoseconds, nanoseconds, a count
 
 SLOWED = f"""
 import pytest
@@ -363,7 +363,7 @@ now = 0
 
 
 def timer():
-    # Nanoseconds of a simulated clock; it advances at each reading, as pytest-benchmark calibrates against it.
+    # A simulated clock in nanoseconds. It advances at each reading, which pytest-benchmark's calibration needs.
     global now
     now += 1
     return now * 1e-9
@@ -381,8 +381,8 @@ def test_step(clock, delay):
 
 
 def test_a_slower_step_is_recorded_as_slower(pytester, monkeypatch):
-    """By what it was slowed, on a simulated clock: the record does not depend on the machine's load."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where pytest-benchmark refuses to time
+    """By exactly the added delay, on a simulated clock, so that the machine's load has no effect."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under xdist, pytest-benchmark does not time
     monkeypatch.syspath_prepend(PROJECT)
     pytester.makeconftest("from benchmarks.conftest import *")
     pytester.makepyfile(SLOWED)

@@ -1,4 +1,4 @@
-"""The report of the benchmarks: its arithmetic, what it will not compare, and where it lets curves cross."""
+"""The report of the benchmarks: its numbers, its warnings, and its crossovers of curves."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ MICROSECOND = 1e-6
 
 
 def benchmark(median, strategy="eager", **changes):
-    """One entry as pytest-benchmark 5 writes it; ``median`` is of a timed call, in seconds."""
+    """Return an entry as pytest-benchmark 5 writes it; ``median`` is that of a timed call, in seconds."""
     group = changes.pop("group", "training step")
     options = {"disable_gc": False, "timer": "perf_counter", "warmup": False}
     options |= {name: changes.pop(name) for name in options.keys() & changes}
@@ -201,7 +201,7 @@ def test_no_ratio_is_computed_if_its_base_is_ambiguous(tables):
 
 
 def test_rows_are_ordered_by_size_and_strategy_and_never_by_time(tables):
-    """pytest-benchmark sorts its file by time; here a loss stands beside the win at its scale."""
+    """In pytest-benchmark's file they are sorted by time."""
     strategies = ["jax-scan", "numpy", "fused", "eager"]
 
     rows = tables(
@@ -221,7 +221,7 @@ def test_rows_are_ordered_by_size_and_strategy_and_never_by_time(tables):
 
 
 def test_the_device_time_and_memory_are_shown_next_to_wall_time(tables):
-    """A table of their own for a run on CUDA; the bytes are those that a step has to move."""
+    """In a separate table for CUDA; the bytes are those that a step has to move."""
     own = {
         "device_seconds_per_step": 2e-6,
         "peak_memory_bytes": 4096,
@@ -317,7 +317,7 @@ def test_a_condition_that_differs_is_named_with_both_values(cautions, changes, t
 
 @pytest.mark.parametrize("subject", ["processor", "torch", "lightning", "python"])
 def test_records_that_differ_in_one_condition_are_compared(cautions, subject):
-    """Machines, or versions, are what one compares."""
+    """Such a difference is the usual reason for a comparison."""
     assert cautions(document(benchmark(1.0)), document(benchmark(1.0, **{subject: "another"}))) == []
 
 
@@ -333,7 +333,7 @@ def test_records_that_differ_in_two_conditions_are_not_compared(cautions):
 
 
 def test_each_device_is_compared_with_one_of_the_same_type(cautions):
-    """A GPU has another name than the CPU in the same file, and that is no difference."""
+    """The CPU and the GPU of one file have different names, which is not a difference between runs."""
     both = document(benchmark(1.0), benchmark(1.0, device="cuda", processor="Loom", tf32=False))
     cpu = document(benchmark(1.0))
 
@@ -366,11 +366,11 @@ def test_a_file_with_mixed_conditions_is_named(cautions):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "A.json should be JSON from pytest --benchmark-json, but is no JSON: Expecting value"),
+        ("", "A.json should be JSON from pytest --benchmark-json, but is not JSON: Expecting value"),
         ("[1, 2]", "A.json should be JSON from pytest --benchmark-json, but has no list of benchmarks"),
         ('{"benchmarks": 3}', "has no list of benchmarks"),
         ('{"benchmarks": [3]}', "has no list of benchmarks"),
-        (document(), "A.json holds no benchmark"),
+        (document(), "A.json contains no benchmark"),
         (document({"name": "test_other", "group": "other"}), "in 'test_other' extra_info lacks device"),
         (document(benchmark(1.0) | {"extra_info": [1]}), "extra_info is [1], but should be a mapping"),
         (document(benchmark(-1.0)), "median is -1.0, but should be a finite number above 0"),
@@ -381,7 +381,7 @@ def test_a_file_with_mixed_conditions_is_named(cautions):
         (document(benchmark(1.0, rows="4", flops_per_step=1)), "rows is '4', but should be a finite number"),
         (document(benchmark(1.0, device="tpu")), "device is 'tpu', but should be one of cpu, cuda"),
         (document(benchmark(1.0) | {"group": None}), "group is None, but should be a name"),
-        (document(benchmark(1.0), benchmark(1.0)), "should hold each benchmark once, but holds 'test_step[cpu-"),
+        (document(benchmark(1.0), benchmark(1.0)), "should contain each benchmark once, but contains 'test_step[cpu-"),
     ],
 )
 def test_a_file_that_is_not_a_record_of_this_suite_is_refused_in_one_line(reported, tmp_path, content, message):
@@ -435,7 +435,7 @@ def runs(tmp_path, *documents):
 
 
 def test_the_crossover_is_marked_where_the_curves_cross(tmp_path):
-    """At 16 rows, 1,024 operations and 4 µs, to the digits that a reader is given."""
+    """At 16 rows, 1,024 operations and 4 µs, to three digits."""
     figure = plot_sizes(runs(tmp_path, crossing()))
 
     ((size, time),) = marks(figure)
@@ -489,7 +489,7 @@ def test_a_file_without_cuda_is_plotted_and_says_so(tmp_path):
 
 
 def test_the_fastest_curve_excludes_peers(tmp_path):
-    """Eager never crosses here; the fastest of ours does, between other strategies."""
+    """The curves of eager do not cross; those of the fastest strategy do."""
     (run,) = runs(
         tmp_path,
         document(
@@ -532,7 +532,7 @@ def test_strategies_are_plotted_at_the_scale_where_most_were_timed(tmp_path):
 @pytest.mark.parametrize(
     ("scale", "message"),
     [
-        ("5x5", "--scale is 5x5, but should be one of those timed: 4x4, 64x4, 256x4"),
+        ("5x5", "--scale is 5x5, but should be one of the timed sizes: 4x4, 64x4, 256x4"),
         ("4", "'4' is not rows and hidden units with an x between them"),
         ("4x-4", "'4x-4' is not rows and hidden units"),
     ],
@@ -565,9 +565,9 @@ def test_without_matplotlib_the_report_says_what_to_install(reported, monkeypatc
 
 
 @given(crossover=st.integers(-4, 20), first=st.integers(0, 8), slope=st.sampled_from([-2, -1, 1, 2]))
-@example(crossover=4, first=0, slope=1)  # where both were measured: what is before it is the size below
+@example(crossover=4, first=0, slope=1)  # at a measured size
 def test_straight_curves_cross_only_within_the_measured_range(crossover, first, slope):
-    """All logarithms are small dyadic numbers, so the interpolation is exact."""
+    """All logarithms are multiples of small powers of two, so the interpolation is exact."""
     exponents = [first, first + 4, first + 8]
     sizes = [2.0**n for n in exponents]
     cpu = [2.0 ** (slope * (n - crossover)) for n in exponents]
@@ -605,7 +605,7 @@ def test_the_readme_shows_rows_of_the_records(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning")
 def test_pytest_benchmark_compares_the_same_files(tmp_path, monkeypatch, capsys):
-    """In an empty directory: in the checkout it would load conftest.py, which has been loaded."""
+    """In an empty directory, because in the checkout it would load conftest.py a second time."""
     monkeypatch.chdir(tmp_path)
     for name, seconds in (("before", 1.0), ("after", 1.5)):
         Path(f"{name}.json").write_text(json.dumps(document(benchmark(seconds))))

@@ -1,4 +1,4 @@
-"""Training steps: every strategy takes the step of the formulas, and only as many as it is told."""
+"""Training steps: every strategy follows the formulas, and takes the requested number of steps."""
 
 import math
 import os
@@ -30,17 +30,17 @@ from simplenet.testing.oracle import fused_rounds_scalars
 from simplenet.testing.strategies import architectures, batches, few, networks, seeds, skip_where_missing
 
 CPU = torch.device("cpu")
-FORCED = 5  # steps in a row, each from the state that the one before has led to
+FORCED = 5  # consecutive steps to check
 
-# An example is five steps in balls, 50 ms: a third of the others' examples.
+# An example is five steps in ball arithmetic, 50 ms, so a third of the usual number of examples.
 a_few = settings(max_examples=settings.default.max_examples // 3)
 
-# torch's compiler imports what torch itself deprecates, and before 2.5 warns of what it does not serialize.
+# torch's compiler imports modules that torch deprecates, and before 2.5 warns of what it cannot serialize.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
 def pytest_generate_tests(metafunc):
-    """Compiling takes seconds a cell, so by default each strategy has one."""
+    """Compiling takes seconds, so by default each strategy is tested with one architecture and dtype."""
     if "architecture" not in metafunc.fixturenames:
         return
     explore = metafunc.config.getoption("hypothesis_profile") == "explore"
@@ -56,12 +56,12 @@ def pytest_generate_tests(metafunc):
 def _made(strategy, architecture, dtype, device):
     net = SimpleNet(architecture).to(device, dtype)
     x, y = (rows.to(device, dtype) for rows in xor())
-    with patch.dict(os.environ):  # torch's compiler leaves its own there
+    with patch.dict(os.environ):  # torch's compiler changes it
         return net, x, y, stepper(strategy, net, x, y)
 
 
 def made(strategy, architecture, dtype, device):
-    """Make a network, XOR in its type, and a stepper of both, once for all tests of it."""
+    """Return a network, XOR in its dtype, and a stepper of both; one for all tests, as compiling is slow."""
     if reason := unavailable(strategy, device):
         pytest.skip(reason)
     return _made(strategy, architecture, dtype, device)
@@ -72,7 +72,7 @@ KINDS = {steps._Autocast: AutocastBalls, steps._Tf32: Tf32Balls}  # noqa: SLF001
 
 
 def arithmetic(x, take):
-    """Return the kind of balls for a stepper: float64 is neither cast nor computed by Triton's fast functions."""
+    """Return the kind of balls for a stepper; in float64, none casts, and Triton is as exact as torch."""
     if x.dtype == torch.float64:
         return Balls
     compiled = isinstance(take, steps._Compiled)  # noqa: SLF001
@@ -80,7 +80,7 @@ def arithmetic(x, take):
 
 
 def check_step(net, x, y, before, after, *, tensor_scalars=False, kind=Balls):
-    """Assert that ``after`` is where a step of the formulas leads from ``before``, to within its roundings."""
+    """Assert that ``after`` is the result of a step from ``before``, to within its rounding error."""
     __tracebackhide__ = True
     twin = SimpleNet(**net.hparams).to(x)
     vector_to_parameters(before.p.clone(), twin.parameters())
@@ -92,7 +92,7 @@ def check_step(net, x, y, before, after, *, tensor_scalars=False, kind=Balls):
 
 @st.composite
 def trainings(draw, net, gradient_scale=1.0):
-    """Draw where a training of ``net`` is: its weights, moments of either sign, and any number of steps."""
+    """Draw a state of training: the weights of ``net``, random moments, and a step count."""
     weights = parameters_to_vector(net.parameters()).detach()
     t = draw(st.sampled_from([*STEPS[:5], formulas.CORRECTED - 1, formulas.CORRECTED]))
     if t == 0:
@@ -115,7 +115,7 @@ def check_five_steps(net, x, y, take, start):
 @a_few
 @given(data=st.data())
 def test_five_steps_from_any_state_are_those_of_algorithm_1(strategy, architecture, dtype, device, data):
-    """Each from the strategy's own state before it: weights, both moments and the count."""
+    """Each step is checked from the strategy's own state before it: weights, both moments and the count."""
     net, x, y, take = made(strategy, architecture, dtype, device)
     drawn = data.draw(networks(st.just(architecture), st.just(4), dtype, device))
 
@@ -124,7 +124,7 @@ def test_five_steps_from_any_state_are_those_of_algorithm_1(strategy, architectu
 
 @given(data=st.data())
 def test_a_chunk_takes_the_requested_number_of_steps(strategy, architecture, dtype, device, data):
-    """Bit for bit what they are one by one."""
+    """With the same result, bit for bit, as single steps."""
     *_, take = made(strategy, architecture, dtype, device)
     start = data.draw(trainings(data.draw(networks(st.just(architecture), st.just(4), dtype, device))))
     count = data.draw(st.integers(0, 7) | st.sampled_from([16, 35]), label="steps")  # 16 are a graph on CUDA
@@ -142,7 +142,7 @@ def test_a_chunk_takes_the_requested_number_of_steps(strategy, architecture, dty
 
 
 def test_the_network_itself_is_trained(strategy, architecture, dtype, device):
-    """Its parameters are where the stepper says, on the device where they were."""
+    """Its parameters equal the stepper's state, and stay on their device."""
     net, x, _, take = made(strategy, architecture, dtype, device)
     before = take.read()
 
@@ -169,7 +169,7 @@ def test_the_formulas_take_any_number_of_rows_and_units(device, strategy, data, 
 
 @pytest.mark.parametrize("rounded", [True, False])
 def test_five_steps_of_cudas_fused_kernel_need_its_rounded_scalars(rounded):
-    """Without a GPU: the bound of scalars in float64 is refuted."""
+    """Tested without a GPU: the bound for scalars in float64 is refuted."""
 
     @given(data=st.data())
     def steps_follow_the_formulas(data):
@@ -213,7 +213,7 @@ def test_a_narrower_type_needs_a_bound_of_its_own(strategy, needed):
 
 
 class Launched(TorchDispatchMode):
-    """The names of the operations that torch launches, without their overloads'."""
+    """Record the names of the operations that torch runs, without their overloads."""
 
     def __enter__(self):
         self.names = set()
@@ -224,13 +224,13 @@ class Launched(TorchDispatchMode):
         return operation(*args, **kwargs or {})
 
 
-# What moves the weights, in torch's Adam by implementation.
+# The operation that updates the weights, by implementation of torch's Adam.
 MOVES = {"for-loop": "aten.addcdiv_", "foreach": "aten._foreach_addcdiv_", "fused": "aten._fused_adam_"}
 
 
 @pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
 def test_a_strategy_launches_the_operations_of_its_name(device, strategy):
-    """Its numbers cannot tell: they are those of the formulas in all of them."""
+    """The results do not show it, because they agree for all strategies."""
     if reason := unavailable(strategy, device):
         pytest.skip(reason)
     net = SimpleNet().to(device)
@@ -239,13 +239,13 @@ def test_a_strategy_launches_the_operations_of_its_name(device, strategy):
     with Launched() as launched:
         take()
 
-    torchs_own = "foreach" if device.type == "cuda" else "for-loop"
-    expected = torchs_own if strategy == "eager" else strategy
+    default = "foreach" if device.type == "cuda" else "for-loop"
+    expected = default if strategy == "eager" else strategy
     assert [name for name, move in MOVES.items() if move in launched.names] == [expected]
 
 
 def by_hand(monkeypatch, net, x, y):
-    """Make the compiled strategy's stepper without its compiler: the formulas, at a hundredth of the cost."""
+    """Make the stepper of the compiled strategy without compiling, which takes a hundredth of the time."""
     monkeypatch.setattr(steps, "_compile", lambda function, _device: function)
     return steps._Compiled(net, x, y, chunk=False)  # noqa: SLF001
 
@@ -262,7 +262,7 @@ def test_the_formulas_are_those_of_the_reference_whatever_the_rows_and_width(dat
 
 
 class OnMeta(TorchDispatchMode):
-    """Refuse an operation that is given anything on the CPU, where CUDA would wait for it or fail."""
+    """Refuse operations on tensors of the CPU, with which CUDA would wait or fail."""
 
     def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
         given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
@@ -271,7 +271,7 @@ class OnMeta(TorchDispatchMode):
         return operation(*args, **kwargs or {})
 
 
-META = torch.device("meta")  # computes shapes alone
+META = torch.device("meta")
 
 
 def compiled_on_meta(monkeypatch, dtype=torch.float32):
@@ -298,7 +298,7 @@ def test_a_tensor_of_a_compiled_step_that_is_left_on_the_cpu_is_caught(monkeypat
 
 
 def test_a_step_of_an_ensemble_gets_tensors_of_its_device_only():
-    """From the state and the schedule that its training makes for its device, to the verdict after the last step."""
+    """From the initial state and the schedule to the decision, after the last step, whether XOR is solved."""
     step = ensemble.Step("overview", 4, META)
     rows = ensemble.schedule(3, 5, 0.01).to(META)
     train = ensemble._Training(ensemble._loop(step), 8, step, rows, META, threading.Event())  # noqa: SLF001
@@ -311,12 +311,12 @@ def test_a_step_of_an_ensemble_gets_tensors_of_its_device_only():
 
 @pytest.mark.parametrize("strategy", ["eager", "foreach", "fused"])
 def test_a_step_of_autograd_stays_on_the_device_of_its_network(monkeypatch, strategy):
-    """Parameters, gradients and moments; Adam counts on the CPU where it computes the corrections there."""
+    """Parameters, gradients and moments; the step count is on the CPU, except for the fused implementation."""
     if reason := unavailable(strategy, CPU):
         pytest.skip(reason)
     if strategy == "foreach":
         skip_where_missing(lambda one: torch._foreach_mul_([one], 0.5), torch.float32, META)
-    # Where the constructor asks for the devices of fused kernels; later torch asks when it makes the state.
+    # The constructor, or in later versions the first step, checks that the device has fused kernels.
     module = sys.modules[torch.optim.Adam.__module__]
     monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"], raising=False)
     net, (x, y) = SimpleNet().to(META), (rows.to(META) for rows in xor())
@@ -332,7 +332,7 @@ def test_a_step_of_autograd_stays_on_the_device_of_its_network(monkeypatch, stra
 
 
 class RecordedCuda:
-    """A stand-in for what records a graph: it writes down the order in which its parts are called."""
+    """A stand-in for CUDA graphs that logs the calls in their order."""
 
     def __init__(self, monkeypatch):
         self.log, self.graphs = [], 0
@@ -370,7 +370,7 @@ class RecordedCuda:
 
 
 def test_a_graph_is_recorded_on_its_batchs_device_without_taking_a_step(monkeypatch):
-    """By stand-ins, in the order of PyTorch's documentation; gradients from before would not be the recording's own."""
+    """In the order of PyTorch's documentation. Gradients are freed first, so that the graph allocates its own."""
     if reason := unavailable("fused", CPU):
         pytest.skip(reason)
     recorded = RecordedCuda(monkeypatch)
@@ -396,7 +396,7 @@ def test_a_graph_is_recorded_on_its_batchs_device_without_taking_a_step(monkeypa
 
 
 def test_a_chunk_on_a_gpu_replays_the_longer_graph_first(monkeypatch):
-    """By stand-ins; recording has taken no step."""
+    """Recording takes no step."""
     monkeypatch.setattr(steps, "_compile", lambda function, _device: function)
     recorded = RecordedCuda(monkeypatch)
 
@@ -411,7 +411,7 @@ def test_a_chunk_on_a_gpu_replays_the_longer_graph_first(monkeypatch):
 
 
 def sigmoid_on_cuda(z):
-    """Compute a sigmoid as Triton does, with the largest errors that NVIDIA documents, all to one side."""
+    """Compute a sigmoid as Triton does, with the largest errors that NVIDIA documents, all of one sign."""
     u = torch.finfo(torch.float32).eps / 2
     exponent = -z.double() * math.log2(math.e)
     e = (exponent + 2 * u * exponent.abs()).exp2() * (1 + 2.0**-22)
@@ -420,7 +420,7 @@ def sigmoid_on_cuda(z):
 
 
 def check_sigmoid_on_cuda(kind):
-    """Assert that the least exact sigmoid is in its ball, of operations as a network of four units has them."""
+    """Assert that the least exact sigmoid is within the bound of ball arithmetic."""
     z = torch.linspace(-80, 80, 801)
     in_its_ball = reference.sigmoid(balls(z, dtype=z.dtype, roundings=5, kind=kind))
     assert_in_balls(sigmoid_on_cuda(z), in_its_ball, claim="sigmoid")
@@ -431,7 +431,7 @@ def test_the_errors_that_nvidia_documents_of_a_compiled_sigmoid_are_covered():
 
 
 def test_the_errors_that_nvidia_documents_exceed_the_bound_of_torchs_own_kernels():
-    """So what is compiled for CUDA needs a bound of its own."""
+    """So code compiled for CUDA needs another bound."""
     with pytest.raises(AssertionError, match="sigmoid"):
         check_sigmoid_on_cuda(Balls)
 
@@ -439,7 +439,7 @@ def test_the_errors_that_nvidia_documents_exceed_the_bound_of_torchs_own_kernels
 @a_few
 @given(data=st.data())
 def test_steps_compiled_for_cuda_get_the_bound_of_tritons_arithmetic(data):
-    """Without a GPU: a step whose sigmoid is the least exact one."""
+    """Tested without a GPU, with the least exact sigmoid."""
     with pytest.MonkeyPatch.context() as patched:
         sigmoid = formulas._ACTIVATIONS[torch.nn.Sigmoid]._replace(value=sigmoid_on_cuda)  # noqa: SLF001
         patched.setitem(formulas._ACTIVATIONS, torch.nn.Sigmoid, sigmoid)  # noqa: SLF001
@@ -474,7 +474,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_oracle_detects_every_planted_fault(fault):
-    """A fault in the formulas, one at a time; without one the same test passes."""
+    """One fault in the formulas at a time; without a fault, the same test passes."""
 
     @given(data=st.data())
     def steps_are_those_of_algorithm_1(data):
@@ -496,7 +496,7 @@ def test_the_oracle_detects_every_planted_fault(fault):
 
 
 def test_the_eager_step_equals_the_trainers_bit_for_bit(device, tmp_path):
-    """On each device; the Trainer gives the network back on the CPU."""
+    """On each device; the Trainer returns the network on the CPU."""
     set_seed(1996)
     result = train(SimpleNet(), XORDataModule(4), max_epochs=20, device=str(device), checkpoint_dir=tmp_path)
     set_seed(1996)
@@ -516,7 +516,7 @@ def test_the_eager_step_equals_the_trainers_bit_for_bit(device, tmp_path):
 
 
 def test_torch_compiles_for_every_stepper_however_many_there_are():
-    """It gives up on code that it has compiled a few times, here once, and closures of one function share theirs."""
+    """Torch compiles a code object only a few times (here once), and closures of one function share it."""
     if reason := unavailable("compiled", CPU):
         pytest.skip(reason)
 

@@ -1,6 +1,6 @@
-"""States that the compiled steps of an ensemble lead to: ``python -m tests.children.compiled_ensemble``.
+"""Take compiled steps of an ensemble: ``python -m tests.children.compiled_ensemble``.
 
-They are saved as ``compiled.pt`` in the working directory.
+The states are saved as ``compiled.pt`` in the working directory.
 """
 
 import torch
@@ -10,7 +10,7 @@ from simplenet.ensemble import Step, fresh, initial_weights, schedule
 
 
 def main() -> None:
-    """Compile, and step from the states that 250 eager steps have led to."""
+    """Compile, and take steps from the states after 250 eager steps."""
     cpu = torch.device("cpu")
     compiled = ensemble._compiled("overview", 4, cpu, torch.float32)  # noqa: SLF001
     eager = ensemble._loop(Step("overview", 4, cpu))  # noqa: SLF001

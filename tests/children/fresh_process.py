@@ -1,7 +1,7 @@
-"""What other processes compute: ``python -m tests.children.fresh_process DEVICE`` prints it as JSON.
+"""Train networks and draw from DataLoader workers: ``python -m tests.children.fresh_process DEVICE`` prints JSON.
 
-One process answers all questions, for starting it takes longer than answering them. A spawned worker imports this
-module again, so what the worker does not need is imported late.
+One process computes everything, because starting a process takes longest. A spawned worker imports this module again,
+so modules that a worker does not need are imported later.
 """
 
 import json
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-# Runs that two processes are to agree on: seed, architecture, batch size, steps.
+# The runs to compare between processes: seed, architecture, batch size, steps.
 TRAINED = [
     (1996, "overview", 1, 100),
     (0, "derivation", 4, 10),
     (2**32 - 1, "listing", 3, 7),
 ]
 
-# What workers are asked to draw, and by whom: the first seed comes again at the end.
+# The seeds, epochs, workers, draws and generators of the worker tests; the first seed is repeated at the end.
 SEEDS = (7, 8, 7)
 EPOCHS = 2
 WORKERS = 2
@@ -50,7 +50,7 @@ def trained_weights(device: torch.device | str, seed: int, architecture: str, ba
 
 
 class Drawn(Dataset[Tensor]):
-    """Rows that are drawn when they are fetched, a number from each generator."""
+    """Rows of random numbers that are drawn when they are fetched, one from each generator."""
 
     def __len__(self) -> int:
         return WORKERS * DRAWS
@@ -60,18 +60,18 @@ class Drawn(Dataset[Tensor]):
 
 
 def loader(start_method: str) -> DataLoader[Tensor]:
-    """Serve the rows from workers."""
+    """Make a loader with workers."""
     return DataLoader(Drawn(), batch_size=1, num_workers=WORKERS, multiprocessing_context=start_method)
 
 
 def streams(batches: Iterable[Tensor]) -> list[dict[str, list[float]]]:
-    """Sort an epoch's batches by worker, who take turns, and by generator."""
+    """Sort an epoch's batches by worker, which alternate, and by generator."""
     rows = torch.cat(list(batches))
     return [dict(zip(GENERATORS, rows[worker::WORKERS].T.tolist(), strict=True)) for worker in range(WORKERS)]
 
 
 def streams_under_torch(seed: int, start_method: str, epochs: int) -> list[list[dict[str, list[float]]]]:
-    """Draw by a loop over the loader, an entry per epoch and worker."""
+    """Draw in a loop over the loader; return an entry for each epoch and worker."""
     from simplenet import set_seed
 
     set_seed(seed)
@@ -80,7 +80,7 @@ def streams_under_torch(seed: int, start_method: str, epochs: int) -> list[list[
 
 
 def streams_under_lightning(seed: int, start_method: str, epochs: int) -> list[list[dict[str, list[float]]]]:
-    """Draw by ``Trainer.fit``, which seeds the workers in a way of its own."""
+    """Draw in ``Trainer.fit``, which seeds the workers differently."""
     from lightning.pytorch import Trainer
 
     from simplenet import SimpleNet, set_seed, xor
@@ -106,7 +106,7 @@ def streams_under_lightning(seed: int, start_method: str, epochs: int) -> list[l
 
 
 def main(device: str) -> None:
-    """Answer every question."""
+    """Compute and print everything."""
     answers = {
         "trained": [trained_weights(device, *run).tolist() for run in TRAINED],
         "started": {name: streams_under_torch(SEEDS[0], name, epochs=1) for name in START_METHODS},

@@ -1,10 +1,9 @@
-"""Runs that are killed at random moments and resumed.
+"""Kill runs at random moments and resume them.
 
 ``python -m tests.children.killed_training DIRECTORY KILLS SEED``.
 
-Each run is a fork of this process, which has imported torch and computed nothing, so that a run takes no longer than
-its steps. Prints a line of JSON: the epochs that each resume went on from, and how many ended in other bits
-than a run that was never stopped.
+Each run is a fork of this process, which has already imported torch, so a run takes no longer than its steps. Prints a
+line of JSON: the epoch that each run was resumed from, and how many ended with other bits than an uninterrupted run.
 """
 
 import json
@@ -22,13 +21,13 @@ from simplenet import SimpleNet, XORDataModule, set_seed, train, training
 from simplenet.checkpoint import digest, newest_checkpoint
 from simplenet.model import from_checkpoint
 
-# The listing never solves XOR, so each run takes all of its epochs; a save every five of them lets kills meet saves.
+# The listing never solves XOR, so each run takes all epochs; with a save every five epochs, some kills hit a save.
 EPOCHS = 150
 EPOCHS_BETWEEN_CHECKPOINTS = 5
 
 
 def run(directory: Path) -> None:
-    """Train from the newest checkpoint in the directory, or from the start; leave the digest of the last state."""
+    """Train from the newest checkpoint in the directory, or from the start; write the digest of the last state."""
     torch.set_num_threads(1)
     training.EPOCHS_BETWEEN_CHECKPOINTS = EPOCHS_BETWEEN_CHECKPOINTS
     set_seed(1996)
@@ -38,7 +37,7 @@ def run(directory: Path) -> None:
         assert not refused, f"a kill left {refused}"
         assert resume.training is not None
         net, epochs, last = from_checkpoint(resume), resume.training.epochs, resume.path
-    if epochs < EPOCHS:  # else the kill came after the last save
+    if epochs < EPOCHS:  # otherwise the kill came after the last save
         data = XORDataModule(4)
         last = train(net, data, max_epochs=EPOCHS, device="cpu", checkpoint_dir=directory, resume=resume).checkpoint
     saved = digest(torch.load(str(last), weights_only=True))
@@ -50,7 +49,7 @@ def fork(directory: Path) -> int:
     process = os.fork()
     if process == 0:
         try:
-            logging.disable(logging.WARNING)  # what Lightning says of itself
+            logging.disable(logging.WARNING)  # Lightning's messages
             run(directory)
             os._exit(0)
         finally:

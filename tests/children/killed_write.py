@@ -1,9 +1,9 @@
-"""A process that kills itself in the middle of a write.
+"""Kill this process in the middle of a write.
 
 ``python -m tests.children.killed_write FUNCTION PATH CONTENT LINE``.
 
-It ends before it executes the given line of ``simplenet.files``, counted as they are executed, by SIGKILL, which
-no handler and no ``finally`` sees. Where fewer lines are executed, it prints that it has written.
+It sends itself SIGKILL, at which no handler and no ``finally`` runs, before it executes the LINE-th line of
+``simplenet.files``, in the order of execution. If fewer lines are executed, it prints that it has written.
 """
 
 import os
@@ -17,7 +17,7 @@ from simplenet import files
 
 
 def main(function: str, path: str, content: str, line: str) -> None:
-    """Write, and be killed."""
+    """Write, and kill this process."""
     left = int(line)
 
     def trace(frame: FrameType, event: str, _: object) -> Any:

@@ -1,6 +1,6 @@
-"""Plant faults of every kind, and those that are named: ``python -m tests.children.planted_faults NAME...``.
+"""Plant a fault with each possible outcome, and the named ones: ``python -m tests.children.planted_faults NAME...``.
 
-What became of each is saved as ``matrix.json`` in the working directory.
+The outcomes are saved as ``matrix.json`` in the working directory.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.faults.planting import Fault, edit, replace
 from tests.faults.runner import Outcome, run
 
 TEST = "test_the_unit_roundoff_is_half_the_spacing_at_one"
-KEPT = [bounds.unit_roundoff]  # a name would be replaced, too
+KEPT = [bounds.unit_roundoff]  # in a list, because a name would be replaced too
 
 
 def planted(change: Callable[[torch.dtype], float]) -> Callable[[], None]:
@@ -36,7 +36,7 @@ def doubled(dtype: torch.dtype) -> float:
 
 
 def doubled_in_float64(dtype: torch.dtype) -> float:
-    """Be wrong where the witness does not look."""
+    """Be wrong in a type that the witness does not use."""
     return KEPT[0](dtype) * (1 + (dtype == torch.float64))
 
 
@@ -46,7 +46,7 @@ def raises(_: torch.dtype) -> float:
 
 
 def witness() -> object:
-    """Return the value that has to be another one once a fault is planted."""
+    """Return the value that must change when a fault is planted."""
     try:
         return bounds.unit_roundoff(torch.float32)
     except KeyError as error:

@@ -1,6 +1,6 @@
-"""What a GPU in the machine changes before anything runs on it: collection, and what Lightning warns of.
+"""Simulate a GPU, collect the suite, and train on the CPU.
 
-Run by tests/test_devices.py, in a process of its own, since Lightning and torch remember what they once found.
+tests/test_devices.py runs it in a new process, because Lightning and torch cache the available devices.
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 torch.cuda.is_current_stream_capturing = lambda: False
-torch.cuda.get_device_name = lambda device=None: "a pretended GPU"  # noqa: ARG005
+torch.cuda.get_device_name = lambda device=None: "a simulated GPU"  # noqa: ARG005
 torch.cuda.get_device_capability = lambda device=None: (9, 0)  # noqa: ARG005
 
 
@@ -24,7 +24,7 @@ def collect(*options: str) -> None:
 
 
 def train_on_the_cpu() -> None:
-    """Train for two epochs on the CPU; print what was warned of."""
+    """Train for two epochs on the CPU; print the warnings about GPUs."""
     from simplenet import SimpleNet, XORDataModule, train
 
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings(record=True) as caught:

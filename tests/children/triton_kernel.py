@@ -1,6 +1,6 @@
-"""States that the ensemble's Triton kernel leads to: ``python -m tests.children.triton_kernel FILE`` saves the CPU's.
+"""Take steps with the ensemble's Triton kernel: ``python -m tests.children.triton_kernel FILE`` saves the states.
 
-There Triton interprets the kernel, if ``TRITON_INTERPRET`` is 1 before anything imports Triton; this needs no GPU.
+On the CPU, Triton interprets the kernel if ``TRITON_INTERPRET`` is 1 before Triton is imported.
 """
 
 import sys
@@ -10,16 +10,16 @@ import torch
 from simplenet.ensemble import State, fresh, initial_weights, schedule
 from simplenet.model import ARCHITECTURES, Architecture
 
-# A width of each kind: a single unit, one that is filled up to a power of two, and the widest.
+# Widths of every kind: a single unit, widths that are padded to a power of two, and the widest.
 _OTHERS: list[tuple[Architecture, int]] = [("overview", 1), ("derivation", 3), ("overview", 5), ("overview", 8)]
 CASES = [*((name, 4) for name in ARCHITECTURES), *_OTHERS]
 
-NETWORKS = 34  # the second program has two
+NETWORKS = 34  # two more than a program of the kernel has
 LR, BATCH_SIZE, STEPS = 0.3, 3, 80  # after which some networks have solved XOR, and others have not
 
 
 def states(architecture: Architecture, hidden: int, device: torch.device) -> dict[str, State]:
-    """Return the state after ``STEPS`` steps, after no more, one more, and three more at once and singly."""
+    """Return the state after ``STEPS`` steps, and after zero, one and three more, the last at once and one by one."""
     from simplenet import triton_ensemble
 
     block = torch.nn.functional.pad(schedule(BATCH_SIZE, STEPS + 3, LR), (0, 0, 0, 1000 - STEPS - 3)).to(device)

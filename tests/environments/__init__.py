@@ -1,1 +1,1 @@
-"""Other versions, other machines: golden training runs, and how far an environment drifts from them."""
+"""Comparisons of versions and machines: golden training runs, and the drift of an environment from them."""

@@ -1,4 +1,4 @@
-"""Take in the records of a directory, if one is given, and write docs/drift.md and docs/drift.png."""
+"""Copy the records of a directory, if one is given, and write docs/drift.md and docs/drift.png."""
 
 import sys
 from pathlib import Path

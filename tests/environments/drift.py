@@ -1,16 +1,16 @@
-"""How a training run drifts from a recorded one, in words: a line, or a table."""
+"""Describe the drift of training runs from recorded ones, in a line or in a table."""
 
 from simplenet.environment import describe
 from tests.environments.golden import ADAMS, CPU, MARKS, STEPS, TRAJECTORIES, Drift, Golden
 
 
 def kernels(environment: dict[str, str]) -> str:
-    """Name the torch and the processor of an environment, as ``describe`` has it."""
+    """Name the torch and the processor in a description of an environment."""
     return f"torch {environment['torch']}, {environment['device']}"
 
 
 def earliest(drifts: list[Drift]) -> Drift:
-    """Return the run that parts first; one that never does comes last."""
+    """Return the run that differs first; a run that never differs comes last."""
     return min(drifts, key=lambda one: STEPS + 1 if one.first is None else one.first)
 
 
@@ -20,12 +20,12 @@ def farthest(drifts: list[Drift]) -> list[int]:
 
 
 def first_step(one: Drift) -> str:
-    """Say which step is the first that differs."""
+    """Return the first differing step as text."""
     return f"none in {STEPS:,}" if one.first is None else f"{one.first:,}"
 
 
 def line(golden: Golden, drifts: list[Drift]) -> str:
-    """Say in a line how runs have drifted from the recorded ones."""
+    """Describe in one line how runs have drifted from the recorded ones."""
     there, here = kernels(golden.environment), kernels(describe(CPU))
     start = f"drift from {there}: " if here == there else f"drift from {there} to {here}: "
     if all(one.first is None for one in drifts):
@@ -42,7 +42,7 @@ def line(golden: Golden, drifts: list[Drift]) -> str:
 
 
 def table(golden: Golden, drifts: list[Drift]) -> list[str]:
-    """Lay out how runs have drifted: a row to an implementation and an architecture, over all seeds."""
+    """Tabulate how runs have drifted, with a row for each implementation and architecture over all seeds."""
     here = describe(CPU)
     lines = [
         f"{name}: {value} -> {here.get(name)}" for name, value in golden.environment.items() if value != here.get(name)

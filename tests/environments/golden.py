@@ -1,19 +1,19 @@
-"""Golden trajectories: the bits of a training run under one torch, to hold another torch against.
+"""Golden trajectories: the bits of training runs with one torch, to compare with another torch.
 
-What torch promises is asserted: the same build and the same CPU capability draw the same initial
-weights, bit for bit; another build or capability of the same release draws them to within the
-roundings of the draw; and wherever a state was recorded, one step from it ends within its counted
-bound. torch promises no more: neither what another release draws from a seed, nor any bit of a
-trajectory left to itself. That is measured: from which step on it differs, and by how much. A
-change of rounding in one kernel shows there long before it shows in a loss.
+The tests assert what torch guarantees. The same build with the same CPU capability draws the same
+initial weights, bit for bit; another build or capability of the same release draws them to within
+the roundings of the draw; and one step from a recorded state is within its counted bound. torch
+guarantees neither what another release draws from a seed, nor the bits of a whole trajectory. These
+are only measured: the first step that differs, and by how much. A change of rounding in one kernel
+is visible there long before it is visible in a loss.
 
 References:
-    PyTorch documentation, "Reproducibility": no same results across releases or platforms.
+    PyTorch documentation, "Reproducibility": no reproducible results across releases or platforms.
 
-Trained is on the full batch of four rows in order, in float32, on the CPU. ``pytest
---golden-write=FILE`` records in one environment, ``pytest --golden=FILE`` compares in another;
-golden.json is what a plain run is held against. Every run of pytest imports this module, so it
-leaves the training, and with it Lightning, to tests/training.py.
+Training uses the full batch of four rows, in float32, on the CPU. ``pytest --golden-write=FILE``
+records in one environment, ``pytest --golden=FILE`` compares in another; a plain ``pytest`` compares
+with golden.json. Every run of pytest imports this module, so the training, which imports Lightning,
+is in tests/training.py.
 """
 
 import base64
@@ -64,7 +64,7 @@ def runs_here(trajectory: Trajectory) -> bool:
 
 
 class Mark(NamedTuple):
-    """A step: weights and moments before it, the loss that it descends from, and the weights after it."""
+    """A recorded step: weights and moments before it, its loss, and the weights after it."""
 
     p: Tensor
     m: Tensor
@@ -74,12 +74,12 @@ class Mark(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A trajectory's bits.
+    """The record of a trajectory.
 
     Attributes:
-        marks: Its marked steps, by number, the first of which is 1.
-        checksums: The CRC-32 of the weights after each step, those before the first in front. It changes whenever
-            up to 32 bits in a row do, so with any one weight.
+        marks: The recorded steps by number, from 1 on.
+        checksums: The CRC-32 of the initial weights, and of those after each step. It changes if up to 32 consecutive
+            bits do, so also for a change of any single weight.
     """
 
     marks: dict[int, Mark]
@@ -90,13 +90,13 @@ class Run(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """How a run differs from the recorded one, in plain types: it travels between processes, and into files.
+    """The difference of a run from the recorded one, in plain types, for other processes and for files.
 
     Attributes:
-        implementation: Of the trajectory, as are ``architecture`` and ``seed``.
+        implementation: The implementation, like ``architecture`` and ``seed`` that of the trajectory.
         first: The first step after which any weight differs in any bit; 0 for the initial weights, None for no step.
-        weights: The largest difference of a weight after each mark, in ulps: how many float32 away it lies.
-        losses: The same of the loss.
+        weights: The largest difference of a weight after each recorded step, in ulps.
+        losses: The difference of the loss in each recorded step, in ulps.
     """
 
     implementation: str
@@ -108,7 +108,7 @@ class Drift(NamedTuple):
 
 
 def ulps(a: Float32[Tensor, "*shape"], b: Float32[Tensor, "*shape"]) -> int:
-    """Count the float32 numbers from ``a`` to ``b``, the largest count over all entries; 0 and -0 are one."""
+    """Count the float32 numbers from ``a`` to ``b``; return the largest count of all entries; 0 and -0 are equal."""
 
     def rank(values: Tensor) -> Tensor:
         bits = values.detach().contiguous().view(torch.int32).long()
@@ -118,7 +118,7 @@ def ulps(a: Float32[Tensor, "*shape"], b: Float32[Tensor, "*shape"]) -> int:
 
 
 def drift(trajectory: Trajectory, recorded: Run, here: Run) -> Drift:
-    """Find where two runs part, and how far apart they are at each mark."""
+    """Find the first step at which two runs differ, and their differences at each recorded step."""
     pairs = enumerate(zip(recorded.checksums, here.checksums, strict=True))
     first = next((t for t, (a, b) in pairs if a != b), None)
     marks = [(recorded.marks[t], here.marks[t]) for t in MARKS if t in here.marks]
@@ -130,11 +130,11 @@ def drift(trajectory: Trajectory, recorded: Run, here: Run) -> Drift:
 
 
 class Golden(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        environment: Where it was recorded, as ``simplenet.environment.describe`` has it.
-        runs: The runs by trajectory; those of an implementation that its torch lacks are missing.
+        environment: The environment in which it was recorded, from ``simplenet.environment.describe``.
+        runs: The runs by trajectory, without those of implementations that its torch lacks.
     """
 
     environment: dict[str, str]
@@ -142,13 +142,13 @@ class Golden(NamedTuple):
 
 
 def same_release(a: dict[str, str], b: dict[str, str]) -> bool:
-    """Say whether two environments, as ``describe`` has them, run the same source of torch."""
+    """Whether two environments have the same release of torch."""
     first, second = (Version(environment["torch"]).base_version for environment in (a, b))
     return first == second
 
 
 def same_kernels(a: dict[str, str], b: dict[str, str]) -> bool:
-    """Say whether two environments run the same machine code: torch's build, system, processor and CPU capability."""
+    """Whether two environments run the same machine code: the same build, system, processor and CPU capability."""
 
     def kernels(environment: dict[str, str]) -> tuple[str, ...]:
         return environment["torch"], environment["python"].rpartition(" on ")[2], environment["device"]
@@ -166,9 +166,9 @@ def _values(text: str) -> Tensor:
 
 
 def dumps(golden: Golden) -> str:
-    """Render as JSON, a line to a run.
+    """Render as JSON, with a line for each run.
 
-    A float32 is the eight hexadecimal digits of its bits; the checksums, which nobody reads, are in base64.
+    A float32 is written as the eight hexadecimal digits of its bits; checksums are in base64.
     """
     lines = []
     for trajectory, run in golden.runs.items():
@@ -191,10 +191,10 @@ def _parse(run: dict[str, Any]) -> tuple[Trajectory, Run]:
 
 
 def loads(text: str) -> Golden:
-    """Read what ``dumps`` wrote.
+    """Parse the output of ``dumps``.
 
     Raises:
-        ValueError: If something else did, or it is damaged, or the training recorded is not that of today.
+        ValueError: If the text is not such output, or is damaged, or was recorded with other training settings.
     """
     try:
         file = json.loads(text)
@@ -223,7 +223,7 @@ def read(path: Path) -> Golden:
     """Read a file.
 
     Raises:
-        ValueError: If it cannot be read, or ``loads`` refuses what it holds.
+        ValueError: If it cannot be read, or ``loads`` refuses its content.
     """
     try:
         return loads(path.read_text("utf-8"))
@@ -234,10 +234,10 @@ def read(path: Path) -> Golden:
 
 
 def writable(option: str, path: Path) -> None:
-    """Refuse a file that could not be written, before the work that it is for.
+    """Refuse a file that could not be written, before any work is done.
 
     Raises:
-        ValueError: If the file cannot be opened for writing; what it holds is kept.
+        ValueError: If the file cannot be opened for writing; its content is not changed.
     """
     try:
         path.open("a").close()
@@ -246,10 +246,10 @@ def writable(option: str, path: Path) -> None:
 
 
 def record(path: Path) -> Golden:
-    """Train every trajectory that runs here, and write the file.
+    """Train every trajectory that this torch has, and write the file.
 
     Raises:
-        ValueError: If the file cannot be written; raised before anything is trained.
+        ValueError: If the file cannot be written; raised before any training.
     """
     writable("golden-write", path)
     from tests.training import train

@@ -1,8 +1,8 @@
-"""What each tox environment found, and all of them side by side.
+"""Collect the results of tox environments, and write docs/drift.md and docs/drift.png.
 
-``pytest --drift-write=.tox/drift/NAME.json`` runs the suite, compares every golden run, and writes what came of
-it. ``python -m tests.environments .tox/drift`` takes the files of such a directory into docs/drift and writes
-docs/drift.md and docs/drift.png; without a directory it writes them from what docs/drift holds.
+``pytest --drift-write=.tox/drift/NAME.json`` runs the suite, compares every golden run, and writes the results.
+``python -m tests.environments .tox/drift`` copies the files of that directory to docs/drift and writes docs/drift.md
+and docs/drift.png; without a directory it only writes these two.
 """
 
 import json
@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 
 def dumps(record: Record) -> str:
-    """Render as JSON, a line to an entry."""
+    """Render as JSON, with a line for each entry."""
     return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()) + "\n}\n"
 
 
@@ -69,7 +69,7 @@ def head(*cells: str, right: int = 0) -> list[str]:
 
 
 def versions_of(record: Record, *names: str) -> list[str]:
-    """Return versions as they are released, without what a build adds to them."""
+    """Return versions without local build identifiers."""
     return [Version(record["environment"][name].split()[0]).base_version for name in names]
 
 
@@ -80,7 +80,7 @@ def by_implementation(record: Record) -> dict[str, list[Drift]]:
 
 
 def _drift_rows(name: str, record: Record) -> list[str]:
-    """Put implementations that drift alike into one row."""
+    """Merge implementations with the same drift into one row."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for implementation, drifts in by_implementation(record).items():
         first = earliest(drifts)
@@ -97,15 +97,15 @@ def page(records: dict[str, Record]) -> str:
     recorded = sorted({record["golden"] for record in records.values()})
     cpus = sorted({environment["cpu"] for environment in environments.values()})
     lines = [
-        "# The same suite, the same seeds, other versions",
+        "# The same suite and seeds with other versions",
         "",
-        "The whole suite ran in each of these tox environments. This page and its picture are written by",
-        "`python -m tests.environments` from the records in [docs/drift](drift/), those of `pytest --drift-write`.",
-        f"Here: {'; '.join(cpus)}.",
+        "The complete suite ran in each of these tox environments. `python -m tests.environments` writes this page",
+        "and its plot from the records in [docs/drift](drift/), which `pytest --drift-write` writes.",
+        f"Processor: {'; '.join(cpus)}.",
         "",
         "![first differing step and largest difference, by torch version](drift.png)",
         "",
-        "## Verdicts",
+        "## Outcomes",
         "",
         *head(
             "environment",
@@ -137,14 +137,14 @@ def page(records: dict[str, Record]) -> str:
         "",
         "## Drift",
         "",
-        f"Against [golden.json](../tests/environments/golden.json), recorded with {'; '.join(recorded)}: three",
-        "seeds in each of three architectures, the full batch, Adam at learning rate 0.01. The suite asserts that one",
-        "step from each recorded state is exact to its roundings, and of initial weights what torch promises within",
-        "one release. What follows is measured, not asserted: whether runs start from the same bits, the earliest",
-        "step after which any bit of any weight differs, and after some steps how many float32 lie between the",
-        "weights that differ most, in the worst of all nine runs. A weight near 0 is far from its neighbours by this",
-        "count, and once `overview` is solved its gradients are rounding errors.",
-        "Which kernels torch takes for a processor matters as much as its version: see them above.",
+        f"Compared with [golden.json](../tests/environments/golden.json), recorded with {'; '.join(recorded)}: three",
+        "seeds for each of three architectures, the full batch, Adam with learning rate 0.01. The suite asserts that",
+        "one step from each recorded state is exact to its roundings, and that initial weights are those that torch",
+        "guarantees within one release. This table is only measured: whether runs start from the same bits, the first",
+        "step after which any bit of any weight differs, and after some steps the largest difference of a weight in",
+        "ulps, for the worst of all nine runs. Near 0, a small difference is many ulps, and once `overview` is solved",
+        "its gradients are rounding errors.",
+        "The kernels that torch selects for a processor matter as much as its version; the first table names them.",
         "",
         *head(
             "environment",

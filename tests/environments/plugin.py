@@ -1,4 +1,4 @@
-"""pytest: record golden runs, compare with them, and write what an environment's run found."""
+"""A pytest plugin: record golden runs, compare with them, and write the results of an environment."""
 
 from pathlib import Path
 from typing import Any
@@ -30,25 +30,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden-write",
         metavar="FILE",
-        help="run no test, but record here what --golden compares elsewhere: weights, losses and optimizer states of "
-        f"{len(TRAJECTORIES)} runs of {STEPS:,} steps on the CPU; takes about half a minute",
+        help="run no tests, but write this file for --golden in another environment: weights, losses and optimizer "
+        f"states of {len(TRAJECTORIES)} runs of {STEPS:,} steps on the CPU; takes about half a minute",
     )
     parser.addoption(
         "--golden",
         metavar="FILE",
-        help="compare this environment with the one that wrote FILE by --golden-write, and run no other test: what "
-        "differs, from which step on, and by how much; takes about half a minute",
+        help="only compare this environment with the one that wrote FILE by --golden-write: what differs, from which "
+        "step on, and by how much; takes about half a minute",
     )
     parser.addoption(
         "--drift-write",
         metavar="FILE",
-        help="write what this run found for python -m tests.environments to gather: versions, verdict, defects seen, "
-        "checks, drift of every golden run; takes a few seconds more",
+        help="write the results of this run for python -m tests.environments: versions, outcomes, defects, checks, "
+        "drift of every golden run; takes a few more seconds",
     )
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Record instead of testing, if that is what was asked for."""
+    """With --golden-write, record instead of running tests."""
     if config.option.golden_write is None or config.option.help or config.option.version:
         return None
     path = Path(config.option.golden_write)
@@ -61,7 +61,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read and try the files, so that a wrong one is refused before anything is collected."""
+    """Read the golden file, and refuse wrong files before the collection."""
     if config.option.golden_write is not None:
         return
     try:
@@ -79,9 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(Writer(config), "simplenet-drift-writer")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
+@pytest.hookimpl(tryfirst=True)  # before -k and -m deselect items
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Compare with another environment alone; the committed record is golden without the option."""
+    """With --golden, run only the comparison; without it, the comparison uses the committed file."""
     if config.option.golden:
         run_only(config, items, {"golden"})
 
@@ -92,7 +92,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "trajectory" in metafunc.fixturenames:
         metafunc.parametrize("trajectory", here, ids=str)
     if "free_run" in metafunc.fixturenames:
-        # A second or so each: for a line at the end of every run, the notebook's network and seed are enough.
+        # Each takes about a second: without these options, only the notebook's network and seed are run.
         thorough = config.option.golden or config.option.drift_write
         chosen = [one for one in here if thorough or (one.architecture, one.seed) == ("overview", SEEDS[0])]
         metafunc.parametrize("free_run", chosen, ids=str)
@@ -100,16 +100,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def golden(pytestconfig: pytest.Config) -> Golden:
-    """Return what is compared with."""
+    """The recorded runs to compare with."""
     return pytestconfig.stash[_GOLDEN]
 
 
 class Report:
-    """Gather what the runs measured, from the tests' reports, and print it.
+    """Collect the drifts from the tests' reports, and print them.
 
     Attributes:
-        drifts: What has come in.
-        recorded: Where that was recorded which the runs are compared with.
+        drifts: The drifts so far.
+        recorded: The environment of the recorded runs.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -134,7 +134,7 @@ class Report:
 
 
 class Writer:
-    """Write the record once nothing else of the run goes on: xdist's workers have ended by then."""
+    """Write the record at the end of the run, when xdist's workers have ended."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -142,9 +142,7 @@ class Writer:
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-            terminalreporter.write_line(
-                f"drift: not written, for the run did not end by itself ({exitstatus})", red=True
-            )
+            terminalreporter.write_line(f"drift: not written, because the run was aborted ({exitstatus})", red=True)
             return
         tally: Any
         report: Any

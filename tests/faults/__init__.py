@@ -1,1 +1,1 @@
-"""Planted faults: each breaks one thing, and the suite has to notice each."""
+"""Planted faults: each breaks one thing, and the suite must detect each."""

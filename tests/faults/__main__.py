@@ -17,7 +17,7 @@ from tests.faults.runner import ABSENT, Outcome, run
 def _selected(names: Sequence[str]) -> list[Fault]:
     known = {fault.name for fault in FAULTS} | {fault.subject for fault in FAULTS}
     if unknown := [name for name in names if name not in known]:
-        raise click.UsageError(f"there is no fault or subject {', '.join(unknown)}; --list shows those that there are")
+        raise click.UsageError(f"there is no fault or subject {', '.join(unknown)}; --list shows all of them")
     return [fault for fault in FAULTS if not names or fault.name in names or fault.subject in names]
 
 
@@ -27,7 +27,7 @@ def _row(outcome: Outcome, width: int) -> str:
 
 
 def idle(outcomes: Sequence[Outcome], faults: Sequence[Fault]) -> list[str]:
-    """List the checks that kill nothing: of those that faults name, and of those of ``simplenet.testing``."""
+    """List the checks that kill no fault: of the tests that faults name, and of the checks of ``simplenet.testing``."""
     from simplenet.testing.checks import adam_checks
     from simplenet.testing.network import CHECKS
     from tests.faults.planted.implementations import DTYPES
@@ -46,14 +46,14 @@ def idle(outcomes: Sequence[Outcome], faults: Sequence[Fault]) -> list[str]:
     "--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="How many at a time."
 )
 @click.option(
-    "--json", "record", type=click.Path(path_type=Path, dir_okay=False), help="Write the matrix into this file."
+    "--json", "record", type=click.Path(path_type=Path, dir_okay=False), help="Write the outcomes to this file."
 )
 def main(names: Sequence[str], processes: int, record: Path | None, *, listed: bool) -> None:
-    """Plant faults, each in a process forked after import, and print which test notices each.
+    """Plant faults, each in a process forked after import, and print which test detects each.
 
-    NAME is a fault or a subject of faults; without one, all are planted.
+    NAME is a fault or a subject of faults; by default, all faults are planted.
 
-    Exit status: 0 when every fault is killed by an assertion and every control passes, 1 when not, 2 on bad usage,
+    Exit status: 0 if every fault is killed by an assertion and every control passes, 1 if not, 2 on bad usage,
     130 on Ctrl-C.
     """
     faults = _selected(names)
@@ -65,7 +65,7 @@ def main(names: Sequence[str], processes: int, record: Path | None, *, listed: b
     if not hasattr(os, "fork"):
         raise click.UsageError("it needs os.fork, which this platform does not have")
 
-    started, stdout = time.monotonic(), sys.stdout  # pytest's own words go elsewhere
+    started, stdout = time.monotonic(), sys.stdout  # pytest's output is redirected
     outcomes: list[Outcome] = []
 
     def done(outcome: Outcome) -> None:
@@ -83,14 +83,14 @@ def main(names: Sequence[str], processes: int, record: Path | None, *, listed: b
         record.write_text(json.dumps([vars(outcome) for outcome in outcomes], indent=2) + "\n", "utf-8")
     bad = [outcome for outcome in outcomes if not outcome.good]
     if not names and (checks := idle(outcomes, faults)):
-        click.echo(f"kill nothing: {'; '.join(checks)}")
+        click.echo(f"checks that kill no fault: {'; '.join(checks)}")
     for outcome in bad:
         click.echo(_row(outcome, width), err=True)
     controls = sum(fault.control for fault in faults)
     absent = sum(outcome.status == ABSENT for outcome in outcomes)
     click.echo(
-        f"{len(faults) - controls} faults and {controls} controls, {absent} of them not in this torch: {len(bad)} are "
-        f"not as they should be; {time.monotonic() - started:.0f} s"
+        f"{len(faults) - controls} faults and {controls} controls, {absent} of them not in this torch: {len(bad)} with "
+        f"a wrong outcome; {time.monotonic() - started:.0f} s"
     )
     sys.exit(int(bool(bad) or len(outcomes) < len(faults)))
 

@@ -1,6 +1,6 @@
-"""Adam as a plain loop, breakable in one named place at a time.
+"""A plain Adam with one selectable fault.
 
-Without a fault it passes the suite, so that what a fault fails by is the fault.
+Without a fault it passes the suite, so a failure is caused by the fault.
 """
 
 from collections.abc import Iterable
@@ -31,12 +31,12 @@ FAULTS = (
 
 
 class FaultyAdam(Optimizer):
-    """Adam and AdamW with torch's options, and a fault to choose.
+    """Adam and AdamW with torch's options, and a selectable fault.
 
     Args:
-        parameters: What to optimize.
+        parameters: The parameters to optimize.
         fault: One of ``FAULTS``, or ``None`` for a correct Adam.
-        decoupled: Whether weight decay is AdamW's.
+        decoupled: Whether weight decay is that of AdamW.
         options: As for ``torch.optim.Adam``.
     """
 
@@ -55,23 +55,23 @@ class FaultyAdam(Optimizer):
         self.decoupled = decoupled
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: torch's own knows nothing of a fault."""
+        """Add the attributes that torch's own method does not copy."""
         return {**super().__getstate__(), "fault": self.fault, "decoupled": self.decoupled}
 
     @classmethod
     def build(cls, torchs: type[Optimizer], parameters: Iterable[Tensor], **options: Any) -> "FaultyAdam":
-        """Build one where the suite asks for torch's Adam or AdamW."""
+        """Build one in place of torch's Adam or AdamW."""
         return cls(parameters, decoupled=torchs is torch.optim.AdamW, **options)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Take a step, by the formulas of §4.2 in their order."""
+        """Take a step, by the formulas of §4.2 in order."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
                     self._move(p, p.grad, group)
 
-    def _move(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> None:  # noqa: C901 - a branch a fault
+    def _move(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> None:  # noqa: C901 - a branch for each fault
         fault = self.fault
         lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
         if fault == "betas swapped":

@@ -1,4 +1,4 @@
-"""Torch's Adam with one fault in what it does around its arithmetic; without one it is torch's."""
+"""Torch's Adam with one selectable fault outside of its arithmetic."""
 
 import copy
 from collections.abc import Callable
@@ -42,14 +42,14 @@ FAULTS = (
     "KeyError at the second step",
 )
 
-# What a fault has to be checked in, if not in float32 alone.
+# The types in which a fault must be checked, if not only float32.
 TYPES = {"one type for all": (torch.float32, torch.float64)}
 
 _KEPT: dict[int, tuple[torch.Tensor, Any]] = {}
 
 
 class FaultyBookkeeping(torch.optim.Adam):
-    """Torch's Adam, one parameter at a time, and a fault to choose."""
+    """Torch's Adam, one parameter at a time, with a selectable fault."""
 
     fault: str | None = None
 
@@ -103,7 +103,7 @@ class FaultyBookkeeping(torch.optim.Adam):
             for p in group["params"]:
                 p.grad *= 0
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: C901 - a branch a fault
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: C901 - a branch for each fault
         self.steps += 1
         fault = self.fault
         if fault == "KeyError at the second step" and self.steps == 2:

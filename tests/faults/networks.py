@@ -1,4 +1,4 @@
-"""A network breakable in one named place at a time; without a fault it passes the suite."""
+"""A network with one selectable fault; without a fault it passes the suite."""
 
 import random
 
@@ -19,7 +19,7 @@ FAULTS = (
 
 
 class _Negated(torch.autograd.Function):
-    """Pass values on, and gradients with the wrong sign."""
+    """Return the input, and the negated gradient."""
 
     @staticmethod
     def forward(_ctx: object, x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class _Negated(torch.autograd.Function):
 
 
 class FaultyNetwork(nn.Module):
-    """Two inputs, three hidden units, one output, and a fault to choose.
+    """Two inputs, three hidden units, one output, and a selectable fault.
 
     Args:
         fault: One of ``FAULTS``, or ``None`` for a correct network.

@@ -1,4 +1,4 @@
-"""What a planted fault is, and the few ways to plant one: it stays in the process until that ends."""
+"""Planted faults, and three functions to plant them; a fault stays planted until the process ends."""
 
 import ast
 import inspect
@@ -13,25 +13,25 @@ from simplenet.testing.report import Report
 
 
 class StaleFault(Exception):  # noqa: N818 - the fault is at fault
-    """The code that a fault breaks is no longer there."""
+    """The code that a fault breaks no longer exists."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is broken, and what has to notice it.
+    """One thing that is broken, and the tests that must detect it.
 
     Attributes:
-        name: By which it is selected.
-        subject: What it breaks.
-        text: What is wrong, in a sentence.
-        plant: Break it, in this process.
-        witness: What shows that it is broken: its value is another one once the fault is planted.
+        name: The name by which it is selected.
+        subject: The part of the project that it breaks.
+        text: The fault, in a sentence.
+        plant: Plants the fault in this process.
+        witness: Returns a value that must change when the fault is planted.
         killed_by: The tests that should fail, in order, by function, by case or by the stem of their file; the first
-            that fails ends the run.
-        link: A report of a fault like it.
+            failure ends the run.
+        link: A report of a similar fault.
         control: Whether nothing is broken: the witness keeps its value, and the tests pass.
-        since: The first torch that has what is broken.
-        judge: Where the fault is an implementation of its own: check it.
+        since: The first release of torch with the code that is broken.
+        judge: For a fault that is an optimizer or a network of its own: checks it.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Fault:
 
     @property
     def is_here(self) -> bool:
-        """Whether this torch has what it breaks."""
+        """Whether this torch has the code that it breaks."""
         return self.since <= TORCH
 
 
 def catalogue(subject: str) -> tuple[list[Fault], Callable[..., Any]]:
-    """Start a list of faults, and return it with the decorator that adds one to it."""
+    """Return an empty list of faults, and a decorator that adds to it."""
     faults: list[Fault] = []
 
     def fault(witness: Callable[[], object], *killed_by: str, **options: Any) -> Callable[..., Any]:
@@ -67,10 +67,10 @@ def catalogue(subject: str) -> tuple[list[Fault], Callable[..., Any]]:
 
 
 def replace(old: object, new: object) -> None:
-    """Put one object in the place of another in every module that has it by a name.
+    """Replace an object by another in every module that refers to it.
 
     Raises:
-        StaleFault: If none has.
+        StaleFault: If no module does.
     """
     names = [
         (module, name)
@@ -84,7 +84,7 @@ def replace(old: object, new: object) -> None:
         setattr(module, name, new)
 
 
-_edited: dict[Callable[..., Any], str] = {}  # by function, what it is by now
+_edited: dict[Callable[..., Any], str] = {}  # the current source, by function
 
 
 def _source(function: Callable[..., Any]) -> str:
@@ -96,14 +96,14 @@ def _source(function: Callable[..., Any]) -> str:
 
 
 def edit(function: Any, *changes: tuple[str, str]) -> None:
-    """Change the code of a function, wherever it is held.
+    """Change the code of a function for all references to it.
 
     Args:
-        function: A function, property or what is wrapped around one.
-        changes: What is there, once, in the code as ``ast.unparse`` writes it, and what to put there.
+        function: A function, a property or a wrapper of a function.
+        changes: Pairs of an old text, which must occur once in the output of ``ast.unparse``, and a new text.
 
     Raises:
-        StaleFault: If it is not there, or more than once.
+        StaleFault: If an old text occurs never or more than once.
     """
     function = function.fget if isinstance(function, property) else getattr(function, "callback", function)
     function = inspect.unwrap(function)
@@ -129,10 +129,10 @@ def _nested(code: Any) -> Iterator[Any]:
 
 
 def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
-    """Put ``around(original, *arguments, **options)`` in the place of an attribute.
+    """Replace an attribute by ``around(original, *arguments, **options)``.
 
     Raises:
-        StaleFault: If it is not there.
+        StaleFault: If there is no such attribute.
     """
     original = getattr(owner, name, None)
     if original is None:

@@ -1,6 +1,6 @@
-"""Plant each fault in a process of its own, forked after import, and see which test fails of it.
+"""Plant each fault in its own process, forked after import, and find the test that fails.
 
-pytest collects the tests once; a child runs those that a fault names, as pytest would, up to the first that fails.
+pytest collects the tests once; a child process runs those that a fault names, as pytest does, up to the first failure.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from tests.faults.planting import Fault, StaleFault
 
 TESTS = Path(__file__).parents[1]
 
-# Seconds after which a child is killed; the slowest takes a tenth of it.
+# Seconds after which a child process is killed; the slowest takes a tenth of it.
 TIME_LIMIT = 120.0
 
 KILLED, SURVIVED, WRONG, PASSED, ABSENT = "killed", "SURVIVED", "WRONG", "passed", "not here"
@@ -33,16 +33,16 @@ KILLED, SURVIVED, WRONG, PASSED, ABSENT = "killed", "SURVIVED", "WRONG", "passed
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault.
+    """The outcome of a planted fault.
 
     Attributes:
-        fault: Which.
+        fault: The fault's name.
         status: One of the above: ``WRONG`` is a kill by something other than an assertion, a fault that changes
             nothing, or a control that fails.
-        check: What killed it.
-        message: The first line of what that said.
-        checks: All checks that failed: of an implementation of its own, each is run.
-        seconds: How long it took.
+        check: The test or check that killed it.
+        message: The first line of its message.
+        checks: All checks that failed; for an optimizer or network of its own, all checks are run.
+        seconds: The duration.
     """
 
     fault: str
@@ -54,19 +54,19 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether this is the expected outcome."""
         return self.status not in {SURVIVED, WRONG}
 
 
 class _Session:
-    """A pytest plugin that forks in the place of running the tests."""
+    """A pytest plugin that forks instead of running the tests."""
 
     def __init__(self, work: Callable[[Any], None]) -> None:
         self.work = work
         self.raised: list[tuple[pytest.Item, BaseException]] = []
 
     def pytest_collection(self) -> None:
-        # The first failing example will do.
+        # The first failing example suffices.
         phases = [Phase.explicit, Phase.generate]
         settings.register_profile("unshrunk", settings.default, phases=phases, report_multiple_bugs=False)
         settings.load_profile("unshrunk")
@@ -97,13 +97,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def select(items: Sequence[pytest.Function], names: Sequence[str]) -> list[pytest.Function]:
-    """Take the tests of these names, of files, functions or cases, in their order; not those that fail as it is."""
+    """Select the tests with these names of files, functions or cases, in order, without expected failures."""
     usable = [item for item in items if item.get_closest_marker("xfail") is None]
     return [item for name in names for item in usable if name in (item.path.stem, item.originalname, item.name)]
 
 
 def _judge(fault: Fault, items: Sequence[pytest.Function], session: _Session) -> Outcome:
-    """Plant a fault here, and run what it names."""
+    """Plant a fault in this process, and run the tests that it names."""
     if fault.judge is not None:
         report = fault.judge()
         check, message = next(iter(report.failures.items()), ("", ""))
@@ -119,7 +119,7 @@ def _judge(fault: Fault, items: Sequence[pytest.Function], session: _Session) ->
     except StaleFault as stale:
         return Outcome(fault.name, WRONG, message=f"cannot be planted: {stale}")
     if (repr(fault.witness()) == before) != fault.control:
-        change = "changes what its witness sees" if fault.control else "changes nothing that its witness sees"
+        change = "changes its witness" if fault.control else "does not change its witness"
         return Outcome(fault.name, WRONG, message=f"{change}: {before[:100]}")
     for item, following in zip(chosen, [*chosen[1:], None], strict=True):
         item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -148,15 +148,15 @@ class _Child:
     answer: bytes = b""
 
     def kill(self) -> None:
-        """End it, and what it has started."""
+        """Kill it, and the processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process, signal.SIGKILL)
 
     def outcome(self) -> Outcome:
-        """Wait for it, and read what it has written."""
+        """Wait for it, and read its result."""
         os.close(self.pipe)
         _, status = os.waitpid(self.process, 0)
-        self.kill()  # whatever it has left behind
+        self.kill()  # processes that it has left behind
         seconds = round(time.monotonic() - self.started, 2)
         try:
             return Outcome(**json.loads(self.answer) | {"seconds": seconds})
@@ -168,29 +168,29 @@ class _Child:
 
 
 def _fork(fault: Fault, items: Sequence[pytest.Function], session: _Session) -> _Child:
-    """Judge a fault in a child, which writes what it finds into a pipe."""
+    """Judge a fault in a child process, which writes the outcome to a pipe."""
     reading, writing = os.pipe()
     process = os.fork()
     if process:
         os.close(writing)
-        with contextlib.suppress(OSError):  # the child may have been quicker
+        with contextlib.suppress(OSError):  # the child may have done it first
             os.setpgid(process, process)
         return _Child(fault, process, reading, time.monotonic())
-    os.setpgid(0, 0)  # Ctrl-C is the parent's
+    os.setpgid(0, 0)  # the parent handles Ctrl-C
     os.close(reading)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # what Lightning and the tests print
-        os.dup2(nowhere, stream)
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # discard the output of Lightning and the tests
+        os.dup2(null, stream)
     try:
         outcome = _judge(fault, items, session)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent reports it
+    except BaseException as error:  # noqa: BLE001 - the parent reports it
         outcome = Outcome(fault.name, WRONG, message=f"raises {type(error).__name__}: {_first_line(error)}")
     with os.fdopen(writing, "w") as pipe:
         json.dump(vars(outcome), pipe)
     os._exit(0)
 
 
-def _side_by_side(
+def _run_all(
     faults: Sequence[Fault],
     processes: int,
     fork: Callable[[Fault], _Child],
@@ -223,7 +223,7 @@ def _side_by_side(
 
 
 def _files(faults: Sequence[Fault]) -> list[str]:
-    """List the files that hold the tests that faults name: a few are collected sooner than all."""
+    """List the files with the tests that faults name: collecting a few is faster than collecting all."""
     names = {name.partition("[")[0] for fault in faults for name in fault.killed_by}
     texts = {path: path.read_text("utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
     return [
@@ -232,31 +232,31 @@ def _files(faults: Sequence[Fault]) -> list[str]:
 
 
 def run(faults: Sequence[Fault], *, processes: int, done: Callable[[Outcome], None]) -> None:
-    """Plant each of these faults that is one here.
+    """Plant each of these faults that this torch has the code for.
 
     Args:
-        faults: Which.
-        processes: How many at a time.
-        done: Called with what became of each.
+        faults: The faults.
+        processes: How many to plant at a time.
+        done: Called with each outcome.
 
     Raises:
         RuntimeError: If the tests cannot be collected.
     """
-    here = [fault for fault in faults if fault.is_here]
+    present = [fault for fault in faults if fault.is_here]
     for fault in faults:
-        if fault not in here:
+        if fault not in present:
             done(Outcome(fault.name, ABSENT))
     torch.set_num_threads(1)  # each process has one core, and OpenMP's threads do not survive a fork
 
     def work(items: Sequence[pytest.Function]) -> None:
         gc.collect()
         gc.freeze()
-        _side_by_side(here, processes, lambda fault: _fork(fault, items, session), done)
+        _run_all(present, processes, lambda fault: _fork(fault, items, session), done)
 
     session = _Session(work)
     arguments = [f"--rootdir={TESTS.parent}", "-c", str(TESTS.parent / "pyproject.toml"), "-p", "no:cacheprovider"]
-    # Collected only, the tests start no processes beside them.
-    arguments += ["--collect-only", "-q", "--device=cpu", *_files(here)]
+    # With --collect-only, no background processes are started.
+    arguments += ["--collect-only", "-q", "--device=cpu", *_files(present)]
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         status = pytest.main(arguments, plugins=[session])

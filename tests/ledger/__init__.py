@@ -1,4 +1,4 @@
-"""The ledgers, the notebook's claims and upstream's defects, and the tests that decide them.
+"""The ledgers of the notebook's claims and of the defects of torch and Lightning, and their documentation pages.
 
 ``python -m tests.ledger`` writes docs/claims.md and docs/defects.md.
 """
@@ -31,12 +31,12 @@ def defects() -> dict[str, dict[str, Any]]:
 
 
 def floors() -> list[dict[str, Any]]:
-    """Return how many checks a whole run makes at least, in which versions."""
+    """Return the smallest numbers of checks in a complete run, by versions."""
     return tomllib.loads((LEDGER / "floor.toml").read_text("utf-8"))["floor"]
 
 
 def applies_here(row: dict[str, Any]) -> bool:
-    """Whether what a row says, a defect's or a floor's, is to be expected in the versions that are installed."""
+    """Whether a defect or a floor applies to the installed versions."""
     return all(
         SpecifierSet(range_).contains(Version(version(name)).base_version, prereleases=True)
         for name, range_ in row["versions"].items()
@@ -44,13 +44,13 @@ def applies_here(row: dict[str, Any]) -> bool:
 
 
 def error(defect: dict[str, Any]) -> type[Exception]:
-    """Return what a defect's reproduction and its tests raise: what ``error`` names, or ``AssertionError``."""
+    """Return the type that a defect's reproduction and its tests raise, by default ``AssertionError``."""
     return getattr(builtins, defect.get("error", "AssertionError"))
 
 
 @cache
 def functions() -> list[tuple[str, ast.FunctionDef]]:
-    """Return every function of the tests, with its file's name."""
+    """Return every function in the tests, with its file's name."""
     paths = sorted(TESTS.rglob("test_*.py"))
     nodes = [
         (path.relative_to(TESTS).as_posix(), node) for path in paths for node in ast.parse(path.read_text("utf-8")).body
@@ -68,15 +68,15 @@ def claim_marks() -> Iterator[tuple[str, str, str]]:
 
 
 def claims_page() -> str:
-    """Render the claims, the tests that decide them, and what is true where the notebook is not."""
+    """Render the claims, the tests that decide them, and the corrections of false ones."""
     tests: dict[str, list[str]] = {}
     for id_, file, name in claim_marks():
         tests.setdefault(id_, []).append(f"[`{name}`](../tests/{file})")
     lines = [
-        "# What the notebook claims, and what holds",
+        "# The notebook's claims",
         "",
-        "Every statement of *Anatomia de Uma Rede Neural: SimpleNet* that a test can decide, with the tests that do.",
-        "The ledger is [claims.toml](../tests/ledger/claims.toml); this page is written by `python -m tests.ledger`.",
+        "Every statement of *Anatomia de Uma Rede Neural: SimpleNet* that a test can decide, and the tests that do.",
+        "`python -m tests.ledger` writes this page from [claims.toml](../tests/ledger/claims.toml).",
         "",
         "| section | claim | verdict | decided by |",
         "| --- | --- | --- | --- |",
@@ -96,12 +96,12 @@ def claims_page() -> str:
 def defects_page() -> str:
     """Render the defects with their reproductions."""
     lines = [
-        "# Defects found upstream",
+        "# Defects of torch and Lightning",
         "",
-        "Each is a strict expected failure of the named test in the named versions: the suite fails when one shows",
-        "elsewhere, and when one is gone. Each reproduction runs as it stands, and raises an `AssertionError`,",
-        "or the error that is named, where the defect is. The ledger is [defects.toml](../tests/ledger/defects.toml);",
-        "this page is written by `python -m tests.ledger`.",
+        "Each defect is a strict expected failure of the named tests in the named versions: the suite fails if a",
+        "defect occurs in another version, and if it is fixed. In these versions, each reproduction raises an",
+        "`AssertionError`, or the named error. `python -m tests.ledger` writes this page from",
+        "[defects.toml](../tests/ledger/defects.toml).",
     ]
     for id_, defect in defects().items():
         lines += [

@@ -1,4 +1,4 @@
-"""Programs that tests run in forks get what Python would give them, and leave what it would leave."""
+"""Child processes that are forks behave as if Python had started them anew, and leave the parent unchanged."""
 
 import json
 import multiprocessing
@@ -22,7 +22,7 @@ sys.exit(3)
 
 
 def test_a_program_in_a_fork_runs_as_under_a_new_interpreter(tmp_path, monkeypatch):
-    """With the environment of the test, but for what is changed for it, and a hash seed of its own."""
+    """With the test's environment variables, the given changes, and a fixed hash seed."""
     monkeypatch.setenv("OF_THE_TEST", "yes")
     environment = {**os.environ}
 
@@ -35,7 +35,7 @@ def test_a_program_in_a_fork_runs_as_under_a_new_interpreter(tmp_path, monkeypat
     assert (name, argv, directory) == ("__main__", ["-c", "one", "two"], str(tmp_path))
     assert (changed, kept, hash_seed) == ("so", "yes", "1")
     assert method == multiprocessing.get_start_method()
-    assert not daemon  # it may have children of its own
+    assert not daemon  # it may start child processes
     assert preloaded == hasattr(program, "process")
     assert (program.returncode, errors) == (3, b"about it")
     assert environment == {**os.environ}
@@ -49,6 +49,6 @@ failing = Background(start_failing)
 
 
 def test_a_failing_child_process_fails_the_test_with_its_output(finished):
-    """Its end is seen, and what it said of it is shown."""
+    """Its exit status and its traceback are in the message."""
     with pytest.raises(AssertionError, match=r"(?s)ended with 1: .*KeyError: 'the reason'"):
         finished(failing)

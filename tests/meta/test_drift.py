@@ -1,4 +1,4 @@
-"""What tox environments have found is gathered as they wrote it, and shown as it stands."""
+"""docs/drift.md shows the records of the tox environments."""
 
 import json
 import re
@@ -14,7 +14,7 @@ SEEDS = (1, 2)
 
 
 def record(torch, *, first=None, ulps=0, defects=(), failures=(), adams=tuple(ADAMS)):
-    """Make up what an environment with that torch found: ``first`` and ``ulps`` are those of the second seed."""
+    """Make a record of an environment with that torch; ``first`` and ``ulps`` are those of the second seed."""
     versions = {"python": "3.11.7 on Linux", "torch": torch, "lightning": "2.6.6", "numpy": "2.4.6"}
     return {
         "format": pages.FORMAT,
@@ -34,7 +34,7 @@ def record(torch, *, first=None, ulps=0, defects=(), failures=(), adams=tuple(AD
 
 @pytest.fixture
 def records(tmp_path):
-    """Gather three records, written in another order than that of their versions."""
+    """Return three records, read from files whose order is not that of the versions."""
     old = record(
         "2.0.1+cu117", first=57, ulps=1234, failures=["tests/test_x.py::test_y"], adams=("for-loop", "foreach")
     )
@@ -48,7 +48,7 @@ def records(tmp_path):
 
 
 def rows(text, start):
-    """Return the cells of the rows that begin with a cell."""
+    """Return the cells of the rows whose first cell is ``start``."""
     return [
         [cell.strip() for cell in row.strip("|").split("|")]
         for row in text.splitlines()

@@ -1,4 +1,4 @@
-"""Under this project's settings a warning of the code is an error, and the advice of a pytest tool is not.
+"""Under this project's settings, warnings of the code are errors, and advice of pytest's plugins is not.
 
 Each test runs pytest in another process, on one small file in a directory with this project's settings.
 """
@@ -13,7 +13,7 @@ pytest_plugins = "pytester"
 
 PROJECT = Path(__file__).parents[2]
 
-TRIED = """
+TESTS = """
 import warnings
 
 def test_timed(benchmark):
@@ -29,11 +29,11 @@ def test_warns():
 
 @pytest.fixture
 def pytest_with_our_settings(pytester, monkeypatch):
-    """Return what runs pytest in another process, in a directory with this project's settings and one file of tests."""
+    """Return a function that runs pytest in another process, with this project's settings and the tests above."""
     for variable in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):  # pytest-benchmark does not time in a worker
         monkeypatch.delenv(variable, raising=False)
     shutil.copy(PROJECT / "pyproject.toml", pytester.path)
-    path = pytester.makepyfile(TRIED)
+    path = pytester.makepyfile(TESTS)
     return lambda *arguments: pytester.runpytest_subprocess("-p", "no:xdist", path, *arguments)
 
 
@@ -41,7 +41,7 @@ SHORT = ("--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-roun
 
 
 def test_a_record_of_another_clock_frequency_is_compared_with_a_warning(pytest_with_our_settings, pytester):
-    """A frequency is measured anew in each run, so hardly any record is of the same one."""
+    """The clock frequency is measured in each run, and almost always differs."""
     assert pytest_with_our_settings(*SHORT, "--benchmark-save=before").ret == 0
     (path,) = pytester.path.glob(".benchmarks/*/0001_before.json")
     record = json.loads(path.read_text("utf-8"))
@@ -57,7 +57,7 @@ def test_a_record_of_another_clock_frequency_is_compared_with_a_warning(pytest_w
 
 
 def test_other_warnings_of_pytest_benchmark_are_not_errors(pytest_with_our_settings):
-    """There is no such record, and nothing to save."""
+    """Such as that there is no record to compare with, and nothing to save."""
     result = pytest_with_our_settings(*SHORT, "-k", "no_such", "--benchmark-compare=0009", "--benchmark-save=none")
 
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
@@ -73,7 +73,7 @@ def test_a_warning_of_the_code_and_a_benchmark_that_times_nothing_are_errors(pyt
 
 
 def test_a_read_only_checkout_is_tested_with_a_warning(pytest_with_our_settings):
-    """There pytest cannot keep its cache; below a file nobody can, the superuser included."""
+    """Pytest cannot create its cache there. Tested with a path below a file, where the superuser cannot either."""
     result = pytest_with_our_settings("-k", "test_timed", "-o", "cache_dir=pyproject.toml/cache")
 
     assert result.ret == 0

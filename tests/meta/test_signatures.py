@@ -1,7 +1,7 @@
-"""The shapes in the signatures are true.
+"""The shapes in the signatures are correct.
 
-jaxtyping annotations are checked here on a second copy of the package, imported under its
-hook. The rest of the suite runs the code as users run it, without.
+The jaxtyping annotations are checked on a second copy of the package, imported under jaxtyping's
+hook. The other tests run the code without the hook, as users do.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from jaxtyping import TypeCheckError, install_import_hook
 
 @pytest.fixture(scope="module")
 def checked():
-    """Import ``simplenet`` anew with every annotated call checked."""
+    """Import a second copy of ``simplenet`` in which every annotated call is checked."""
     ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "simplenet"}
     for name in ours:
         del sys.modules[name]
@@ -35,13 +35,13 @@ def parameters(module, hidden):
 
 @pytest.mark.parametrize("architecture", ["overview", "derivation", "listing"])
 @pytest.mark.parametrize("shape", [(2,), (4, 2), (0, 2), (2, 3, 2)], ids=str)
-def test_the_network_keeps_the_shapes_it_declares(checked, architecture, shape):
+def test_the_network_returns_the_shapes_in_its_signatures(checked, architecture, shape):
     net = checked.model.SimpleNet(architecture)
 
     assert net(torch.ones(shape)).shape == (*shape[:-1], 1)
 
 
-def test_the_loss_keeps_the_shapes_it_declares(checked):
+def test_the_loss_returns_the_shapes_in_its_signatures(checked):
     net = checked.model.SimpleNet()
     inputs, targets = checked.data.xor()
 
@@ -50,7 +50,7 @@ def test_the_loss_keeps_the_shapes_it_declares(checked):
 
 @pytest.mark.parametrize("architecture", ["overview", "derivation", "listing"])
 @pytest.mark.parametrize("hidden", [1, 4])
-def test_the_reference_keeps_the_shapes_it_declares(checked, architecture, hidden):
+def test_the_reference_returns_the_shapes_in_its_signatures(checked, architecture, hidden):
     reference = checked.reference
     p = parameters(reference, hidden)
     x, y = np.ones((3, 2)), np.ones((3, 1))
@@ -63,7 +63,7 @@ def test_the_reference_keeps_the_shapes_it_declares(checked, architecture, hidde
 
 
 def test_a_wrong_shape_raises_an_error(checked):
-    """The check can fail, so the tests above say something."""
+    """So the tests above can fail."""
     with pytest.raises(TypeCheckError):
         checked.model.SimpleNet()(torch.ones(4, 3))
     with pytest.raises(TypeCheckError):

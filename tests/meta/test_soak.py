@@ -1,4 +1,4 @@
-"""Long forms of tests: left out of a plain run, which counts as a whole one without them."""
+"""Soak tests, the long forms of tests: a plain run deselects them, and has to reach the floor without them."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_long(): ...
     [([], ["test_quick"]), (["-m", "soak"], ["test_long"]), (["-m", ""], ["test_quick", "test_long"])],
 )
 def test_a_soak_test_runs_only_on_request(tmp_path, options, ran):
-    """In a process of its own, with pyproject.toml's settings."""
+    """In another process, with the settings of pyproject.toml."""
     (tmp_path / "test_two.py").write_text(TWO)
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--noconftest", "-p", "no:cacheprovider"]
 
@@ -37,7 +37,7 @@ def test_a_soak_test_runs_only_on_request(tmp_path, options, ran):
 
 
 class Config:
-    """A run without a single check, as pytest's configuration gives it."""
+    """A stand-in for pytest's configuration, of a run without any check."""
 
     args = ("tests", "benchmarks")
 
@@ -55,7 +55,7 @@ class Config:
     ("expression", "whole"), [("not soak", True), ("", True), ("soak", False), ("not soak and claim", False)]
 )
 def test_a_run_without_soak_tests_must_reach_the_floor(expression, whole):
-    """And one with them too, but not one of them alone."""
+    """So must a run with soak tests; a run of soak tests alone need not."""
     assert bool(Tally(Config(expression)).missing()) == whole
 
 
@@ -66,13 +66,13 @@ def test_a_run_without_soak_tests_must_reach_the_floor(expression, whole):
         ("cuda", 1, ["cuda", "cuda"], "fused-cuda"),
         ("cuda", 1, ["cuda", "fused-cuda"], "cuda"),
         ("cuda", 1, ["cuda", "cuda", "fused-cuda"], ""),
-        ("cuda:1", 2, ["cuda", "cuda", "fused-cuda"], "cuda:1 fused-cuda:1"),  # another GPU's
+        ("cuda:1", 2, ["cuda", "cuda", "fused-cuda"], "cuda:1 fused-cuda:1"),  # those are of another GPU
         ("all", 0, [], ""),
         ("cpu", 1, [], ""),
     ],
 )
 def test_a_run_with_too_few_checks_on_a_gpu_fails(monkeypatch, chosen, gpus, checked, missing):
-    """By device and implementation: as many as a floor of CUDA says, or one."""
+    """For each device and implementation: the number in a floor of CUDA, or one."""
     rows = [{"cpu": 0, "fused-cpu": 0}, {"cuda": 2}]
     floors = [{"versions": {"torch": ">=2"}, "checks": row} for row in rows]
     monkeypatch.setattr("tests.ledger.floors", lambda: floors)

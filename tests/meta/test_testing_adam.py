@@ -1,4 +1,4 @@
-"""The checks of an Adam kill every planted fault, pass what is sound, and name what is no Adam."""
+"""The checks of an Adam kill every planted fault, pass correct optimizers, and identify other optimizers."""
 
 from functools import partial
 
@@ -73,7 +73,7 @@ INTERFACE = {
     "one type for all": "parameters of several types go their own ways",
     "KeyError at the second step": "it takes steps",
 }
-# Whose fault would be no fault of the other's.
+# The variant to check for; L2 for decoupled decay is a fault of AdamW alone.
 DEMANDED = dict.fromkeys(adam.FAULTS, "adam") | {"L2 for decoupled": "adamw"}
 
 
@@ -107,7 +107,7 @@ def test_a_fault_in_the_bookkeeping_is_named(fault):
 
 
 def test_without_a_fault_both_optimizers_pass():
-    """But for what torch itself does."""
+    """Except for torch's known defects."""
     for make, variant in (
         (partial(adam.FaultyAdam, fault=None), "adam"),
         (partial(adam.FaultyAdam, fault=None, decoupled=True), "adamw"),
@@ -120,7 +120,7 @@ def test_without_a_fault_both_optimizers_pass():
 
 
 def as_made(implementation: Implementation):
-    """Make torch's implementation as a user would."""
+    """Return a constructor of torch's implementation with a signature as a user would write it."""
 
     def make(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False):  # noqa: FBT002
         given = list(parameters)
@@ -147,11 +147,11 @@ def test_torchs_own_implementations_pass_but_for_known_defects(implementation):
 
 
 def test_a_failure_that_differs_from_torchs_is_not_a_known_defect():
-    """A zero gradient makes NaN of torch's float16; what moves by it, or in another way, is at fault itself."""
+    """In torch, a zero gradient makes a float16 parameter NaN. Any other change by a zero gradient is a failure."""
 
     class Drifts(torch.optim.Adam):
         def step(self, closure=None):
-            self.param_groups[0]["eps"] = max(self.param_groups[0]["eps"], 1e-3)  # which torch's defect goes without
+            self.param_groups[0]["eps"] = max(self.param_groups[0]["eps"], 1e-3)  # avoids torch's defect
             super().step(closure)
             with torch.no_grad():
                 for p in self.param_groups[0]["params"]:
@@ -170,7 +170,7 @@ def test_a_failure_that_differs_from_torchs_is_not_a_known_defect():
     "error", [KeyError("state"), ZeroDivisionError(), SystemExit(0), AssertionError("wrong")], ids=repr
 )
 def test_a_check_that_raises_any_exception_fails(error):
-    """Whatever it is; only that a check is not applicable is said in another way."""
+    """Any exception, except the one that says that a check is not applicable."""
 
     def fail(_):
         raise error
@@ -203,7 +203,7 @@ def test_an_optimizer_that_is_not_an_adam_is_named(name):
     ],
 )
 def test_the_variant_is_found_in_every_dtype(dtype, fault, decoupled, axis, value):
-    """At settings at which bfloat16, with its three digits, tells them apart as well."""
+    """The settings are chosen so that even bfloat16, with its three digits, distinguishes the variants."""
     skip_where_missing(adam_arithmetic, dtype, torch.device("cpu"))
 
     report = check_adam(partial(adam.FaultyAdam, fault=fault, decoupled=decoupled), dtypes=[dtype], only=[VARIANT])
@@ -222,7 +222,7 @@ def test_the_variant_is_found_in_every_dtype(dtype, fault, decoupled, axis, valu
     ],
 )
 def test_a_variant_other_than_the_required_one_is_a_failure(demanded, departure):
-    """What was asked for and is not there is not excused by what is: DeepSpeed PR 8307."""
+    """Even if it is another published variant, as in DeepSpeed PR 8307."""
     report = check_adam(torch.optim.AdamW, dtypes=[torch.float32], variant=demanded, only=[VARIANT, BOUND])
 
     assert departure in report.failures[VARIANT]
@@ -244,7 +244,7 @@ def test_float32_corrections_are_reported_and_can_be_refused():
 
 @pytest.mark.skipif(TORCH < (2, 1), reason="torch 2.0 does not compile under Python 3.11")
 def test_a_check_compiles_every_variant_of_a_compiled_function():
-    """By default torch compiles eight variants of a function, and runs the ninth uncompiled without a word."""
+    """By default torch compiles eight variants of a function, and runs the ninth uncompiled without a warning."""
     compiled = torch.compile(
         lambda x: torch.zeros_like(x) if torch._dynamo.is_compiling() else x,  # noqa: SLF001
         backend="eager",

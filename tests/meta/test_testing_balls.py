@@ -1,4 +1,4 @@
-"""Ball arithmetic on arrays: its centres against fractions, its radii against what torch computes."""
+"""Ball arithmetic on arrays: its centres against fractions, its radii against results of torch."""
 
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -15,14 +15,14 @@ from simplenet.testing.assertions import assert_in_balls, refuted
 from simplenet.testing.balls import Balls, Pair, balls
 from simplenet.testing.strategies import floats
 
-# A hundred numbers an example: what is quick on arrays may be tried on many.
+# Numbers per example: operations on arrays are fast enough for many.
 COUNT = 100
 wide = floats(torch.float64, min_exponent=-200, max_exponent=200)
 
 
 @st.composite
 def arrays(draw, elements=wide):
-    """Draw from few numbers many, so that equal and neighbouring ones meet."""
+    """Draw an array from a small pool of numbers, so that equal and adjacent numbers are combined."""
     pool = np.array(draw(st.lists(elements, min_size=4, max_size=12)))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     values = pool[generator.integers(len(pool), size=COUNT)]
@@ -30,7 +30,7 @@ def arrays(draw, elements=wide):
 
 
 def pairs(high, generator):
-    """Add to numbers a second part of up to half a unit in their last place."""
+    """Add low parts of up to half a unit in the last place."""
     low = (generator.random(high.shape) - 0.5) * np.spacing(np.abs(high)) * 0.99
     return Pair(high, low)
 
@@ -41,7 +41,7 @@ def fraction(pair, i):
 
 
 def root_of(x):
-    """Take a root to 400 bits."""
+    """Return a square root with an absolute error below 2**-399."""
     scaled = (x.numerator << 800) // x.denominator
     return Fraction(isqrt(scaled << 800), 1 << 800)
 
@@ -49,7 +49,7 @@ def root_of(x):
 @pytest.mark.parametrize("operation", ["+", "-", "*", "/", "root", "**3"])
 @given(a=arrays(), b=arrays(), seed=st.integers(0, 2**32))
 def test_an_exact_operation_on_pairs_is_within_its_radius(operation, a, b, seed):
-    """Without roundings to charge for, what is left is the arithmetic's own error."""
+    """With ``roundings=0``, the radius bounds the error of the pair arithmetic itself."""
     generator = np.random.default_rng(seed)
     a, b = pairs(np.abs(a) if operation == "root" else a, generator), pairs(np.where(b == 0, 1.0, b), generator)
     if operation == "root":
@@ -104,7 +104,7 @@ def test_a_rounded_operation_of_torch_is_in_its_ball(dtype, operation, data):
 
 @given(a=arrays(floats(torch.float64, min_exponent=-10, max_exponent=10)), seed=st.integers(0, 2**32))
 def test_the_errors_of_the_operands_are_propagated_to_the_result(a, seed):
-    """Any numbers within two balls give a result within the third; at the ends of the radii, where it is tight."""
+    """The result for any numbers in the operands' balls is in the result's ball; tested at the ends of the radii."""
     generator = np.random.default_rng(seed)
     b = a[::-1] + np.where(a[::-1] == 0, 1, 0)
     radii = [np.abs(values) * 2.0**-10 * generator.random(COUNT) for values in (a, b)]
@@ -130,7 +130,7 @@ def test_the_errors_of_the_operands_are_propagated_to_the_result(a, seed):
 @given(a=arrays(floats(torch.float64, min_exponent=-10, max_exponent=10, signed=False)), part=st.floats(0, 2))
 def test_the_root_of_a_ball_contains_the_roots_of_its_ends(a, part):
     radius = a * part
-    ball = Balls(a, radius, dtype=torch.float64).sqrt()  # with a rounding, for that of the roots below
+    ball = Balls(a, radius, dtype=torch.float64).sqrt()  # with one rounding, for np.sqrt below
 
     for end in (a + radius, np.maximum(a - radius, 0), a):
         assert ball.excess(np.sqrt(end)).max() <= 1
@@ -146,7 +146,7 @@ def test_there_is_no_bound_near_float64s_overflow():
 
 @given(a=arrays(st.floats(-600, 700)), seed=st.integers(0, 2**32))
 def test_an_exponential_is_within_its_radius(a, seed):
-    """Of 30 digits; a radius of its own is the exponential of the upper end away."""
+    """Against an exponential of 60 digits; the argument's radius is propagated."""
     generator = np.random.default_rng(seed)
     a, radius = pairs(a, generator), generator.random(COUNT)
     exact = Balls(a, dtype=torch.float64, roundings=0)
@@ -199,7 +199,7 @@ def test_an_operation_without_a_rule_is_refused():
 
 @given(data=st.data())
 def test_a_chain_of_operations_stays_in_its_ball(data):
-    """In float32, cancellation included."""
+    """In float32, with cancellation."""
     values = data.draw(st.lists(floats(torch.float32, min_exponent=-20, max_exponent=20), min_size=4, max_size=4))
     a, b, c, d = (torch.tensor(value) for value in values)
     x, y, z, w = (balls(value, dtype=torch.float32) for value in values)
@@ -212,8 +212,8 @@ def test_a_chain_of_operations_stays_in_its_ball(data):
 @pytest.mark.parametrize("operation", "+-*/sp")
 @given(data=st.data())
 def test_a_ball_contains_the_operation_on_every_point_of_its_operands(data, operation):
-    """Ends and insides, zero within or not; where a quotient has no bound, neither has what is computed from it."""
-    numbers = st.integers(-64, 64).map(lambda n: Fraction(n, 8))  # which float64 holds
+    """At the centre, inside and at the ends. A quotient by a ball around zero is unbounded, and so are its results."""
+    numbers = st.integers(-64, 64).map(lambda n: Fraction(n, 8))  # exact in float64
     points, operands = [], []
     for _ in "ab":
         centre, radius, share = data.draw(
@@ -261,7 +261,7 @@ def test_negation_of_a_ball_is_exact(numerator):
 
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_a_ball_contains_the_sigmoid_that_torch_computes(data, dtype):
-    """From any finite number: where it is subnormal, torch's is 0."""
+    """For any finite number; where the result is subnormal, torch returns 0."""
     value = data.draw(floats(dtype))
 
     actual = torch.sigmoid(torch.tensor([value], dtype=dtype))
@@ -276,7 +276,7 @@ def test_a_quotient_by_a_ball_around_zero_is_unbounded():
 
 
 def test_iterating_over_an_array_equals_indexing_it():
-    """As of NumPy's arrays; a radius that is shared out by broadcasting comes along."""
+    """As for NumPy's arrays; a radius that is broadcast is indexed too."""
     array = Balls(
         Pair(np.arange(6.0).reshape(3, 2), np.full((3, 2), 1e-20)), [[1.0], [2.0], [3.0]], dtype=torch.float32
     )

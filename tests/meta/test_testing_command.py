@@ -1,4 +1,4 @@
-"""``simplenet check`` in a directory of the user's, and ``parametrize_with_checks`` in a suite of the user's."""
+"""``simplenet check`` in a user's directory, and ``parametrize_with_checks`` in a user's suite."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ ONLY = ("--dtype", "float32", "--only", "it takes steps", "--only", "it is a pub
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Work in a directory that holds ``mine.py``."""
+    """Change to a directory that contains ``mine.py``."""
     (tmp_path / "mine.py").write_text(MINE, "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -74,7 +74,7 @@ def test_checking_a_users_adam_prints_a_table_and_exits_with_a_status():
 
 
 @pytest.mark.usefixtures("here")
-def test_a_variant_that_it_is_not_has_status_1():
+def test_an_adam_of_another_variant_than_required_has_status_1():
     result = run("adam", "mine:MyAdam", *ONLY, "--variant", "adam")
 
     assert result.exit_code == 1
@@ -172,7 +172,7 @@ def test_mine(adam, check):
 def test_expected(adam, check):
     check(adam)
 
-@parametrize_with_checks([MyAdam], **only, expected_failures={"it takes steps": "said in error"})
+@parametrize_with_checks([MyAdam], **only, expected_failures={"it takes steps": "does not fail"})
 def test_strictly(adam, check):
     check(adam)
 
@@ -183,7 +183,7 @@ def test_network(network, check):
 
 
 def test_each_check_is_a_test_in_a_users_suite(here):
-    """In a process of its own, without this suite's configuration."""
+    """In another process, without this suite's configuration."""
     (here / "test_mine.py").write_text(SUITE, "utf-8")
     options = ["-v", "-p", "no:cacheprovider", "-k", "takes or variant or past"]
 
@@ -230,7 +230,7 @@ def test_expected_failures_are_strict():
 
 
 class Arrays(ArrayOptimizer):
-    """Adam in NumPy, as an optimizer that knows nothing of torch."""
+    """Adam in NumPy, as an example of another framework."""
 
     def start(self, parameters, lr, b1, b2, eps):
         self.p, self.options, self.t = parameters, (lr, b1, b2, eps), 0
@@ -248,7 +248,7 @@ class Arrays(ArrayOptimizer):
 
 
 def test_an_optimizer_of_another_framework_is_checked_through_an_adapter():
-    """Of two methods; bfloat16, which NumPy lacks, and groups are then not applicable."""
+    """The adapter has two methods. Checks of bfloat16, which NumPy lacks, and of groups are not applicable."""
     report = check_adam(Arrays, variant="algorithm 1", expected_failures={
         "invalid hyper-parameters are refused": "it checks nothing",
         "a zero gradient moves nothing, float16": "as in torch",
@@ -271,7 +271,7 @@ def test_an_optimizer_of_another_framework_is_checked_through_an_adapter():
     ],
 )  # fmt: skip
 def test_the_accepted_hyper_parameters_are_detected(make, takes, decay):
-    """By signature, and by trial where that is open; a decay that stays on is named."""
+    """From the signature, or by trying them if it has ``**kwargs``; a decay that cannot be disabled is reported."""
     report = check_adam(make, dtypes=[torch.float32])
 
     assert report.facts["takes"] == takes
@@ -280,7 +280,7 @@ def test_the_accepted_hyper_parameters_are_detected(make, takes, decay):
 
 
 class RefusesAmsgrad(torch.optim.Adam):
-    """Has the name, as its base has, and refuses the thing, as 8-bit optimizers do."""
+    """Has the argument, as its base class has, but refuses ``True``, as 8-bit optimizers do."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False):  # noqa: FBT002
         if amsgrad:
@@ -296,7 +296,7 @@ def test_a_flag_that_the_constructor_refuses_is_not_used():
 
 
 class TupleGroups:
-    """Adam that has nothing of torch's interface but a step, and other things by its names."""
+    """Adam whose ``param_groups`` and state have other contents than in torch's interface."""
 
     def __init__(self, params, lr=1e-3):
         self.inner = torch.optim.Adam(params, lr)
@@ -312,7 +312,7 @@ class TupleGroups:
         self.inner.load_state_dict(*state)
 
 
-def test_attributes_of_torchs_names_with_other_contents_are_not_failures():
+def test_param_groups_and_a_state_with_other_contents_than_torchs_are_not_failures():
     report = check_adam(TupleGroups, dtypes=[torch.float32])
 
     assert report.passed, str(report)

@@ -1,4 +1,4 @@
-"""The checks of a network kill every planted fault, and take whatever forward takes and returns."""
+"""The checks of a network kill every planted fault, and support any inputs and outputs of ``forward``."""
 
 import warnings
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def test_a_correct_network_passes(factory):
 
 
 class TwoInputs(nn.Module):
-    """Takes two tensors, or two by name; returns them scored as asked."""
+    """Takes two tensors, by position or by name, and returns their scores in the form that ``wrap`` gives them."""
 
     def __init__(self, wrap):
         super().__init__()
@@ -58,7 +58,7 @@ class Output:
 
 
 class Returned(dict):
-    """A dictionary, as many libraries return."""
+    """A subclass of a dictionary, as many libraries return."""
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -83,7 +83,7 @@ def test_forward_may_take_and_return_anything(named, wrap):
 
 
 class WithTrainingStep(LightningModule):
-    """Trained by a step of its own, which draws from a generator of its own where it is to be at fault."""
+    """Has its own ``training_step``; with ``repeats=False`` it adds noise from its own generator, which is a fault."""
 
     def __init__(self, *, repeats=True):
         super().__init__()
@@ -101,8 +101,8 @@ class WithTrainingStep(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-def test_a_training_step_of_its_own_is_called():
-    """Trained otherwise, its noise would not be seen."""
+def test_the_training_step_of_a_lightning_module_is_called():
+    """Without the call, the noise that it adds would not be detected."""
     sound, noisy = (
         check_network(lambda repeats=repeats: WithTrainingStep(repeats=repeats)) for repeats in (True, False)
     )
@@ -113,7 +113,7 @@ def test_a_training_step_of_its_own_is_called():
 
 
 class Forgetful(WithTrainingStep):
-    """Does not take its weights from a checkpoint."""
+    """Does not load its weights from a checkpoint."""
 
     def on_load_checkpoint(self, checkpoint):
         checkpoint["state_dict"] = {name: torch.zeros_like(t) for name, t in checkpoint["state_dict"].items()}
@@ -124,7 +124,7 @@ def test_a_network_that_does_not_resume_is_named():
 
 
 def test_rows_that_depend_on_each_other_can_be_declared():
-    """As batch normalization's do while it trains."""
+    """As with batch normalization in training mode."""
 
     def factory():
         return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))

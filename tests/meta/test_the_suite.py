@@ -1,4 +1,4 @@
-"""The suite itself: its assertions fail on what is false, its strategies stay in their domains."""
+"""The suite itself: its assertions fail on wrong values, and its strategies draw from their domains."""
 
 import math
 import re
@@ -40,7 +40,7 @@ def test_half_the_smallest_subnormal_rounds_to_zero(dtype):
 
 @given(dtype=dtypes, n=st.integers(1, 50))
 def test_gamma_bounds_every_product_of_that_many_roundings(dtype, n):
-    """Higham's lemma 3.1, at its worst case: all errors of one sign."""
+    """Higham's lemma 3.1, in the worst case: all errors have one sign."""
     u = unit_roundoff(dtype)
 
     assert (1 + u) ** n - 1 <= gamma(n, dtype)
@@ -99,7 +99,7 @@ def test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart(actua
 
 
 def test_one_wrong_entry_of_many_fails_the_assertion():
-    """Wherever it is; and the message says where."""
+    """At any position, which the message contains."""
     for i in range(4):
         actual = torch.ones(4)
         actual[i] = 2
@@ -112,7 +112,7 @@ def test_one_wrong_entry_of_many_fails_the_assertion():
 
 @pytest.mark.parametrize(("actual", "expected"), [((2,), (1,)), ((1,), (2,)), ((), (1,)), ((2, 1), (2,)), ((0,), (1,))])
 def test_an_assertion_refuses_another_shape(actual, expected):
-    """It broadcasts nothing."""
+    """Assertions do not broadcast."""
     one, other = torch.ones(actual), torch.ones(expected)
 
     for call in (
@@ -178,7 +178,7 @@ def test_floats_reach_their_corners(dtype, corner):
      ("interleaved", (16, 2), 1)],
 )  # fmt: skip
 def test_a_layout_has_the_strides_and_offset_of_its_name(layout, strides, offset):
-    """Of a matrix of three rows and four columns."""
+    """For a matrix of three rows and four columns."""
     placed = place(torch.ones(3, 4), layout).tensor
 
     assert (placed.stride(), placed.storage_offset()) == (strides, offset)
@@ -204,7 +204,7 @@ def test_a_layout_holds_the_values_and_detects_writes_around_them(layout):
 
 
 class Options:
-    """A run's options, as pytest's configuration gives them."""
+    """A stand-in for pytest's configuration, with the options of a run."""
 
     def __init__(self, **options):
         self._options = {"device": "cpu", "adam": None, "net": None, **options}
@@ -235,19 +235,19 @@ def test_a_path_that_cannot_be_imported_is_refused_by_name(option, path):
 
 
 def test_no_test_uses_fixtures_that_warn_under_junitxml():
-    """``record_property`` does, and a warning is an error; an item's ``user_properties`` carry the same in silence."""
+    """``record_property`` does. An item's ``user_properties`` serve the same purpose without a warning."""
     asking = [f.name for _, f in functions() for argument in f.args.args if argument.arg.startswith("record_")]
 
     assert not asking
 
 
-@pytest.mark.parametrize("kind, device", [("cpu", torch.device("cpu"))])  # noqa: PT006 - a user may write it so
+@pytest.mark.parametrize("kind, device", [("cpu", torch.device("cpu"))])  # noqa: PT006 - users may write it like this
 def test_a_test_may_bring_its_own_values_of_a_fixture(kind, device):
     assert device.type == kind
 
 
 class Metafunc:
-    """A test that asks for a fixture, as pytest shows it while it collects."""
+    """A stand-in for the metafunc of a test that uses a fixture."""
 
     def __init__(self, config, fixture):
         self.config, self.fixturenames, self.values = config, [fixture], {}
@@ -258,7 +258,7 @@ class Metafunc:
 
 
 def test_the_checks_of_a_users_object_are_built_only_for_their_test(monkeypatch):
-    """Not for each test of the suite, thousands of times."""
+    """And not for each of the thousands of other tests."""
     made = []
     monkeypatch.setattr(plugin, "user_checks", lambda _, option: made.append(option) or [option])
     tests = [Metafunc(Options(), fixture) for fixture in ("device", "adam", "adam_check")]

@@ -1,4 +1,4 @@
-"""The catalogue: what is planted, by subject."""
+"""The catalogue of planted faults, by subject."""
 
 from tests.faults.planted import (
     command,
