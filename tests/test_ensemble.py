@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from unittest.mock import patch
 
 import pytest
@@ -27,7 +27,7 @@ from simplenet.mt19937 import draw
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import EXP_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
 from simplenet.testing.one_step import TrainingState, assert_training_step, training_step
-from simplenet.testing.settings import default_dtype
+from simplenet.testing.settings import default_dtype, num_threads
 from simplenet.testing.strategies import architectures, floats, seeds, tensors
 from tests.children import triton_kernel
 from tests.children.background import Background
@@ -368,9 +368,71 @@ def test_a_run_that_is_to_stop_begins_no_block(monkeypatch):
         return state
 
     train = ensemble._Training(run, 8, Step("overview", 4, CPU), schedule(4, 9, 0.01), CPU, stop)  # noqa: SLF001
-    train(initial_weights([1]))
+    parts = train(initial_weights([1]))
 
     assert begun == [0]
+    assert [part.shape for part in parts] == [(1,), (1,), (1, 17)]
+
+
+def test_all_that_a_run_computes_with_is_on_its_device(monkeypatch):
+    """Which is not the default one."""
+    place = torch.device("meta")
+    step, rows = Step("overview", 4, place), schedule(4, 9, 0.01).to(place)
+    seen = []
+
+    def run(t, end, state, rows):
+        seen.extend([t, end, *state, rows])
+        return state
+
+    monkeypatch.setattr(step, "solved_since", lambda t, since, y_hat: (seen.extend([t, since, y_hat]), since)[1])
+    train = ensemble._Training(run, 8, step, rows, place, threading.Event())  # noqa: SLF001
+    train.warm(initial_weights([1]))
+    with pytest.raises(NotImplementedError, match="no data"):  # to bring back from there
+        train(initial_weights([1]))
+
+    assert len(seen) == 2 * 7 + 3
+    assert {part.device for part in seen} == {place}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_run_on_another_device_has_the_width_of_that_device_and_is_there(monkeypatch, compiled):
+    place, asked, runs = torch.device("meta"), [], []
+    monkeypatch.setattr(ensemble, "resolve_device", lambda _: place)
+    monkeypatch.setitem(ensemble._WIDTH, "meta", 64)  # noqa: SLF001
+    monkeypatch.setattr(ensemble, "_compiled", lambda *given: (asked.append(given), lambda *_: None)[1])
+    monkeypatch.setattr(
+        ensemble, "_side_by_side", lambda train, _, workers, **__: (runs.append((train, workers)), [[]])[1]
+    )
+
+    with num_threads(3), default_dtype(torch.float64), suppress(ValueError):  # there is no result to put together
+        train_ensemble([1], compiled=compiled)
+
+    ((train, workers),) = runs
+    assert (train.width, train.place, train.rows.device, train.step.y.device) == (64, place, place, place)
+    assert workers == 1
+    assert asked == [("overview", 4, place, torch.float64)] * compiled
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, True), ({"progress": True}, None)])
+def test_a_run_that_is_told_no_more_takes_2000_steps_and_shows_no_bar(blocks, monkeypatch, options, expected):
+    disabled, tqdm = [], ensemble.tqdm
+    monkeypatch.setattr(ensemble, "tqdm", lambda **options: (disabled.append(options["disable"]), tqdm(**options))[1])
+
+    train_ensemble([1], **options)
+
+    assert blocks[-1][:2] == (1998, 2000)
+    assert disabled == [expected]
+
+
+@pytest.mark.parametrize("width", [2048, 2**17, 2**28 // 9])
+def test_a_chunk_of_the_widest_networks_fits_and_one_of_wider_ones_would_not(monkeypatch, width):
+    monkeypatch.setitem(ensemble._WIDTH, "eager", width)  # noqa: SLF001
+
+    with pytest.raises(ValueError, match="hidden is 0, but should be from 1 to") as refused:
+        train_ensemble([1], hidden=0)
+
+    widest = int(str(refused.value).split()[-1])
+    assert (4 * widest + 1) * width <= ensemble.MAX_WEIGHTS < (4 * (widest + 1) + 1) * width
 
 
 class Chunks:
@@ -634,11 +696,11 @@ def test_the_step_that_compiles_is_not_among_those_that_train(monkeypatch):
         ({"batch_size": 0}, "batch_size is 0, but should be from 1 to 1048576"),
         ({"hidden": 0}, "hidden is 0, but should be from 1 to 32767"),
         ({"lr": math.nan}, "lr is nan, but should be from 0 to 1e+37"),
-        ({"architecture": "other"}, "architecture is 'other', but should be one of"),
-        ({"device": "abacus"}, "device is 'abacus', but should be"),
+        ({"architecture": "other"}, "architecture is 'other', but should be one of overview"),
+        ({"device": "abacus"}, "device is 'abacus', but should be auto or one of those here: cpu"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}(, .*)?$"):
         train_ensemble(**{"seeds": [1], "compiled": False, **arguments})
