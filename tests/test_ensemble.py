@@ -97,6 +97,16 @@ def test_networks_start_on_the_cpu_whatever_the_default_device():
     assert_identical(actual, expected, claim="initial weights")
 
 
+def test_networks_that_have_taken_no_step_have_no_moments_and_are_not_solved():
+    weights = torch.ones(17, 3)
+
+    state = ensemble.fresh(weights)
+
+    expected = State(weights, torch.zeros(17, 3), torch.zeros(17, 3), torch.full((3,), NEVER))
+    for name, part in state._asdict().items():
+        assert_identical(part, getattr(expected, name), claim=name)
+
+
 def test_the_generator_is_given_back():
     torch.manual_seed(7)
     expected = torch.rand(3)
