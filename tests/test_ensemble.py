@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext, suppress
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -21,7 +22,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
-from simplenet.formulas import CORRECTED, corrections
+from simplenet.formulas import CORRECTED, compile_whole, corrections, loop
 from simplenet.model import ARCHITECTURES
 from simplenet.mt19937 import draw
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
@@ -246,6 +247,45 @@ def test_the_slope_of_an_activation_is_that_of_autograd(module):
     assert_identical(a, expected, claim="value")
     # At most the square and the difference from 1, or that and a product: of numbers up to 1.
     assert_within(slope(a), z.grad, atol=2 * gamma(3, torch.float64), claim="slope")
+
+
+# --- what torch compiles, and the loop around it, in Python ---
+
+
+def while_loop(ahead, advance, carried):
+    while ahead(*carried):
+        carried = advance(*carried)
+    return carried
+
+
+@pytest.mark.parametrize(("t", "end"), [(0, 0), (0, 3), (2, 3), (4, 9)])
+def test_a_loop_takes_each_step_up_to_its_end(monkeypatch, t, end):
+    """Each from the state that the one before has led to, with the same further tensors."""
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops.while_loop", SimpleNamespace(while_loop=while_loop))
+    run = loop(lambda t, state, *constants: (t + 1, tuple([*part, (t, *constants)] for part in state)))
+
+    after = run(t, end, (["a"], ["b"]), "c", "d")
+
+    taken = [(step, "c", "d") for step in range(t, end)]
+    assert after == (["a", *taken], ["b", *taken])
+
+
+def test_a_copy_of_a_function_is_compiled_whole_and_for_one_size(monkeypatch):
+    """With its defaults and what it closes over, and those of the options that this torch knows."""
+    compiled = []
+    monkeypatch.setattr(torch, "_inductor", SimpleNamespace(list_options=lambda: ["known", "other"]), raising=False)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: (compiled.append(options), function)[1])
+    three = 3
+
+    def function(one, two=2):
+        return one, two, three
+
+    copy = compile_whole(function, {"known": 4, "unknown": 5})
+
+    assert copy.__code__ is not function.__code__
+    assert copy.__name__ == function.__name__
+    assert copy(1) == (1, 2, 3)
+    assert compiled == [{"fullgraph": True, "dynamic": False, "options": {"known": 4}}]
 
 
 # --- many steps ---
