@@ -1,7 +1,8 @@
 """What every run of the suite shares: its examples, its header, and a check of global state.
 
-Hypothesis runs under one of two profiles: ``default`` is quick and always draws the same
-examples; ``--hypothesis-profile=explore`` draws new ones, many more of them.
+Hypothesis runs under one of three profiles: ``default`` is quick and always draws the same
+examples; ``--hypothesis-profile=explore`` draws new ones, many more of them; under ``unshrunk``,
+which is for planted faults and mutants, the first example that fails will do.
 """
 
 import os
@@ -16,7 +17,7 @@ os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
 import numpy as np
 import pytest
 import torch
-from hypothesis import register_random, settings
+from hypothesis import Phase, register_random, settings
 
 from simplenet.environment import TORCH, describe
 from simplenet.testing.implementations import adams, networks
@@ -33,6 +34,9 @@ settings.register_profile(
     print_blob=True,
 )
 settings.register_profile("explore", settings.get_profile("default"), max_examples=300, derandomize=False)
+settings.register_profile(
+    "unshrunk", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False
+)
 settings.load_profile("default")
 
 
