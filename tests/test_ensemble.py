@@ -89,6 +89,7 @@ def test_each_network_starts_from_the_bits_of_its_seed_should_torch_draw_in_anot
     check_beginnings([2, 3, 5], "overview", 4)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_networks_start_on_the_cpu_whatever_the_default_device():
     expected = initial_weights([1, 2])
 

@@ -101,3 +101,16 @@ def test_calls_are_noted_with_the_bounds_that_torch_leaves_out():
     tensor.uniform_()
 
     assert noted.calls == [Uniform(6, 0.0, 1.0), Uniform(6, -1.0, 1.0), Uniform(3, -1.0, 1.0), Uniform(6, -2.0, 3.0)]
+
+
+def test_calls_that_are_noted_compute_what_they_compute_otherwise():
+    """With the options that they are given by name, such as a generator of their own."""
+
+    def numbers():
+        generator = torch.Generator().manual_seed(1996)
+        return torch.full((3,), 2, dtype=torch.float64).uniform_(-1.0, 1.0, generator=generator)
+
+    with UniformCalls():
+        inside = numbers()
+
+    assert_identical(inside, numbers(), claim="draws inside")
