@@ -1,7 +1,8 @@
 """The configuration of every run of the suite: Hypothesis profiles, the header, and a check of global state.
 
-Hypothesis has two profiles: ``default`` is fast and always draws the same examples;
-``--hypothesis-profile=explore`` draws new examples, and many more.
+Hypothesis has three profiles: ``default`` is fast and always draws the same examples;
+``--hypothesis-profile=explore`` draws new examples, and many more; ``unshrunk``, for planted faults
+and mutants, stops at the first failing example.
 """
 
 import os
@@ -21,7 +22,7 @@ if "--benchmark-only" not in sys.argv:
 import numpy as np
 import pytest
 import torch
-from hypothesis import register_random, settings
+from hypothesis import Phase, register_random, settings
 
 from simplenet.environment import TORCH, describe
 from simplenet.testing.implementations import adams, networks
@@ -38,6 +39,9 @@ settings.register_profile(
     print_blob=True,
 )
 settings.register_profile("explore", settings.get_profile("default"), max_examples=300, derandomize=False)
+settings.register_profile(
+    "unshrunk", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False
+)
 settings.load_profile("default")
 
 

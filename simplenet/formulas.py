@@ -155,8 +155,9 @@ def compile_whole(function: Callable[..., Any], options: dict[str, Any]) -> Call
         function: The function to compile; it may be a closure.
         options: Options of torch's compiler; those that this release of torch does not have are dropped.
     """
-    code = function.__code__.replace()
-    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    own = FunctionType(
+        function.__code__.replace(), function.__globals__, argdefs=function.__defaults__, closure=function.__closure__
+    )
     known = torch._inductor.list_options()  # noqa: SLF001
     options = {name: value for name, value in options.items() if name in known}
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from simplenet import SimpleNet, deterministic, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
+from simplenet import SimpleNet, deterministic, ensemble, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
 from simplenet.testing.settings import num_threads
@@ -263,6 +263,19 @@ def test_loading_a_checkpoint_draws_nothing(device, checkpoint, seed, drawn):
 
     with nothing_drawn("load_checkpoint", device):
         load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [load_checkpoint, lambda _: ensemble.initial_weights([1]), lambda _: ensemble._one_by_one([1], SimpleNet())],  # noqa: SLF001
+    ids=["load_checkpoint", "initial_weights", "one by one"],
+)
+def test_weights_that_the_cpu_draws_leave_the_gpus_alone(checkpoint, monkeypatch, draw):
+    """To copy the state of their generators would start CUDA on each."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("a GPU's generator is copied"))
+
+    draw(checkpoint)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # there is no Trainer to log to

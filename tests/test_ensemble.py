@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -21,14 +22,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
-from simplenet.formulas import CORRECTED, corrections
+from simplenet.formulas import CORRECTED, compile_whole, corrections, loop
 from simplenet.model import ARCHITECTURES
 from simplenet.mt19937 import draw
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.balls import Balls, TritonBalls
 from simplenet.testing.bounds import EXP_ROUNDINGS, TRITON_EXP_ROUNDINGS, TRITON_ROUNDINGS, gamma
 from simplenet.testing.one_step import TrainingState, assert_training_step, training_step
-from simplenet.testing.settings import default_dtype
+from simplenet.testing.settings import default_dtype, num_threads
 from simplenet.testing.strategies import architectures, floats, seeds, tensors
 from tests.children import triton_kernel
 from tests.children.background import Background
@@ -89,6 +90,7 @@ def test_each_network_starts_from_the_bits_of_its_seed_even_if_torch_draws_diffe
     check_beginnings([2, 3, 5], "overview", 4)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_networks_start_on_the_cpu_whatever_the_default_device():
     expected = initial_weights([1, 2])
 
@@ -96,6 +98,16 @@ def test_networks_start_on_the_cpu_whatever_the_default_device():
         actual = initial_weights([1, 2])
 
     assert_identical(actual, expected, claim="initial weights")
+
+
+def test_networks_that_have_taken_no_step_have_no_moments_and_are_not_solved():
+    weights = torch.ones(17, 3)
+
+    state = ensemble.fresh(weights)
+
+    expected = State(weights, torch.zeros(17, 3), torch.zeros(17, 3), torch.full((3,), NEVER))
+    for name, part in state._asdict().items():
+        assert_identical(part, getattr(expected, name), claim=name)
 
 
 def test_the_generator_is_restored():
@@ -239,6 +251,45 @@ def test_the_derivative_of_an_activation_is_that_of_autograd(module):
     assert_within(slope(a), z.grad, atol=2 * gamma(3, torch.float64), claim="slope")
 
 
+# --- what torch compiles, and the loop around it, in Python ---
+
+
+def while_loop(ahead, advance, carried):
+    while ahead(*carried):
+        carried = advance(*carried)
+    return carried
+
+
+@pytest.mark.parametrize(("t", "end"), [(0, 0), (0, 3), (2, 3), (4, 9)])
+def test_a_loop_takes_each_step_up_to_its_end(monkeypatch, t, end):
+    """Each from the state that the one before has led to, with the same further tensors."""
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops.while_loop", SimpleNamespace(while_loop=while_loop))
+    run = loop(lambda t, state, *constants: (t + 1, tuple([*part, (t, *constants)] for part in state)))
+
+    after = run(t, end, (["a"], ["b"]), "c", "d")
+
+    taken = [(step, "c", "d") for step in range(t, end)]
+    assert after == (["a", *taken], ["b", *taken])
+
+
+def test_a_copy_of_a_function_is_compiled_whole_and_for_one_size(monkeypatch):
+    """With its defaults and what it closes over, and those of the options that this torch knows."""
+    compiled = []
+    monkeypatch.setattr(torch, "_inductor", SimpleNamespace(list_options=lambda: ["known", "other"]), raising=False)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: (compiled.append(options), function)[1])
+    three = 3
+
+    def function(one, two=2):
+        return one, two, three
+
+    copy = compile_whole(function, {"known": 4, "unknown": 5})
+
+    assert copy.__code__ is not function.__code__
+    assert copy.__name__ == function.__name__
+    assert copy(1) == (1, 2, 3)
+    assert compiled == [{"fullgraph": True, "dynamic": False, "options": {"known": 4}}]
+
+
 # --- many steps ---
 
 
@@ -369,9 +420,71 @@ def test_a_run_starts_no_block_after_a_request_to_stop(monkeypatch):
         return state
 
     train = ensemble._Training(run, 8, Step("overview", 4, CPU), schedule(4, 9, 0.01), CPU, stop)  # noqa: SLF001
-    train(initial_weights([1]))
+    parts = train(initial_weights([1]))
 
     assert begun == [0]
+    assert [part.shape for part in parts] == [(1,), (1,), (1, 17)]
+
+
+def test_all_that_a_run_computes_with_is_on_its_device(monkeypatch):
+    """Which is not the default one."""
+    place = torch.device("meta")
+    step, rows = Step("overview", 4, place), schedule(4, 9, 0.01).to(place)
+    seen = []
+
+    def run(t, end, state, rows):
+        seen.extend([t, end, *state, rows])
+        return state
+
+    monkeypatch.setattr(step, "solved_since", lambda t, since, y_hat: (seen.extend([t, since, y_hat]), since)[1])
+    train = ensemble._Training(run, 8, step, rows, place, threading.Event())  # noqa: SLF001
+    train.warm(initial_weights([1]))
+    with pytest.raises(NotImplementedError, match="no data"):  # to bring back from there
+        train(initial_weights([1]))
+
+    assert len(seen) == 2 * 7 + 3
+    assert {part.device for part in seen} == {place}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_run_on_another_device_has_the_width_of_that_device_and_is_there(monkeypatch, compiled):
+    place, asked, runs = torch.device("meta"), [], []
+    monkeypatch.setattr(ensemble, "resolve_device", lambda _: place)
+    monkeypatch.setitem(ensemble._WIDTH, "meta", 64)  # noqa: SLF001
+    monkeypatch.setattr(ensemble, "_compiled", lambda *given: (asked.append(given), lambda *_: None)[1])
+    monkeypatch.setattr(
+        ensemble, "_side_by_side", lambda train, _, workers, **__: (runs.append((train, workers)), [[]])[1]
+    )
+
+    with num_threads(3), default_dtype(torch.float64), suppress(ValueError):  # there is no result to put together
+        train_ensemble([1], compiled=compiled)
+
+    ((train, workers),) = runs
+    assert (train.width, train.place, train.rows.device, train.step.y.device) == (64, place, place, place)
+    assert workers == 1
+    assert asked == [("overview", 4, place, torch.float64)] * compiled
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, True), ({"progress": True}, None)])
+def test_a_run_takes_2000_steps_and_shows_no_bar_by_default(blocks, monkeypatch, options, expected):
+    disabled, tqdm = [], ensemble.tqdm
+    monkeypatch.setattr(ensemble, "tqdm", lambda **options: (disabled.append(options["disable"]), tqdm(**options))[1])
+
+    train_ensemble([1], **options)
+
+    assert blocks[-1][:2] == (1998, 2000)
+    assert disabled == [expected]
+
+
+@pytest.mark.parametrize("width", [2048, 2**17, 2**28 // 9])
+def test_a_chunk_of_the_widest_networks_fits_and_one_of_wider_ones_would_not(monkeypatch, width):
+    monkeypatch.setitem(ensemble._WIDTH, "eager", width)  # noqa: SLF001
+
+    with pytest.raises(ValueError, match="hidden is 0, but should be from 1 to") as refused:
+        train_ensemble([1], hidden=0)
+
+    widest = int(str(refused.value).split()[-1])
+    assert (4 * widest + 1) * width <= ensemble.MAX_WEIGHTS < (4 * (widest + 1) + 1) * width
 
 
 class Chunks:
@@ -635,11 +748,11 @@ def test_the_compiling_step_is_not_a_training_step(monkeypatch):
         ({"batch_size": 0}, "batch_size is 0, but should be from 1 to 1048576"),
         ({"hidden": 0}, "hidden is 0, but should be from 1 to 32767"),
         ({"lr": math.nan}, "lr is nan, but should be from 0 to 1e+37"),
-        ({"architecture": "other"}, "architecture is 'other', but should be one of"),
-        ({"device": "abacus"}, "device is 'abacus', but should be"),
+        ({"architecture": "other"}, "architecture is 'other', but should be one of overview"),
+        ({"device": "abacus"}, "device is 'abacus', but should be auto or one of those here: cpu"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}(, .*)?$"):
         train_ensemble(**{"seeds": [1], "compiled": False, **arguments})

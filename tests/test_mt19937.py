@@ -101,3 +101,16 @@ def test_recorded_calls_include_default_bounds():
     tensor.uniform_()
 
     assert recorded.calls == [Uniform(6, 0.0, 1.0), Uniform(6, -1.0, 1.0), Uniform(3, -1.0, 1.0), Uniform(6, -2.0, 3.0)]
+
+
+def test_recorded_calls_draw_the_same_numbers_as_unrecorded_ones():
+    """With keyword arguments, such as a generator."""
+
+    def numbers():
+        generator = torch.Generator().manual_seed(1996)
+        return torch.full((3,), 2, dtype=torch.float64).uniform_(-1.0, 1.0, generator=generator)
+
+    with UniformCalls():
+        inside = numbers()
+
+    assert_identical(inside, numbers(), claim="draws inside")

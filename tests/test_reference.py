@@ -42,6 +42,23 @@ def test_the_references_first_step_is_the_notebooks():
     assert after.t == 1
 
 
+@pytest.mark.parametrize("architecture", reference.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_it_computes_in_the_type_of_its_arguments_and_keeps_their_shape(architecture, dtype):
+    """Gradients, the memory that a step begins with, the weights and the memory after it."""
+    draw = np.random.default_rng(1996).uniform
+    p = reference.Parameters(*(draw(-1, 1, size).astype(dtype) for size in ((4, 2), 4, (1, 4), 1)))
+    gradients = reference.gradients(p, TABLE.astype(dtype), TARGETS.astype(dtype), architecture)
+
+    for theta, g in zip(p, gradients, strict=True):
+        before = reference.adam_start(theta)
+        moved, after = reference.adam(theta, g, before)
+        assert not before.m.any()
+        assert not before.v.any()
+        parts = (g, before.m, before.v, moved, after.m, after.v)
+        assert {(part.dtype, part.shape) for part in parts} == {(theta.dtype, theta.shape)}
+
+
 @pytest.mark.parametrize(("architecture", "solved"), [("overview", True), ("derivation", True), ("listing", False)])
 def test_the_reference_learns_exclusive_or_except_the_listing(architecture, solved):
     """From random weights, in a loop written here; docs/claims.md says why the listing cannot."""

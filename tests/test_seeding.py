@@ -22,6 +22,7 @@ from packaging.version import Version
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import set_seed, xor
+from simplenet.seeding import check_seeds
 from simplenet.testing.assertions import assert_identical, refuted
 from simplenet.testing.strategies import seeds
 from tests.generators import disturb, global_generators, nothing_drawn
@@ -291,6 +292,15 @@ def test_the_hash_seed_reaches_child_processes_and_not_this_one(seeding):
 
     assert here == other_here == before
     assert child == twin != other_child
+
+
+@pytest.mark.parametrize("kind", [range, lambda count: list(range(count))], ids=["range", "list"])
+def test_seeds_are_taken_from_one_to_the_most_there_may_be(kind):
+    for count in range(1, 4):
+        assert [*check_seeds(kind(count), 3)] == [*range(count)]
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"^seeds has length {count}, but should have a length from 1 to 3$"):
+            check_seeds(kind(count), 3)
 
 
 @pytest.mark.claim("2.3/cuda-seeded")

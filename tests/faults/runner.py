@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import settings
 
 from simplenet.testing.report import Status
 from tests.faults.planting import Fault, StaleFault
@@ -66,9 +66,6 @@ class _Session:
         self.raised: list[tuple[pytest.Item, BaseException]] = []
 
     def pytest_collection(self) -> None:
-        # The first failing example suffices.
-        phases = [Phase.explicit, Phase.generate]
-        settings.register_profile("unshrunk", settings.default, phases=phases, report_multiple_bugs=False)
         settings.load_profile("unshrunk")
 
     @pytest.hookimpl(tryfirst=True)
