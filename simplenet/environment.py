@@ -35,7 +35,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in available and f"{name}:0" not in available:
-        raise ValueError(f"device is {shown(name)}, but should be auto or available: {', '.join(available)}")
+        raise ValueError(f"device is {shown(name)}, but should be auto or an available device: {', '.join(available)}")
     return torch.device(name)
 
 

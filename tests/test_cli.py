@@ -157,7 +157,7 @@ def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
         (["--batch-size", "0"], "0 is not in the range"),
         (["--batch-size", "1048577"], "batch_size is 1048577, but should be from 1 to 1048576"),
         (["--architecture", "other"], "'other' is not one of 'overview', 'derivation', 'listing'"),
-        (["--device", "abacus"], "device is 'abacus', but should be auto or available: cpu"),
+        (["--device", "abacus"], "device is 'abacus', but should be auto or an available device: cpu"),
         (["--device", "cuda:99"], "device is 'cuda:99', but should be"),
         (["--resume", "none.ckpt"], "'none.ckpt' does not exist"),
         (["--resume", "text.ckpt"], "text.ckpt should be a checkpoint of a SimpleNet"),

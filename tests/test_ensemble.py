@@ -453,14 +453,14 @@ def test_a_run_on_another_device_has_the_width_of_that_device_and_is_there(monke
     monkeypatch.setitem(ensemble._WIDTH, "meta", 64)  # noqa: SLF001
     monkeypatch.setattr(ensemble, "_compiled", lambda *given: (asked.append(given), lambda *_: None)[1])
     monkeypatch.setattr(
-        ensemble, "_side_by_side", lambda train, _, workers, **__: (runs.append((train, workers)), [[]])[1]
+        ensemble, "_train_chunks", lambda train, _, workers, **__: (runs.append((train, workers)), [[]])[1]
     )
 
     with num_threads(3), default_dtype(torch.float64), suppress(ValueError):  # there is no result to put together
         train_ensemble([1], compiled=compiled)
 
     ((train, workers),) = runs
-    assert (train.width, train.place, train.rows.device, train.step.y.device) == (64, place, place, place)
+    assert (train.width, train.device, train.rows.device, train.step.y.device) == (64, place, place, place)
     assert workers == 1
     assert asked == [("overview", 4, place, torch.float64)] * compiled
 
@@ -749,7 +749,7 @@ def test_the_compiling_step_is_not_a_training_step(monkeypatch):
         ({"hidden": 0}, "hidden is 0, but should be from 1 to 32767"),
         ({"lr": math.nan}, "lr is nan, but should be from 0 to 1e+37"),
         ({"architecture": "other"}, "architecture is 'other', but should be one of overview"),
-        ({"device": "abacus"}, "device is 'abacus', but should be auto or one of those here: cpu"),
+        ({"device": "abacus"}, "device is 'abacus', but should be auto or an available device: cpu"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

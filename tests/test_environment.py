@@ -40,7 +40,7 @@ def test_a_device_is_found_by_each_of_its_names_and_no_other(gpus, count, mps):
         with pytest.raises(ValueError, match=r"^device is ") as refused:
             resolve_device(name)
         there = ", ".join(here)
-        assert str(refused.value) == f"device is {name!r}, but should be auto or available: {there}"
+        assert str(refused.value) == f"device is {name!r}, but should be auto or an available device: {there}"
 
 
 @pytest.mark.parametrize("torch_version", [(2, 3), (2, 4)], ids=str)
