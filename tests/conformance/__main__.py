@@ -19,6 +19,7 @@ import torch
 
 from simplenet.environment import describe, processor
 from tests.conformance import FORMAT, RECORDS, ROOT, Row, deviations, disagreements, environments, page, reproduction
+from tests.environments.page import dumps
 
 
 def install(environment: Row, directory: Path) -> Path:
@@ -122,7 +123,7 @@ def _probe(names: Sequence[str], what: str) -> None:
             record[what] = record.get(what, {}) | found
             load = f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} processors"
             record[f"{what} made"] = {"at": now, **machine, "load": load}
-            path.write_text(page.dumps(record), "utf-8")
+            path.write_text(dumps(record, depth=4), "utf-8")
 
 
 _names = click.argument("names", nargs=-1, metavar="[ENVIRONMENT]...")

@@ -328,6 +328,8 @@ class Thinc(Native):
     Its arrays have a dimension at least, and betas of 0 make it SGD.
     """
 
+    parameters: list[ndarray]
+
     def start(self, parameters, lr, betas, eps, weight_decay) -> None:
         from thinc.api import Adam
 

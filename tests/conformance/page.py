@@ -1,12 +1,10 @@
 """docs/conformance.md and docs/conformance.png, from the records in docs/conformance."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.conformance import CONTROL, FORMAT, RECORDS, Row, adams, deviations, environments, reproduction
-from tests.environments.page import head, row, stamp
+from tests.environments.page import head, read, row, stamp
 
 PAGE, PICTURE = RECORDS.with_suffix(".md"), RECORDS.with_suffix(".png")
 SHAPES = {"float32": "o", "float64": "s", "bfloat16": "^", "float16": "v"}
@@ -19,27 +17,14 @@ CLASSES = {
 }
 
 
-def dumps(value: Any, depth: int = 4, indent: str = "") -> str:
-    """Render as JSON, a line to an entry down to a depth."""
-    if not (depth and isinstance(value, dict) and value):
-        return json.dumps(value, ensure_ascii=False)
-    entries = (f"{indent} {json.dumps(name)}: {dumps(one, depth - 1, indent + ' ')}" for name, one in value.items())
-    return "{\n" + ",\n".join(entries) + f"\n{indent}}}" + "\n" * (not indent)
-
-
 def gather(directory: Path = RECORDS) -> dict[str, Row]:
     """Read the records of the environments that the catalogue names, in its order.
 
     Raises:
         ValueError: If a file is no record.
     """
-    records = {}
-    for name in environments():
-        if (path := directory / f"{name}.json").exists():
-            records[name] = json.loads(path.read_text("utf-8"))
-            if (kind := records[name].get("format")) != FORMAT:
-                raise ValueError(f"'{path}' should be of the format {FORMAT!r}, but is of {kind!r}")
-    return records
+    paths = {name: directory / f"{name}.json" for name in environments()}
+    return {name: read(path, FORMAT, "python -m tests.conformance") for name, path in paths.items() if path.exists()}
 
 
 def found_in(records: dict[str, Row]) -> Iterator[tuple[str, Row, Row]]:

@@ -24,9 +24,28 @@ FORMAT = "simplenet drift 2"
 Record = dict[str, Any]
 
 
-def dumps(record: Record) -> str:
-    """Render as JSON, with a line for each entry."""
-    return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()) + "\n}\n"
+def dumps(value: Any, depth: int = 1, indent: str = "") -> str:
+    """Render as JSON, with a line for each entry down to a depth."""
+    if not (depth and isinstance(value, dict) and value):
+        return json.dumps(value, ensure_ascii=False)
+    entries = (f"{indent} {json.dumps(name)}: {dumps(one, depth - 1, indent + ' ')}" for name, one in value.items())
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}" + "\n" * (not indent)
+
+
+def read(path: Path, kind: str, command: str) -> Record:
+    """Read what ``dumps`` wrote.
+
+    Raises:
+        ValueError: If it is no record of a kind, which a command writes.
+    """
+    try:
+        record: Record = json.loads(path.read_text("utf-8"))
+        found = record["format"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != kind:
+        raise ValueError(f"'{path}' should be written by {command}, but its format is {found!r}, not {kind!r}")
+    return record
 
 
 def gather(directory: Path) -> dict[str, Record]:
@@ -37,15 +56,7 @@ def gather(directory: Path) -> dict[str, Record]:
     """
     records = {}
     for path in directory.glob("*.json"):
-        try:
-            record = json.loads(path.read_text("utf-8"))
-            kind = record["format"]
-        except (ValueError, KeyError, TypeError):
-            kind = None
-        if kind != FORMAT:
-            raise ValueError(
-                f"'{path}' should be written by pytest --drift-write, but its format is {kind!r}, not {FORMAT!r}"
-            )
+        record = read(path, FORMAT, "pytest --drift-write")
         entries = {"environment", "verdict", "failures", "defects", "checks", "golden", "drifts"}
         if lacking := entries - record.keys():
             raise ValueError(f"'{path}' should be as it was written, but lacks {', '.join(sorted(lacking))}")
