@@ -2,7 +2,9 @@
 
 ``python -m tests.conformance check`` makes the environments, one by one, and writes what was found there into
 docs/conformance, and from that docs/conformance.md and its picture; without arguments it writes these alone. What
-departs from the published Adam has a row in deviations.toml, and the records have to agree with the rows.
+departs from the published Adam has a row in deviations.toml, and the records have to agree with the rows. What the
+checks are worth on such packages, ``python -m tests.conformance faults`` measures: the report has to name each fault of
+faults.toml.
 """
 
 import tomllib

@@ -84,6 +84,23 @@ def properties(found: Row) -> dict[str, str]:
     return {name: MARKS[status] for name, status in marks.items()}
 
 
+def _faults(records: dict[str, Row]) -> list[str]:
+    known = adams()
+    tried = [
+        (known[name]["environment"], name, found)
+        for record in records.values()
+        for name, found in record.get("faults", {}).items()
+    ]
+    packages = {environment["name"] for environment, *_ in tried}
+    named = sum(not found["unsaid"] for *_, found in tried)
+    lines = [*FAULTS.format(named=named, n=len(tried), packages=len(packages)).splitlines(), ""]
+    lines += head("fault", "implementation", "version", "report")
+    for environment, name, found in tried:
+        says = "; ".join(found["unsaid"]) or found["says"][0]
+        lines.append(row(found["fault"], name, version_of(records, environment), says))
+    return lines
+
+
 def _deviations(records: dict[str, Row]) -> list[str]:
     lines = []
     known = adams()
@@ -103,8 +120,8 @@ INTRO = """# Which Adam is it?
 
 {n} implementations in {frameworks} frameworks, each package installed in an environment of its own and checked from
 outside, as `simplenet check adam` does, by parameters and gradients alone. `python -m tests.conformance` writes this
-page and its picture from [docs/conformance](conformance/), which its commands `check`, `reproduce` and `time` write.
-[catalogue.toml](../tests/conformance/catalogue.toml) says what is checked,
+page and its picture from [docs/conformance](conformance/), which its commands `check`, `reproduce`, `faults` and `time`
+write. [catalogue.toml](../tests/conformance/catalogue.toml) says what is checked,
 [deviations.toml](../tests/conformance/deviations.toml) what departs from the published Adam: the command fails when
 what was found is anything else.
 
@@ -122,9 +139,9 @@ corrected for bias, in Python's float64, unless it says otherwise. Then what wei
 *Accuracy* is the largest error of a step from 0, in units of lr, over some hundred steps; **bold** where a step left
 its bound; - where a type is not taken. Adapters of other frameworks hand arrays over as NumPy's, which has no bfloat16.
 *Time* is the median of single steps, float32, warm, one thread where the framework can be told: of 17 parameters in
-four tensors, and of 10⁶ in one. JAX's are compiled, and none contains the way between frameworks. What else ran on the
-processor lengthens them, those of 10⁶ above all: the quartiles in the picture say how much. *Holds* and *fails* count
-checks; *as torch*, those that fail as torch's own class does: [defects.md](defects.md).
+four tensors, and of 10⁶ in one; - where it was not taken. JAX's are compiled, and none contains the way between
+frameworks. What else ran on the processor lengthens them, those of 10⁶ above all: the quartiles in the picture say how
+much. *Holds* and *fails* count checks; *as torch*, those that fail as torch's own class does: [defects.md](defects.md).
 """
 LOW_BIT = """
 Low-bit optimizers promise that the state is rounded between steps and that the update is not. So the first step, whose
@@ -141,6 +158,14 @@ DEVIATIONS = """
 
 Each is shown, in its package's own environment, by the lines given: they raise an `AssertionError`, or the error that
 is named. They are strict: the command fails when one is gone. What a negative control fails is none.
+"""
+FAULTS = """
+## Faults planted in copies
+
+What the checks are worth on code that is not ours: in an installed copy of a package a line is changed, as
+[faults.toml](../tests/conformance/faults.toml) says, and the report has to say so, by an assertion of a check that
+holds without the fault or by another variant. `python -m tests.conformance faults` tries it again. Here {named} of {n}
+faults, in {packages} packages, are named; what the report says first:
 """
 
 
@@ -178,6 +203,7 @@ def page(records: dict[str, Row]) -> str:
     for name, adam, found in every:
         marks = properties(found)
         lines.append(row(f"*{name}*" if adam.get("kind") == CONTROL else name, *(marks.get(one, "") for one in names)))
+    lines += _faults(records)
     lines += [*DEVIATIONS.splitlines(), ""]
     for name, meaning in CLASSES.items():
         lines.append(f"- **{name}** ({sum(one['class'] == name for one in deviations())}): {meaning}.")

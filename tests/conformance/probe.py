@@ -17,8 +17,9 @@ from simplenet.testing.optimizers import Subject
 from simplenet.testing.oracle import judge
 from simplenet.testing.runner import TIME_LIMIT
 from simplenet.testing.study import Study, units
-from tests.conformance import Row, adams
+from tests.conformance import PUBLISHED, Row, adams
 from tests.conformance.adapters import Native
+from tests.conformance.faults import faults
 
 # The parameters of the notebook's network, and one of a million.
 SIZES: dict[str, list[tuple[int, ...]]] = {"17": [(4, 2), (4,), (1, 4), (1,)], "1000000": [(1_000_000,)]}
@@ -67,10 +68,16 @@ def made(adam: Row) -> Any:
     return partial(import_object(adam["make"]), **adam.get("options", {}))
 
 
-def checked(adam: Row) -> Row:
+def control(adam: Row) -> Row:
+    """Return what the checks find that a fault has to fail."""
+    return checked(adam, [PUBLISHED, *faults()[adam["name"]].get("checks", ())])
+
+
+def checked(adam: Row, only: Sequence[str] | None = None) -> Row:
     """Return what the checks find, as JSON can hold it."""
     make, fixed = made(adam), adam.get("fixed", {})
-    report = json.loads(check_adam(make, fixed=fixed, time_limit=adam.get("time_limit", TIME_LIMIT)).to_json())
+    report = check_adam(make, fixed=fixed, only=only, time_limit=adam.get("time_limit", TIME_LIMIT))
+    report = json.loads(report.to_json())
     facts, variant = report["facts"], report["measured"].get("variant")
     usual = {"epsilon": ("outside",), "correction": ("both",), "amsgrad": ("corrected maximum",), "decay": DECAYS}
     study = Study(Subject(make, fixed=fixed))
@@ -91,7 +98,7 @@ def main() -> None:
     what, *names = sys.argv[1:]
     chosen = {name: adams()[name] for name in names}
     packages = {package: version(package) for package in chosen[names[0]]["environment"]["packages"]}
-    found = {name: {"checks": checked, "times": times}[what](adam) for name, adam in chosen.items()}
+    found = {name: {"checks": checked, "control": control, "times": times}[what](adam) for name, adam in chosen.items()}
     print("\n" + json.dumps({"packages": packages, "found": found}))  # noqa: T201 - what this is for
 
 

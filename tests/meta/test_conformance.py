@@ -1,12 +1,16 @@
 """What is published of other Adams is what was recorded, and every deviation in it has a row that can fail."""
 
 import builtins
+import re
+from contextlib import suppress
 
 import pytest
 
 from simplenet.testing.checks import adam_checks, check_adam
-from tests.conformance import CONTROL, PUBLISHED, ROOT, adams, deviations, disagreements, page
+from simplenet.testing.oracle import Variant
+from tests.conformance import CONTROL, PUBLISHED, ROOT, __main__, adams, deviations, disagreements, page
 from tests.conformance import adapters as adapted
+from tests.conformance.faults import faults, planted, survivors, unsaid
 from tests.conformance.page import PAGE, PICTURE, gather
 from tests.environments.page import stamp
 
@@ -106,3 +110,127 @@ def test_an_adapter_has_the_variant_of_its_adam(make, epsilon):
 
     assert report.passed, str(report)
     assert report.measured["variant"]["epsilon"] == epsilon
+
+
+def test_every_fault_is_named_by_a_report():
+    assert list(survivors(gather())) == []
+
+
+@pytest.mark.parametrize("name", faults())
+def test_every_fault_names_what_there_is(name):
+    fault, known = faults()[name], {check.name for check in adam_checks()}
+
+    assert name in adams()
+    assert set(fault.get("checks", ())) <= known
+    assert fault.get("checks") or fault.get("variant")
+    Variant(**fault.get("variant", {}))
+
+
+FAULT = {
+    "name": "it adds",
+    "adam": "a",
+    "file": "package/adam.py",
+    "old": "p - g",
+    "new": "p + g",
+    "checks": ["it holds"],
+}
+
+
+def _site(directory, text):
+    (directory / "package").mkdir()
+    file = directory / "package" / "adam.py"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_a_fault_is_there_while_it_is_planted_and_no_longer(tmp_path):
+    file = _site(tmp_path, "return p - g\n")
+
+    with suppress(RuntimeError), planted(FAULT, "package 1.0", tmp_path):
+        with_it = file.read_text("utf-8")
+        raise RuntimeError("of the checks")
+
+    assert with_it == "return p + g\n"
+    assert file.read_text("utf-8") == "return p - g\n"
+
+
+@pytest.mark.parametrize(("text", "times"), [("return p * g\n", 0), ("p - g\np - g\n", 2)])
+def test_a_fault_that_cannot_be_planted_names_its_file_and_the_version_of_the_package(tmp_path, text, times):
+    file = _site(tmp_path, text)
+    message = f"package/adam.py of package 1.0 should have 'p - g' once, but has it {times} times"
+
+    with pytest.raises(ValueError, match=re.escape(message)), planted(FAULT, "package 1.0", tmp_path):
+        pass
+
+    assert file.read_text("utf-8") == text
+
+
+def _found(status="holds", detail="", epsilon="outside"):
+    return {"results": {"it holds": [status, detail]}, "variant": epsilon and {"epsilon": epsilon}}
+
+
+@pytest.mark.parametrize(
+    ("without", "found", "message"),
+    [
+        (_found(), _found("FAILS", "p is 1, but should be 0"), ""),
+        (_found(), _found(), "'it holds' should fail: holds"),
+        (_found(), _found("known torch defect", "p is 1"), "'it holds' should fail: known torch defect"),
+        (
+            _found(),
+            _found("FAILS", "raises TypeError: g at the first step"),
+            "'it holds' should fail by an assertion: r",
+        ),
+        (_found(), _found("FAILS", "took more than the 60 s"), "'it holds' should fail by an assertion: took"),
+        (_found("FAILS", "p is 2"), _found("FAILS", "p is 1"), "'it holds' should hold without the fault: FAILS"),
+    ],
+)
+def test_a_fault_is_named_by_a_check_that_holds_without_it_and_fails_with_it_by_an_assertion(without, found, message):
+    wrong = list(unsaid(FAULT, without, found))
+
+    assert len(wrong) == bool(message)
+    assert all(one.startswith(message) for one in wrong)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "named"),
+    [("outside", "as a clamp", True), ("outside", "outside", False), ("as a clamp", "as a clamp", False),
+     ("outside", None, False), (None, "as a clamp", True)],
+)  # fmt: skip
+def test_a_fault_is_named_by_the_variant_that_it_makes(before, now, named):
+    fault = {"variant": {"epsilon": "as a clamp"}}
+
+    assert (list(unsaid(fault, _found(epsilon=before), _found(epsilon=now))) == []) is named
+
+
+@pytest.mark.parametrize(
+    ("tried", "message"),
+    [
+        ({}, "a with a fault, it adds: it was not tried"),
+        ({"a": {"fault": "it divides", "unsaid": []}}, "a with a fault, it adds: it was not tried"),
+        ({"a": {"fault": "it adds", "unsaid": ["holds"]}}, "a with a fault, it adds: holds"),
+        ({"a": {"fault": "it adds", "unsaid": []}}, None),
+    ],
+)
+def test_a_fault_that_no_report_names_is_found(monkeypatch, tried, message):
+    monkeypatch.setattr("tests.conformance.faults.faults", lambda: {"a": FAULT})
+
+    assert list(survivors({"e": {"faults": tried}})) == ([message] if message else [])
+
+
+def test_a_fault_is_planted_in_a_copy_where_the_package_is_installed_here_already(monkeypatch, tmp_path):
+    here, seen = _site(tmp_path, "return p - g\n"), []
+
+    def asked(python, what, _adams):
+        files = sorted(python.parent.rglob("adam.py"))
+        seen.append((what, [file.read_text("utf-8") for file in files], here.read_text("utf-8")))
+        found = {"a": _found("FAILS", "p is 1, but should be 0") if what == "checks" else _found()}
+        return {"packages": {"package": "1.0"}, "found": found}
+
+    monkeypatch.setattr(__main__, "packages", lambda directory=tmp_path: directory)
+    monkeypatch.setattr(__main__, "install", lambda _environment, directory: directory / "python")
+    monkeypatch.setattr(__main__, "faults", lambda: {"a": FAULT})
+    monkeypatch.setattr(__main__, "asked", asked)
+    ((_, found),) = __main__.with_faults({"adam": [{"name": "a"}, {"name": "of which no fault is known"}]})
+
+    assert seen == [("control", [], "return p - g\n"), ("checks", ["return p + g\n"], "return p - g\n")]
+    assert found == {"a": {"fault": "it adds", "says": ["it holds: p is 1, but should be 0"], "unsaid": []}}
