@@ -102,7 +102,7 @@ def test_the_catalogue_is_complete():
 
 
 def double(x):
-    """Double it."""
+    """Multiply by two."""
     return 2 * x
 
 

@@ -184,7 +184,7 @@ def test_five_steps_of_cudas_fused_kernel_need_its_rounded_scalars(rounded):
 
 
 class Tf32Products(TorchDispatchMode):
-    """Matrix products of TF32 where torch allows them: 13 of the 23 bits of an operand's fraction are dropped."""
+    """Emulate matrix products in TF32: drop 13 of the 23 bits of the fraction of each operand."""
 
     def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
         if operation in {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}:
