@@ -181,8 +181,7 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"),
-    [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
+    ("flag", "value"), [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)]
 )
 def test_options_stored_in_the_checkpoint_are_refused_with_resume(cli, tmp_path, flag, value):
     """Even with the same value."""

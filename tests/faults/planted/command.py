@@ -44,8 +44,7 @@ def a_target_below_the_upper_bound_is_cleared() -> None:
 
 
 @fault(
-    certified("--target", "0.9", "--architecture", "overview"),
-    "test_a_target_between_the_two_bounds_is_not_reached",
+    certified("--target", "0.9", "--architecture", "overview"), "test_a_target_between_the_two_bounds_is_not_reached"
 )
 def the_target_is_not_looked_at() -> None:
     """The status is 0."""

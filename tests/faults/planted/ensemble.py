@@ -124,11 +124,7 @@ def each_network_starts_from_its_number_and_not_its_seed() -> None:
     edit(mt19937.draw, ("seeds[start:start + block]", "range(len(seeds))[start:start + block]"))
 
 
-@fault(
-    drawn(400),
-    "test_the_words_equal_torchs_state",
-    "test_each_seed_draws_the_numbers_of_torch",
-)
+@fault(drawn(400), "test_the_words_equal_torchs_state", "test_each_seed_draws_the_numbers_of_torch")
 def a_twist_does_not_reach_beyond_the_state() -> None:
     """From the 682nd output on, a word lacks the one that is 397 ahead."""
     edit(

@@ -65,10 +65,7 @@ def nan_is_within_any_bound() -> None:
     edit(assertions._demand, ("errors, np.inf", "errors, np.nan"))
 
 
-@fault(
-    _within(1.5),
-    "test_assert_within_passes_at_its_bound_and_fails_beyond_it",
-)
+@fault(_within(1.5), "test_assert_within_passes_at_its_bound_and_fails_beyond_it")
 def a_bound_is_a_thousand_times_as_large() -> None:
     """Whatever was counted."""
     edit(assertions._demand, ("if (errors > permitted).any()", "if (errors > 1000 * permitted).any()"))
@@ -165,10 +162,7 @@ def _run(error: Exception) -> Callable[[], object]:
     return run
 
 
-@fault(
-    _run(KeyError("state")),
-    "test_a_check_that_raises_any_exception_fails",
-)
+@fault(_run(KeyError("state")), "test_a_check_that_raises_any_exception_fails")
 def what_raises_holds() -> None:
     """An exception of the code under test is passed over."""
     edit(

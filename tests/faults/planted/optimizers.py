@@ -223,10 +223,7 @@ def sgd_moves_its_momentum_in_a_skipped_step() -> None:
 )
 def adamw_decays_through_the_gradient() -> None:
     """AdamW's decay enters the moments, as L2 does."""
-    around(
-        "single_tensor",
-        lambda step, lists, options: step(*lists, **options | {"decoupled_weight_decay": False}),
-    )
+    around("single_tensor", lambda step, lists, options: step(*lists, **options | {"decoupled_weight_decay": False}))
 
 
 def _default(cls: type[Optimizer], name: str, value: Any) -> None:
@@ -313,10 +310,7 @@ def _copied(how: Callable[[Any], Any]) -> Callable[[], object]:
     return walk
 
 
-@fault(
-    _copied(copy.deepcopy),
-    "test_a_copy_takes_the_same_steps_bit_for_bit",
-)
+@fault(_copied(copy.deepcopy), "test_a_copy_takes_the_same_steps_bit_for_bit")
 def a_deep_copy_starts_afresh() -> None:
     """The moments stay behind."""
 

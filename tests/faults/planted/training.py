@@ -145,10 +145,7 @@ def nan_in_a_batch_is_trained_on() -> None:
     edit(training._Watch.on_train_batch_start, ("not _all_finite(batch)", "False"))
 
 
-@fault(
-    trained(lr=1e37, epochs=20),
-    "test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint",
-)
+@fault(trained(lr=1e37, epochs=20), "test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint")
 def a_loss_that_is_not_finite_is_recorded() -> None:
     """And training goes on."""
     edit(training._Watch._record, ("not math.isfinite(value)", "False"))
