@@ -91,14 +91,14 @@ def check_step(net, x, y, before, after, *, tensor_scalars=False, kind=Balls):
 
 
 @st.composite
-def trainings(draw, net, gradient_scale=1.0):
+def trainings(draw, net):
     """Draw a state of training: the weights of ``net``, random moments, and a step count."""
     weights = parameters_to_vector(net.parameters()).detach()
     t = draw(st.sampled_from([*STEPS[:5], formulas.CORRECTED - 1, formulas.CORRECTED]))
     if t == 0:
         return TrainingState(weights, torch.zeros_like(weights), torch.zeros_like(weights), None, 0)
     generator = torch.Generator().manual_seed(draw(seeds))
-    m, v = gradient_scale * torch.randn((2, len(weights)), generator=generator).to(weights)
+    m, v = torch.randn((2, len(weights)), generator=generator).to(weights)
     return TrainingState(weights, m, v * v, None, t)
 
 

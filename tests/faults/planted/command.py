@@ -6,33 +6,33 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 
-from simplenet import SimpleNet, TrainingRun, XORDataModule, cli, environment, plot, train, xor
+from simplenet import SimpleNet, TrainingRun, XORDataModule, cli, deterministic, environment, plot, train, xor
 from simplenet.cli import certify, main, predict
-from tests.faults.planted.ensemble import made
+from simplenet.testing.settings import default_dtype, matmul_precision
+from tests.certificates import certificate as made
 from tests.faults.planting import catalogue, edit, wrap
 
 FAULTS, fault = catalogue("command")
+
+
+def _printed(*arguments: str) -> object:
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.stdout, result.stderr
 
 
 def certified(*arguments: str, solved: int = 15, seeds: int = 20) -> Callable[[], object]:
     """Witness what ``certify`` says of networks that were made up, and how it ends."""
 
     def run() -> object:
-        import simplenet.certificate
-
-        original = simplenet.certificate.certify
-        simplenet.certificate.certify = lambda *_, **__: made([3] * solved + [-1] * (seeds - solved))
-        try:
-            with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
-                result = CliRunner().invoke(main, ["certify", *arguments])
-        finally:
-            simplenet.certificate.certify = original
-        return result.exit_code, result.stdout, result.stderr
+        result = made([3] * solved + [-1] * (seeds - solved))
+        with patch("simplenet.certificate.certify", lambda *_, **__: result):
+            return _printed("certify", *arguments)
 
     return run
 
@@ -76,18 +76,8 @@ def the_word_of_an_interrupted_certificate_goes_to_stdout() -> None:
 
 
 def _interrupted() -> object:
-    import simplenet.certificate
-
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    original, kill = simplenet.certificate.certify, cli.kill_children
-    simplenet.certificate.certify, cli.kill_children = interrupt, lambda: None  # type: ignore[assignment]
-    try:
-        result = CliRunner().invoke(main, ["certify", "--seeds", "1", "--steps", "1"])
-    finally:
-        simplenet.certificate.certify, cli.kill_children = original, kill
-    return result.exit_code, result.stdout, result.stderr
+    with patch("simplenet.certificate.certify", side_effect=KeyboardInterrupt), patch.object(cli, "kill_children"):
+        return _printed("certify", "--seeds", "1", "--steps", "1")
 
 
 @fault(lambda: _predicted(0.5), "test_a_prediction_of_one_half_is_false")
@@ -97,36 +87,20 @@ def a_score_of_one_half_reads_as_true() -> None:
 
 
 def _predicted(bias: float) -> object:
-    import simplenet.model
-
     net = SimpleNet()
     for p in net.parameters():
         p.data.zero_()
     net.output_layer.bias.data.fill_(bias)
-    original = simplenet.model.load_checkpoint
-    simplenet.model.load_checkpoint = lambda _: net
-    try:
-        return CliRunner().invoke(main, ["predict", __file__, "0,1"]).output
-    finally:
-        simplenet.model.load_checkpoint = original
+    with patch("simplenet.model.load_checkpoint", return_value=net):
+        return _printed("predict", __file__, "0,1")
 
 
-def _ended(error: Exception) -> Callable[[], object]:
-    def run() -> object:
-        def fail(*_: Any, **__: Any) -> None:
-            raise error
-
-        original = environment.describe
-        environment.describe = fail  # type: ignore[assignment]
-        try:
-            return CliRunner().invoke(main, ["info"]).exit_code
-        finally:
-            environment.describe = original
-
-    return run
+def _failed() -> object:
+    with patch.object(environment, "describe", side_effect=RuntimeError("no kernel")):
+        return CliRunner().invoke(main, ["info"]).exit_code
 
 
-@fault(_ended(RuntimeError("no kernel")), "test_no_unexpected_error_exits_with_status_0_or_1")
+@fault(_failed, "test_no_unexpected_error_exits_with_status_0_or_1")
 def an_error_of_its_own_is_a_verdict() -> None:
     """Status 1."""
     cli._DEFECT = 1
@@ -193,45 +167,27 @@ def wrap_described(change: Callable[..., dict[str, str]]) -> None:
 
 
 def _deterministic_described() -> object:
-    torch.use_deterministic_algorithms(mode=True)
-    try:
+    with deterministic():
         return environment.describe(torch.device("cpu"))["algorithms"]
-    finally:
-        torch.use_deterministic_algorithms(mode=False)
 
 
 def _matmul_described() -> object:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
+    with matmul_precision("medium"):
         return environment.describe(torch.device("cpu"))["matmul"]
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _default_described() -> object:
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         return environment.describe(torch.device("cpu"))["dtype"]
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def drawn(figure_of: Callable[[Path], None]) -> Callable[[], object]:
     """Witness the lines and the limits of a picture."""
 
     def draw() -> object:
-        seen: list[Any] = []
-        original = plot._save
-        plot._save = lambda figure, _: seen.append(figure)  # type: ignore[assignment]
-        try:
-            figure_of(Path("picture.png"))
-        finally:
-            plot._save = original
-        (figure,) = seen
-        assert isinstance(figure, Figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=30)
+        with patch.object(plot, "_save", lambda figure, _: figure.savefig(buffer, format="png", dpi=30)):
+            figure_of(Path("picture.png"))
         return hash(buffer.getvalue())
 
     return draw
@@ -293,21 +249,9 @@ def two_devices_are_asked_for_and_one_is_used() -> None:
 
 
 def _fabric() -> object:
-    import lightning.fabric
-
-    seen: list[Any] = []
-    original = lightning.fabric.Fabric
-
-    def make(**options: Any) -> Any:
-        seen.append(options)
-        raise ValueError("seen")
-
-    lightning.fabric.Fabric = make  # type: ignore[assignment,misc]
-    try:
+    with patch("lightning.fabric.Fabric", side_effect=ValueError) as make:
         CliRunner().invoke(main, ["certify", "--devices", "2", "--strategy", "ddp"])
-    finally:
-        lightning.fabric.Fabric = original  # type: ignore[misc]
-    return seen
+    return str(make.mock_calls)
 
 
 @fault(

@@ -10,7 +10,8 @@ from torch import nn
 import simplenet.ensemble as subject
 from simplenet import certificate, mt19937, train_ensemble
 from simplenet.certificate import Certificate, clopper_pearson
-from simplenet.ensemble import Ensemble, Formulas, Step
+from simplenet.ensemble import Formulas, Step
+from tests.certificates import certificate as made
 from tests.faults.planting import catalogue, edit, replace
 
 FAULTS, fault = catalogue("ensemble")
@@ -178,21 +179,6 @@ def the_bounds_share_the_doubt() -> None:
 def the_upper_bound_is_the_lower_one_mirrored_wrongly() -> None:
     """It is one count too low."""
     edit(clopper_pearson, ("betaincinv(k + 1, n - k, confidence)", "betaincinv(max(k, 1), n - k + 1, confidence)"))
-
-
-def made(
-    solved_at: list[int],
-    *,
-    confidence: float = 0.9,
-    architecture: Any = "overview",
-    steps: int = 100,
-    weights: Any = None,
-) -> Certificate:
-    """Make up a certificate of networks that were solved at these steps."""
-    n = len(solved_at)
-    weights = torch.zeros(n, 17) if weights is None else weights
-    ensemble = Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), weights, None)
-    return Certificate(architecture, 4, steps, confidence, ensemble)
 
 
 @fault(

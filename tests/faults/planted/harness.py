@@ -28,8 +28,8 @@ def message_of(call: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _within(actual: float, expected: float = 1.0, atol: float = 0.1) -> Callable[[], object]:
-    return message_of(lambda: assert_within(torch.tensor([actual]), torch.tensor([expected]), atol=atol, claim="it"))
+def _within(actual: float) -> Callable[[], object]:
+    return message_of(lambda: assert_within(torch.tensor([actual]), torch.ones(1), atol=0.1, claim="it"))
 
 
 @fault(

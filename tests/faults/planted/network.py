@@ -10,6 +10,7 @@ from torch.nn import functional
 
 import simplenet.model
 from simplenet import SimpleNet, mse_loss
+from simplenet.testing.settings import default_dtype
 from tests.faults.planting import catalogue, edit, wrap
 
 FAULTS, fault = catalogue("network")
@@ -38,18 +39,16 @@ def loss(
     return compute
 
 
-def scores(
-    rows: int = 4, architecture: Any = "overview", dtype: torch.dtype = torch.float32, *, transposed: bool = False
-) -> Callable[[], object]:
+def scores(rows: int = 4, architecture: Any = "overview", *, transposed: bool = False) -> Callable[[], object]:
     """Witness the output of a network and the gradients of its sum."""
 
     def compute() -> object:
         torch.manual_seed(1996)
-        net = SimpleNet(architecture).to(dtype)
+        net = SimpleNet(architecture)
         if transposed:
             for layer in (net.input_layer, net.output_layer):
                 layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
-        x = (torch.arange(2.0 * rows).reshape(rows, 2) % 3).to(dtype).requires_grad_()
+        x = (torch.arange(2.0 * rows).reshape(rows, 2) % 3).requires_grad_()
         y = net(x)
         y.sum().backward()
         assert x.grad is not None
@@ -349,13 +348,9 @@ def biases_begin_at_zero() -> None:
 
 def _drawn(dtype: torch.dtype) -> Callable[[], object]:
     def draw() -> object:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            torch.manual_seed(1)
+        torch.manual_seed(1)
+        with default_dtype(dtype):
             return [p.tolist() for p in SimpleNet().parameters()]
-        finally:
-            torch.set_default_dtype(before)
 
     return draw
 

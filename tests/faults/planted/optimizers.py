@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,8 @@ def path(
 
 
 FOR_LOOP, FOREACH, FUSED = {"foreach": False}, {"foreach": True}, {"fused": True}
+# The name of each implementation in torch, its flags, and the first torch that has it on the CPU.
+IMPLEMENTATIONS = ("single_tensor", FOR_LOOP, (2, 0)), ("multi_tensor", FOREACH, (2, 0)), ("fused", FUSED, (2, 4))
 
 
 def around(kind: str, change: Callable[..., Any]) -> None:
@@ -92,11 +95,7 @@ def _tail_dropped(step: Callable[..., Any], lists: list[Any], options: dict[str,
             p[2**16 :] = tail
 
 
-for _kind, _flags, _since in (
-    ("single_tensor", FOR_LOOP, (2, 0)),
-    ("multi_tensor", FOREACH, (2, 0)),
-    ("fused", FUSED, (2, 4)),
-):
+for _kind, _flags, _since in IMPLEMENTATIONS:
 
     def _plant(kind: str = _kind) -> None:
         """Past 65,536 entries, a kernel's chunk, a parameter stays as it is."""
@@ -338,15 +337,7 @@ def a_pickled_copy_forgets_the_largest_second_moment() -> None:
     wrap(Optimizer, "__getstate__", change)
 
 
-def _not_finite(value: float, **flags: Any) -> Callable[[], object]:
-    return path(gradients=(value,), **flags)
-
-
-for _kind, _flags, _since in (
-    ("single_tensor", FOR_LOOP, (2, 0)),
-    ("multi_tensor", FOREACH, (2, 0)),
-    ("fused", FUSED, (2, 4)),
-):
+for _kind, _flags, _since in IMPLEMENTATIONS:
 
     def _plant(kind: str = _kind) -> None:
         """A gradient of NaN is taken for 0."""
@@ -358,12 +349,12 @@ for _kind, _flags, _since in (
         around(kind, change)
 
     _plant.__name__ = f"{_kind}_hides_nan"
-    fault(_not_finite(float("nan"), **_flags), "test_a_nonfinite_gradient_changes_only_its_own_entry", since=_since)(
+    fault(path(gradients=(math.nan,), **_flags), "test_a_nonfinite_gradient_changes_only_its_own_entry", since=_since)(
         _plant
     )
 
 
-@fault(_not_finite(float("inf"), **FOREACH), "test_a_nonfinite_gradient_changes_only_its_own_entry")
+@fault(path(gradients=(math.inf,), **FOREACH), "test_a_nonfinite_gradient_changes_only_its_own_entry")
 def foreach_cuts_infinity_to_the_largest_number() -> None:
     """A gradient that has overflowed is one like any other."""
 
