@@ -39,21 +39,21 @@ def certified(*arguments: str, solved: int = 15, seeds: int = 20) -> Callable[[]
 
 @fault(certified("--target", "0.75"), "test_a_target_between_the_two_bounds_is_not_reached")
 def a_target_below_the_upper_bound_is_cleared() -> None:
-    """What may be true is taken for what is."""
+    """The upper bound decides instead of the lower one."""
     edit(certify, ("certificate.bounds[0] < target", "certificate.bounds[1] < target"))
 
 
 @fault(
     certified("--target", "0.9", "--architecture", "overview"), "test_a_target_between_the_two_bounds_is_not_reached"
 )
-def the_target_is_not_looked_at() -> None:
+def the_target_is_ignored() -> None:
     """The status is 0."""
     edit(certify, ("certificate.bounds[0] < target", "False"))
 
 
 @fault(certified(solved=8), "test_a_list_at_its_length_limit_has_no_ellipsis")
-def a_list_that_is_full_seems_to_go_on() -> None:
-    """Twelve failed seeds are followed by dots."""
+def a_full_list_has_an_ellipsis() -> None:
+    """Twelve failed seeds are followed by an ellipsis."""
     edit(cli._verdict, ("len(failed) > _NAMED", "len(failed) >= _NAMED"))
 
 
@@ -64,13 +64,13 @@ def one_failed_seed_fewer_is_listed() -> None:
 
 
 @fault(certified(solved=3), "test_a_bound_below_the_target_has_status_1_and_describes_the_failed_seeds")
-def only_one_failed_seed_is_looked_into() -> None:
+def only_one_failed_seed_is_described() -> None:
     """The others are listed."""
     cli._EXPLAINED = 1
 
 
 @fault(lambda: _interrupted(), "test_everything_but_results_goes_to_stderr")
-def the_word_of_an_interrupted_certificate_goes_to_stdout() -> None:
+def the_message_of_an_interrupt_goes_to_stdout() -> None:
     """A pipe takes it for a result."""
     edit(certify, (", err=True", ""))
 
@@ -82,7 +82,7 @@ def _interrupted() -> object:
 
 @fault(lambda: _predicted(0.5), "test_a_prediction_of_one_half_is_false")
 def a_score_of_one_half_reads_as_true() -> None:
-    """It is above nothing."""
+    """A score of 1/2 should be false."""
     edit(predict, ("prediction > 1 / 2", "prediction >= 1 / 2"))
 
 
@@ -101,7 +101,7 @@ def _failed() -> object:
 
 
 @fault(_failed, "test_no_unexpected_error_exits_with_status_0_or_1")
-def an_error_of_its_own_is_a_verdict() -> None:
+def an_unexpected_error_has_status_1() -> None:
     """Status 1."""
     cli._DEFECT = 1
 
@@ -124,7 +124,7 @@ def _skipped() -> object:
     lambda: environment.describe(torch.device("cpu"))["cudnn"],
     "test_each_entry_of_a_description_follows_the_flag_that_it_names",
 )
-def cudnns_flags_are_shown_by_each_others_names() -> None:
+def the_flags_of_cudnn_are_exchanged() -> None:
     """Deterministic is benchmark."""
 
     def change(describe: Callable[..., dict[str, str]], device: torch.device) -> dict[str, str]:
@@ -135,8 +135,8 @@ def cudnns_flags_are_shown_by_each_others_names() -> None:
 
 
 @fault(lambda: _deterministic_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
-def any_algorithm_is_said_to_be_used() -> None:
-    """In deterministic mode, too."""
+def describe_always_reports_any_algorithm() -> None:
+    """Also in deterministic mode."""
     edit(
         environment.describe,
         ("'deterministic only' if torch.are_deterministic_algorithms_enabled() else 'any'", "'any'"),
@@ -144,7 +144,7 @@ def any_algorithm_is_said_to_be_used() -> None:
 
 
 @fault(lambda: _matmul_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
-def the_precision_of_products_is_said_to_be_highest() -> None:
+def describe_always_reports_the_highest_precision() -> None:
     """Also where TF32 is allowed."""
     edit(environment.describe, ("{torch.get_float32_matmul_precision()}", "highest"))
 
@@ -153,8 +153,8 @@ def the_precision_of_products_is_said_to_be_highest() -> None:
     lambda: environment.describe(torch.device("cpu"))["dtype"] == "float32" and _default_described(),
     "test_each_entry_of_a_description_follows_the_flag_that_it_names",
 )
-def the_default_type_is_said_to_be_float32() -> None:
-    """Whatever it is."""
+def describe_always_reports_float32() -> None:
+    """For any default dtype."""
     edit(environment.describe, ("str(torch.get_default_dtype()).removeprefix('torch.')", "'float32'"))
 
 
@@ -208,43 +208,43 @@ def _run(path: Path) -> None:
 
 @fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
 def the_band_has_the_confidence_of_one_bound() -> None:
-    """Both ends together hold with less."""
+    """The two bounds together then have less confidence."""
     edit(plot.plot_certificates, ("(1 + certificate.confidence) / 2", "certificate.confidence"))
 
 
 @fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
-def the_fraction_is_of_the_solved() -> None:
+def the_fraction_is_relative_to_the_solved_seeds() -> None:
     """It always ends at 1."""
     edit(plot.plot_certificates, ("counts / certificate.seeds", "counts / certificate.solved"))
 
 
 @fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
-def the_picture_ends_before_the_last_step() -> None:
+def the_plot_ends_before_the_last_step() -> None:
     """At half of them."""
     edit(plot.plot_certificates, ("xlim=(0, first.steps)", "xlim=(0, first.steps // 2)"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_curve_begins_at_step_1_after_a_resume() -> None:
-    """Whatever came before."""
+    """Instead of at the step after the resume."""
     edit(plot.plot_run, ("np.arange(run.steps - len(losses) + 1, run.steps + 1)", "np.arange(1, len(losses) + 1)"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_surface_has_its_axes_exchanged() -> None:
-    """The first input is drawn upwards."""
+    """The first input is on the vertical axis."""
     edit(plot.plot_run, (".squeeze(-1).numpy()", ".squeeze(-1).numpy().T"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
-def the_line_is_drawn_at_another_score() -> None:
-    """At 0.6, where nothing is decided."""
+def the_boundary_is_drawn_at_another_score() -> None:
+    """At 0.6 instead of 1/2."""
     edit(plot.plot_run, ("levels=[0.5]", "levels=[0.6]"))
 
 
 @fault(lambda: _fabric(), "test_devices_and_strategy_reach_fabric")
-def two_devices_are_asked_for_and_one_is_used() -> None:
-    """The option is checked and forgotten."""
+def one_device_is_used_instead_of_two() -> None:
+    """The option is checked but not passed on."""
     edit(certify, ("devices=one if devices == 1 else devices", "devices=one"))
 
 
@@ -261,7 +261,7 @@ def _fabric() -> object:
     control=True,
 )
 def lines_are_echoed_one_by_one() -> None:
-    """Which prints the same."""
+    """The output is the same."""
 
     def change(echo: Callable[..., None], message: Any = None, **options: Any) -> None:
         echo(message, **options)
