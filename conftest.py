@@ -30,14 +30,7 @@ from simplenet.testing.plugin import selected_devices
 
 pytest_plugins = ["simplenet.testing.plugin", "tests.ledger.plugin", "tests.environments.plugin"]
 
-settings.register_profile(
-    "default",
-    max_examples=12,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    print_blob=True,
-)
+settings.register_profile("default", max_examples=12, derandomize=True, database=None, deadline=None, print_blob=True)
 settings.register_profile("explore", settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.register_profile(
     "unshrunk", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False

@@ -54,16 +54,7 @@ def test_ensemble(clock, timed_device, strategy, scale, timed, monkeypatch):
     def train():
         train_ensemble(range(seeds), steps=steps, device=str(timed_device), compiled=compiled)
 
-    clock(
-        train,
-        timed_device,
-        strategy=strategy,
-        steps=seeds * steps,
-        rows=4,
-        hidden=4,
-        training=True,
-        rounds=3,
-    )
+    clock(train, timed_device, strategy=strategy, steps=seeds * steps, rows=4, hidden=4, training=True, rounds=3)
 
 
 @pytest.mark.parametrize("peer", ["jax-vmap"], indirect=True)
@@ -78,12 +69,5 @@ def test_ensemble_of_a_peer(clock, peer, timed_device, scale):
     many(steps)
 
     clock(
-        lambda: many(steps),
-        timed_device,
-        strategy=peer,
-        steps=seeds * steps,
-        rows=4,
-        hidden=4,
-        training=True,
-        rounds=3,
+        lambda: many(steps), timed_device, strategy=peer, steps=seeds * steps, rows=4, hidden=4, training=True, rounds=3
     )

@@ -117,9 +117,7 @@ def corrections(t: int, lr: float) -> tuple[float, float]:
     return -lr / (1 - BETA1**t), (1 - BETA2**t) ** 0.5
 
 
-def loop(
-    step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
-) -> Callable[..., tuple[Tensor, ...]]:
+def loop(step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]) -> Callable[..., tuple[Tensor, ...]]:
     """Turn a step into a loop that torch compiles without graph breaks.
 
     Args:

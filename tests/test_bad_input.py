@@ -566,10 +566,7 @@ MESSAGES = [
         lambda: simplenet.mse_loss(Y, Y[:3]),
         "targets have shape (3, 1), but should have that of the predictions, (4, 1)",
     ),
-    (
-        lambda: simplenet.mse_loss(Y[:0], Y[:0]),
-        "predictions have shape (0, 1), but should hold at least one element",
-    ),
+    (lambda: simplenet.mse_loss(Y[:0], Y[:0]), "predictions have shape (0, 1), but should hold at least one element"),
     (
         lambda: simplenet.mse_loss(Y, Y.to("meta")),
         "targets are on meta, but should be on the device of the predictions, cpu",

@@ -21,6 +21,7 @@ from simplenet.certificate import certify
 from simplenet.cli import _report, main
 from simplenet.environment import describe, resolve_device
 from tests.children.background import Background
+from tests.children.forked import ROOT
 
 
 @pytest.fixture
@@ -180,8 +181,7 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"),
-    [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)],
+    ("flag", "value"), [("architecture", "overview"), ("seed", 1996), ("hidden", 4), ("batch-size", 1), ("lr", 0.01)]
 )
 def test_options_stored_in_the_checkpoint_are_refused_with_resume(cli, tmp_path, flag, value):
     """Even with the same value."""
@@ -493,13 +493,9 @@ def test_info_names_versions_device_threads_and_flags(cli):
 
 def test_help_and_the_reference_do_not_import_torch():
     """In a new process; importing torch takes seconds."""
-    program = (
-        "import sys; import simplenet, simplenet.cli, simplenet.reference; "
-        "assert 'SimpleNet' in dir(simplenet); "
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'lightning', 'matplotlib'}))"
-    )
+    command = [sys.executable, "-m", "tests.children.light_import"]
 
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert answer.stdout.strip() == "[]"
 

@@ -36,6 +36,7 @@ from simplenet.cli import main
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
 from simplenet.testing.strategies import floats, tensors
+from tests.certificates import certificate as made
 
 # The probability that a correct SimpleNet, on new seeds, fails any band of this module.
 FALSE_ALARM = 1e-6
@@ -390,13 +391,6 @@ def test_bad_input_to_certify_ends_with_one_clear_line_and_status_2(certify, arg
 
     assert result.exit_code == 2, result.output
     assert message in result.output.splitlines()[-1]
-
-
-def made(solved_at, *, confidence=0.999):
-    """Make a certificate of networks that are solved from these steps to the last."""
-    n = len(solved_at)
-    result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), torch.zeros(n, 17), None)
-    return Certificate("overview", 4, 100, confidence, result)
 
 
 @given(n=st.integers(1, 60), data=st.data(), confidence=st.sampled_from([0.5, 0.9, 0.999]))

@@ -270,8 +270,8 @@ def test_loading_a_checkpoint_draws_nothing(device, checkpoint, seed, drawn):
     [load_checkpoint, lambda _: ensemble.initial_weights([1]), lambda _: ensemble._one_by_one([1], SimpleNet())],  # noqa: SLF001
     ids=["load_checkpoint", "initial_weights", "one by one"],
 )
-def test_weights_that_the_cpu_draws_leave_the_gpus_alone(checkpoint, monkeypatch, draw):
-    """To copy the state of their generators would start CUDA on each."""
+def test_drawing_weights_on_the_cpu_does_not_touch_the_generators_of_gpus(checkpoint, monkeypatch, draw):
+    """Copying the states of their generators would initialize CUDA on each GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("a GPU's generator is copied"))
 

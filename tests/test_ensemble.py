@@ -251,7 +251,7 @@ def test_the_derivative_of_an_activation_is_that_of_autograd(module):
     assert_within(slope(a), z.grad, atol=2 * gamma(3, torch.float64), claim="slope")
 
 
-# --- what torch compiles, and the loop around it, in Python ---
+# --- the compiled function and its loop, in Python ---
 
 
 def while_loop(ahead, advance, carried):
@@ -262,7 +262,7 @@ def while_loop(ahead, advance, carried):
 
 @pytest.mark.parametrize(("t", "end"), [(0, 0), (0, 3), (2, 3), (4, 9)])
 def test_a_loop_takes_each_step_up_to_its_end(monkeypatch, t, end):
-    """Each from the state that the one before has led to, with the same further tensors."""
+    """Each starts from the state after the step before; the other tensors are constant."""
     monkeypatch.setitem(sys.modules, "torch._higher_order_ops.while_loop", SimpleNamespace(while_loop=while_loop))
     run = loop(lambda t, state, *constants: (t + 1, tuple([*part, (t, *constants)] for part in state)))
 
@@ -273,7 +273,7 @@ def test_a_loop_takes_each_step_up_to_its_end(monkeypatch, t, end):
 
 
 def test_a_copy_of_a_function_is_compiled_whole_and_for_one_size(monkeypatch):
-    """With its defaults and what it closes over, and those of the options that this torch knows."""
+    """With its defaults and closure, and only with options that this torch has."""
     compiled = []
     monkeypatch.setattr(torch, "_inductor", SimpleNamespace(list_options=lambda: ["known", "other"]), raising=False)
     monkeypatch.setattr(torch, "compile", lambda function, **options: (compiled.append(options), function)[1])
@@ -426,10 +426,10 @@ def test_a_run_starts_no_block_after_a_request_to_stop(monkeypatch):
     assert [part.shape for part in parts] == [(1,), (1,), (1, 17)]
 
 
-def test_all_that_a_run_computes_with_is_on_its_device(monkeypatch):
-    """Which is not the default one."""
-    place = torch.device("meta")
-    step, rows = Step("overview", 4, place), schedule(4, 9, 0.01).to(place)
+def test_all_tensors_of_a_run_are_on_its_device(monkeypatch):
+    """Not on the default device."""
+    meta = torch.device("meta")
+    step, rows = Step("overview", 4, meta), schedule(4, 9, 0.01).to(meta)
     seen = []
 
     def run(t, end, state, rows):
@@ -437,32 +437,32 @@ def test_all_that_a_run_computes_with_is_on_its_device(monkeypatch):
         return state
 
     monkeypatch.setattr(step, "solved_since", lambda t, since, y_hat: (seen.extend([t, since, y_hat]), since)[1])
-    train = ensemble._Training(run, 8, step, rows, place, threading.Event())  # noqa: SLF001
+    train = ensemble._Training(run, 8, step, rows, meta, threading.Event())  # noqa: SLF001
     train.warm(initial_weights([1]))
-    with pytest.raises(NotImplementedError, match="no data"):  # to bring back from there
+    with pytest.raises(NotImplementedError, match="no data"):  # a meta tensor has no data to copy to the CPU
         train(initial_weights([1]))
 
     assert len(seen) == 2 * 7 + 3
-    assert {part.device for part in seen} == {place}
+    assert {part.device for part in seen} == {meta}
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_run_on_another_device_has_the_width_of_that_device_and_is_there(monkeypatch, compiled):
-    place, asked, runs = torch.device("meta"), [], []
-    monkeypatch.setattr(ensemble, "resolve_device", lambda _: place)
+def test_a_run_on_another_device_uses_its_chunk_width_and_stays_on_it(monkeypatch, compiled):
+    meta, asked, runs = torch.device("meta"), [], []
+    monkeypatch.setattr(ensemble, "resolve_device", lambda _: meta)
     monkeypatch.setitem(ensemble._WIDTH, "meta", 64)  # noqa: SLF001
     monkeypatch.setattr(ensemble, "_compiled", lambda *given: (asked.append(given), lambda *_: None)[1])
     monkeypatch.setattr(
         ensemble, "_train_chunks", lambda train, _, workers, **__: (runs.append((train, workers)), [[]])[1]
     )
 
-    with num_threads(3), default_dtype(torch.float64), suppress(ValueError):  # there is no result to put together
+    with num_threads(3), default_dtype(torch.float64), suppress(ValueError):  # the stand-ins return no result
         train_ensemble([1], compiled=compiled)
 
     ((train, workers),) = runs
-    assert (train.width, train.device, train.rows.device, train.step.y.device) == (64, place, place, place)
+    assert (train.width, train.device, train.rows.device, train.step.y.device) == (64, meta, meta, meta)
     assert workers == 1
-    assert asked == [("overview", 4, place, torch.float64)] * compiled
+    assert asked == [("overview", 4, meta, torch.float64)] * compiled
 
 
 @pytest.mark.parametrize(("options", "expected"), [({}, True), ({"progress": True}, None)])

@@ -19,13 +19,13 @@ ROOT = Path(sys.modules[Fault.__module__].__file__).parents[2]
 
 # Fast ones of each subject.
 DOZEN = [
-    "foreach-leaves-out-the-last-of-a-hundred-and-ten",
-    "adamw-decays-nothing-unless-told",
+    "foreach-skips-the-last-of-110-parameters",
+    "the-default-decay-of-adamw-is-zero",
     "the-loss-divides-by-the-rows-alone",
     "a-weight-used-twice-gets-the-gradient-of-its-first-use",
     "numpy-is-not-seeded",
     "deterministic-mode-forgets-that-it-only-warned",
-    "a-half-is-right",
+    "one-half-is-right",
     "the-digest-is-not-compared",
     "a-lower-bound-is-rounded-up",
     "a-target-below-the-upper-bound-is-cleared",
@@ -102,7 +102,7 @@ def test_the_catalogue_is_complete():
 
 
 def double(x):
-    """Double it."""
+    """Multiply by two."""
     return 2 * x
 
 

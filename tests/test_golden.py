@@ -340,10 +340,7 @@ SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(che
         (TEXT[:-400], "should be written by pytest --golden-write, but its format is None"),
         (TEXT.replace("golden 1", "golden 2"), "its format is 'simplenet golden 2' and not 'simplenet golden 1'"),
         (TEXT.replace('"lr": 0.01', '"lr": 0.02'), "should hold training with {'lr': 0.01, .* but holds {'lr': 0.02"),
-        (
-            TEXT.replace('"seed": 1996', '"seed": 3'),
-            "should hold known runs, but holds for-loop-overview-3:",
-        ),
+        (TEXT.replace('"seed": 1996', '"seed": 3'), "should hold known runs, but holds for-loop-overview-3:"),
         (TEXT.replace('"2000": {', '"2001": {'), "should hold 2,000 steps of for-loop-overview-1996, but holds a part"),
         (SHORTER, "should hold 2,000 steps of for-loop-overview-1996, but holds a part"),
         (TEXT.replace('"loss"', '"lost"'), "should be as it was written, but is damaged: TypeError: .*'lost'"),

@@ -6,9 +6,10 @@ import pytest
 import torch
 from matplotlib import colors
 
-from simplenet import Certificate, SimpleNet, TrainingRun, clopper_pearson, ensemble, plot, xor
+from simplenet import SimpleNet, TrainingRun, clopper_pearson, ensemble, plot, xor
 from simplenet.plot import check_picture, plot_certificates, plot_run
 from simplenet.testing.settings import default_dtype
+from tests.certificates import certificate
 
 
 @pytest.fixture
@@ -22,14 +23,6 @@ def figure(monkeypatch, tmp_path):
         return figures[0]
 
     return draw
-
-
-def certificate(solved_at, steps, confidence, *, hidden=4):
-    """Make a certificate of networks that are solved from these steps to the last."""
-    n = len(solved_at)
-    weights = torch.zeros(n, 4 * hidden + 1)
-    result = ensemble.Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), weights, None)
-    return Certificate("overview", 4, steps, confidence, result)
 
 
 def texts(axes):
@@ -48,7 +41,7 @@ def test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps(fig
     solved_at = [3, 3, 50, 90, ensemble.NEVER]
     n = len(solved_at)
 
-    (axes,) = figure(plot_certificates, [certificate(solved_at, 120, 0.9)]).axes
+    (axes,) = figure(plot_certificates, [certificate(solved_at, steps=120, confidence=0.9)]).axes
 
     (line,), (band,) = axes.get_lines(), axes.collections
     counts = {0: 0, 3: 2, 50: 3, 90: 4, 120: 4}
@@ -72,7 +65,7 @@ def test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps(fig
 
 def test_the_plot_of_certificates_has_a_curve_and_a_band_for_each(figure):
     """The title and the limits are those of the first certificate."""
-    made = [certificate([3, ensemble.NEVER], 120, 0.9), certificate([40] * 1200, 50, 0.99, hidden=2)]
+    made = [certificate([3, ensemble.NEVER], steps=120, confidence=0.9), certificate([40] * 1200, steps=50, hidden=2)]
 
     (axes,) = figure(plot_certificates, made).axes
 
@@ -93,7 +86,7 @@ def test_the_plot_of_certificates_has_a_curve_and_a_band_for_each(figure):
 @pytest.mark.parametrize("solved_at", [3, ensemble.NEVER])
 def test_fractions_are_plotted_on_the_scale_from_0_to_1(figure, solved_at):
     """Which takes nearly all of the height."""
-    (axes,) = figure(plot_certificates, [certificate([solved_at] * 1000, 9, 0.9)]).axes
+    (axes,) = figure(plot_certificates, [certificate([solved_at] * 1000, steps=9, confidence=0.9)]).axes
 
     bottom, top = axes.get_ylim()
     assert bottom < 0
@@ -178,7 +171,7 @@ def test_the_suffix_of_a_plot_selects_its_format(tmp_path, name, beginning):
     path = tmp_path / name
     check_picture(path)
 
-    plot_certificates([certificate([3], 9, 0.9)], path)
+    plot_certificates([certificate([3], steps=9)], path)
 
     assert path.read_bytes().startswith(beginning)
 
@@ -210,7 +203,7 @@ def test_a_plot_in_a_missing_directory_is_refused_by_name(tmp_path):
     [
         (3, "certificates is 3 of type int, but should be a sequence of certificates"),
         ([], "certificates has length 0, but should have a length of at least 1"),
-        ([certificate([3], 9, 0.9), 3], "certificates[1] is 3 of type int, but should be a Certificate"),
+        ([certificate([3], steps=9), 3], "certificates[1] is 3 of type int, but should be a Certificate"),
     ],
     ids=["no sequence", "none", "another"],
 )

@@ -44,8 +44,8 @@ def test_the_references_first_step_is_the_notebooks():
 
 @pytest.mark.parametrize("architecture", reference.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_it_computes_in_the_type_of_its_arguments_and_keeps_their_shape(architecture, dtype):
-    """Gradients, the memory that a step begins with, the weights and the memory after it."""
+def test_the_reference_keeps_the_dtype_and_the_shape_of_its_arguments(architecture, dtype):
+    """Gradients, the initial state of Adam, and weights and state after a step."""
     draw = np.random.default_rng(1996).uniform
     p = reference.Parameters(*(draw(-1, 1, size).astype(dtype) for size in ((4, 2), 4, (1, 4), 1)))
     gradients = reference.gradients(p, TABLE.astype(dtype), TARGETS.astype(dtype), architecture)

@@ -295,7 +295,7 @@ def test_the_hash_seed_reaches_child_processes_and_not_this_one(seeding):
 
 
 @pytest.mark.parametrize("kind", [range, lambda count: list(range(count))], ids=["range", "list"])
-def test_seeds_are_taken_from_one_to_the_most_there_may_be(kind):
+def test_one_to_the_largest_number_of_seeds_is_accepted(kind):
     for count in range(1, 4):
         assert [*check_seeds(kind(count), 3)] == [*range(count)]
     for count in (0, 4):

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from simplenet import signals
 from simplenet.signals import ENDING, EndingSignal, FirstSignal, ending_by_exception, kill_children, status
 
+PROJECT = Path(__file__).parent.parent
 BY_EXCEPTION = [number for number in ENDING if number != signal.SIGINT]
 
 
@@ -188,28 +190,11 @@ def test_descendants_are_listed_and_killed_but_not_the_process_itself(monkeypatc
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no list of child processes")
 def test_descendants_are_killed_and_no_other_process():
-    """A child that has started one of its own, as a compiler driver does; in a process that has no others."""
-    grandchild = "import subprocess, sys; subprocess.run(['sleep', '600'])"
-    program = f"""
-import subprocess, sys, time
-from pathlib import Path
-from simplenet.signals import _children, kill_children
-import os
-child = subprocess.Popen([sys.executable, "-c", {grandchild!r}])
-while len(_children(os.getpid())) < 2:
-    time.sleep(0.01)
-grandchild = _children(child.pid)[0]
-kill_children()
-assert child.wait() == -9
-while Path(f"/proc/{{grandchild}}/cmdline").exists() and Path(f"/proc/{{grandchild}}/cmdline").read_bytes():
-    time.sleep(0.01)
-print("ended")
-"""
+    """With a child that has started a child, as a compiler driver does; in a process without other children."""
     other = subprocess.Popen(["sleep", "600"])
     try:
-        result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
-        )
+        command = [sys.executable, "-m", "tests.children.killed_grandchild"]
+        result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
 
         assert result.stdout == "ended\n", result.stderr
         assert other.poll() is None

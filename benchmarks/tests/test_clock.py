@@ -9,6 +9,7 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from shutil import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from benchmarks.conftest import Clock, copy_bytes_per_second, device_seconds_per
 from benchmarks.peers import Jax, NumPy, unavailable
 from benchmarks.steps import stepper
 from simplenet import SimpleNet, ensemble, set_seed, xor
+from tests.children import slowed_step
 
 pytest_plugins = "pytester"
 
@@ -255,35 +257,13 @@ def test_steps_of_jax_wait_for_the_result(queue, scan):
     assert not queue.waiting
 
 
-PINNED = """
-import jax
-import torch
-from benchmarks.peers import Jax, JaxVmap
-from simplenet import SimpleNet, xor
-
-first, second = jax.devices("cpu")
-jax.config.update("jax_default_device", second)  # as a GPU is, where JAX has one
-jax.config.update("jax_default_matmul_precision", "bfloat16")  # as TF32 may be
-take = Jax(SimpleNet(), *xor(), scan=False)
-many = JaxVmap(torch.zeros(3, 17), *xor())
-take()
-take.write(take.read())
-results = jax.tree.leaves((take.p, take.state, take.one(take.p, take.state), many.train(many.start, 1)))
-assert {device for result in results for device in result.devices()} == {first}, "a result is on JAX's default device"
-for step in (jax.make_jaxpr(take.one)(take.p, take.state), jax.make_jaxpr(many.train, 1)(many.start, 1)):
-    products, exact = (str(step).count(text) for text in ("dot_general[", "(Precision.HIGHEST, Precision.HIGHEST)"))
-    assert products == exact > 0, f"{exact} of {products} products are in float32"
-"""
-
-
 def test_jax_computes_in_float32_on_the_device_that_is_recorded():
     """Independent of JAX's defaults. JAX is configured with two CPU devices, so that no GPU is needed."""
     pytest.importorskip("jax")
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
-    run = subprocess.run(
-        [sys.executable, "-c", PINNED], cwd=PROJECT, env=os.environ | flags, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "tests.children.jax_device"]
+    run = subprocess.run(command, cwd=PROJECT, env=os.environ | flags, capture_output=True, text=True, check=False)
 
     assert run.returncode == 0, run.stderr
 
@@ -353,47 +333,21 @@ def test_every_benchmark_uses_the_clock_fixture():
                 assert "benchmark" not in arguments, f"{node.name} of {path.name} times without a barrier"
 
 
-STEP, DELAY, STEPS = 100_000, 2_000_000, 5  # nanoseconds, nanoseconds, a count
-
-SLOWED = f"""
-import pytest
-import torch
-
-now = 0
-
-
-def timer():
-    # A simulated clock in nanoseconds. It advances at each reading, which pytest-benchmark's calibration needs.
-    global now
-    now += 1
-    return now * 1e-9
-
-
-@pytest.mark.benchmark(group="training step", timer=timer)
-@pytest.mark.parametrize("delay", [0, {DELAY}])
-def test_step(clock, delay):
-    def steps():
-        global now
-        now += {STEPS} * ({STEP} + delay)
-
-    clock(steps, torch.device("cpu"), strategy="eager", steps={STEPS}, rows=4, hidden=4, training=True, rounds=3)
-"""
-
-
 def test_a_slower_step_is_recorded_as_slower(pytester, monkeypatch):
     """By exactly the added delay, on a simulated clock, so that the machine's load has no effect."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under xdist, pytest-benchmark does not time
     monkeypatch.syspath_prepend(PROJECT)
     pytester.makeconftest("from benchmarks.conftest import *")
-    pytester.makepyfile(SLOWED)
+    copy(slowed_step.__file__, pytester.path / "test_step.py")
 
     result = pytester.runpytest_inprocess(
         "--benchmark-only", "--benchmark-json=run.json", "-p", "no:randomly", "-p", "no:xdist"
     )
 
     assert result.ret == 0
+    steps = slowed_step.STEPS
     plain, slowed = json.loads(Path("run.json").read_text("utf-8"))["benchmarks"]
-    for run, step in ((plain, STEP), (slowed, STEP + DELAY)):
-        assert run["stats"]["median"] == pytest.approx(1e-9 * (STEPS * step + 1), abs=1e-12)  # a reading adds one
-        assert run["extra_info"]["flops_per_second"] == 573 / (run["stats"]["median"] / STEPS)
-        assert run["extra_info"]["samples_per_second"] == 4 / (run["stats"]["median"] / STEPS)
+    for run, step in ((plain, slowed_step.STEP), (slowed, slowed_step.STEP + slowed_step.DELAY)):
+        assert run["stats"]["median"] == pytest.approx(1e-9 * (steps * step + 1), abs=1e-12)  # a reading adds one
+        assert run["extra_info"]["flops_per_second"] == 573 / (run["stats"]["median"] / steps)
+        assert run["extra_info"]["samples_per_second"] == 4 / (run["stats"]["median"] / steps)

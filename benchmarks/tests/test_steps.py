@@ -91,14 +91,14 @@ def check_step(net, x, y, before, after, *, tensor_scalars=False, kind=Balls):
 
 
 @st.composite
-def trainings(draw, net, gradient_scale=1.0):
+def trainings(draw, net):
     """Draw a state of training: the weights of ``net``, random moments, and a step count."""
     weights = parameters_to_vector(net.parameters()).detach()
     t = draw(st.sampled_from([*STEPS[:5], formulas.CORRECTED - 1, formulas.CORRECTED]))
     if t == 0:
         return TrainingState(weights, torch.zeros_like(weights), torch.zeros_like(weights), None, 0)
     generator = torch.Generator().manual_seed(draw(seeds))
-    m, v = gradient_scale * torch.randn((2, len(weights)), generator=generator).to(weights)
+    m, v = torch.randn((2, len(weights)), generator=generator).to(weights)
     return TrainingState(weights, m, v * v, None, t)
 
 
@@ -184,7 +184,7 @@ def test_five_steps_of_cudas_fused_kernel_need_its_rounded_scalars(rounded):
 
 
 class Tf32Products(TorchDispatchMode):
-    """Matrix products of TF32 where torch allows them: 13 of the 23 bits of an operand's fraction are dropped."""
+    """Emulate matrix products in TF32: drop 13 of the 23 bits of the fraction of each operand."""
 
     def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
         if operation in {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}:

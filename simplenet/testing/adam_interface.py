@@ -31,8 +31,8 @@ def _start(shape: tuple[int, ...] = _SHAPE) -> Tensor:
     return units(1, shape, 11)[0]
 
 
-def _gradients(study: Study, steps: int = _STEPS, shape: tuple[int, ...] = _SHAPE, seed: int = 12) -> list[Tensor]:
-    return [study.gradient(g) for g in units(steps, shape, seed)]
+def _gradients(study: Study, steps: int = _STEPS, shape: tuple[int, ...] = _SHAPE) -> list[Tensor]:
+    return [study.gradient(g) for g in units(steps, shape, 12)]
 
 
 def _stepped(driven: Driven, gradients: Sequence[Tensor]) -> Driven:

@@ -53,9 +53,7 @@ DEFECTS = (
     Defect("a learning rate of zero", "the denominator is divided by the step size: 0/0", _differentiable),
     Defect("a short step does not vanish", "the denominator over the step size passes 65504", _differentiable),
     Defect(
-        "every step is within its bound, bfloat16",
-        "a scalar parameter fails an assertion of torch",
-        _differentiable,
+        "every step is within its bound, bfloat16", "a scalar parameter fails an assertion of torch", _differentiable
     ),
     Defect("memory layout", "the fused kernel assumes contiguous memory, or on CUDA refuses other layouts", _FUSED),
     Defect("each parameter goes its own way", "the fused kernel has the same defect", _FUSED),

@@ -36,7 +36,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _UNITS = np.array([1.0, -0.75, 2.5, -3.5, 0.375, -1.5, 0.1875, 3.0, -0.5, 1.75, -2.0, 0.625])
 
 
-def units(steps: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+def units(steps: int, shape: tuple[int, ...], seed: int) -> Tensor:
     """Draw gradients of one scale, in float64; the first entry of the first step is 1."""
     if seed == 0:
         flat = np.resize(_UNITS, steps * int(np.prod(shape)))

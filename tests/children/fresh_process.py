@@ -16,11 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 # The runs to compare between processes: seed, architecture, batch size, steps.
-TRAINED = [
-    (1996, "overview", 1, 100),
-    (0, "derivation", 4, 10),
-    (2**32 - 1, "listing", 3, 7),
-]
+TRAINED = [(1996, "overview", 1, 100), (0, "derivation", 4, 10), (2**32 - 1, "listing", 3, 7)]
 
 # The seeds, epochs, workers, draws and generators of the worker tests; the first seed is repeated at the end.
 SEEDS = (7, 8, 7)

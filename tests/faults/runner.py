@@ -188,10 +188,7 @@ def _fork(fault: Fault, items: Sequence[pytest.Function], session: _Session) -> 
 
 
 def _run_all(
-    faults: Sequence[Fault],
-    processes: int,
-    fork: Callable[[Fault], _Child],
-    done: Callable[[Outcome], None],
+    faults: Sequence[Fault], processes: int, fork: Callable[[Fault], _Child], done: Callable[[Outcome], None]
 ) -> None:
     waiting = list(faults)
     running: dict[Any, _Child] = {}

@@ -1,15 +1,6 @@
 """The catalogue of planted faults, by subject."""
 
-from tests.faults.planted import (
-    command,
-    ensemble,
-    harness,
-    implementations,
-    network,
-    optimizers,
-    randomness,
-    training,
-)
+from tests.faults.planted import command, ensemble, harness, implementations, network, optimizers, randomness, training
 
 FAULTS = [
     fault

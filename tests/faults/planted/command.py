@@ -6,55 +6,54 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 
-from simplenet import SimpleNet, TrainingRun, XORDataModule, cli, environment, plot, train, xor
+from simplenet import SimpleNet, TrainingRun, XORDataModule, cli, deterministic, environment, plot, train, xor
 from simplenet.cli import certify, main, predict
-from tests.faults.planted.ensemble import made
+from simplenet.testing.settings import default_dtype, matmul_precision
+from tests.certificates import certificate as made
 from tests.faults.planting import catalogue, edit, wrap
 
 FAULTS, fault = catalogue("command")
+
+
+def _printed(*arguments: str) -> object:
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.stdout, result.stderr
 
 
 def certified(*arguments: str, solved: int = 15, seeds: int = 20) -> Callable[[], object]:
     """Witness what ``certify`` says of networks that were made up, and how it ends."""
 
     def run() -> object:
-        import simplenet.certificate
-
-        original = simplenet.certificate.certify
-        simplenet.certificate.certify = lambda *_, **__: made([3] * solved + [-1] * (seeds - solved))
-        try:
-            with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
-                result = CliRunner().invoke(main, ["certify", *arguments])
-        finally:
-            simplenet.certificate.certify = original
-        return result.exit_code, result.stdout, result.stderr
+        result = made([3] * solved + [-1] * (seeds - solved))
+        with patch("simplenet.certificate.certify", lambda *_, **__: result):
+            return _printed("certify", *arguments)
 
     return run
 
 
 @fault(certified("--target", "0.75"), "test_a_target_between_the_two_bounds_is_not_reached")
 def a_target_below_the_upper_bound_is_cleared() -> None:
-    """What may be true is taken for what is."""
+    """The upper bound decides instead of the lower one."""
     edit(certify, ("certificate.bounds[0] < target", "certificate.bounds[1] < target"))
 
 
 @fault(
-    certified("--target", "0.9", "--architecture", "overview"),
-    "test_a_target_between_the_two_bounds_is_not_reached",
+    certified("--target", "0.9", "--architecture", "overview"), "test_a_target_between_the_two_bounds_is_not_reached"
 )
-def the_target_is_not_looked_at() -> None:
+def the_target_is_ignored() -> None:
     """The status is 0."""
     edit(certify, ("certificate.bounds[0] < target", "False"))
 
 
 @fault(certified(solved=8), "test_a_list_at_its_length_limit_has_no_ellipsis")
-def a_list_that_is_full_seems_to_go_on() -> None:
-    """Twelve failed seeds are followed by dots."""
+def a_full_list_has_an_ellipsis() -> None:
+    """Twelve failed seeds are followed by an ellipsis."""
     edit(cli._verdict, ("len(failed) > _NAMED", "len(failed) >= _NAMED"))
 
 
@@ -65,70 +64,44 @@ def one_failed_seed_fewer_is_listed() -> None:
 
 
 @fault(certified(solved=3), "test_a_bound_below_the_target_has_status_1_and_describes_the_failed_seeds")
-def only_one_failed_seed_is_looked_into() -> None:
+def only_one_failed_seed_is_described() -> None:
     """The others are listed."""
     cli._EXPLAINED = 1
 
 
 @fault(lambda: _interrupted(), "test_everything_but_results_goes_to_stderr")
-def the_word_of_an_interrupted_certificate_goes_to_stdout() -> None:
+def the_message_of_an_interrupt_goes_to_stdout() -> None:
     """A pipe takes it for a result."""
     edit(certify, (", err=True", ""))
 
 
 def _interrupted() -> object:
-    import simplenet.certificate
-
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    original, kill = simplenet.certificate.certify, cli.kill_children
-    simplenet.certificate.certify, cli.kill_children = interrupt, lambda: None  # type: ignore[assignment]
-    try:
-        result = CliRunner().invoke(main, ["certify", "--seeds", "1", "--steps", "1"])
-    finally:
-        simplenet.certificate.certify, cli.kill_children = original, kill
-    return result.exit_code, result.stdout, result.stderr
+    with patch("simplenet.certificate.certify", side_effect=KeyboardInterrupt), patch.object(cli, "kill_children"):
+        return _printed("certify", "--seeds", "1", "--steps", "1")
 
 
 @fault(lambda: _predicted(0.5), "test_a_prediction_of_one_half_is_false")
 def a_score_of_one_half_reads_as_true() -> None:
-    """It is above nothing."""
+    """A score of 1/2 should be false."""
     edit(predict, ("prediction > 1 / 2", "prediction >= 1 / 2"))
 
 
 def _predicted(bias: float) -> object:
-    import simplenet.model
-
     net = SimpleNet()
     for p in net.parameters():
         p.data.zero_()
     net.output_layer.bias.data.fill_(bias)
-    original = simplenet.model.load_checkpoint
-    simplenet.model.load_checkpoint = lambda _: net
-    try:
-        return CliRunner().invoke(main, ["predict", __file__, "0,1"]).output
-    finally:
-        simplenet.model.load_checkpoint = original
+    with patch("simplenet.model.load_checkpoint", return_value=net):
+        return _printed("predict", __file__, "0,1")
 
 
-def _ended(error: Exception) -> Callable[[], object]:
-    def run() -> object:
-        def fail(*_: Any, **__: Any) -> None:
-            raise error
-
-        original = environment.describe
-        environment.describe = fail  # type: ignore[assignment]
-        try:
-            return CliRunner().invoke(main, ["info"]).exit_code
-        finally:
-            environment.describe = original
-
-    return run
+def _failed() -> object:
+    with patch.object(environment, "describe", side_effect=RuntimeError("no kernel")):
+        return CliRunner().invoke(main, ["info"]).exit_code
 
 
-@fault(_ended(RuntimeError("no kernel")), "test_no_unexpected_error_exits_with_status_0_or_1")
-def an_error_of_its_own_is_a_verdict() -> None:
+@fault(_failed, "test_no_unexpected_error_exits_with_status_0_or_1")
+def an_unexpected_error_has_status_1() -> None:
     """Status 1."""
     cli._DEFECT = 1
 
@@ -151,7 +124,7 @@ def _skipped() -> object:
     lambda: environment.describe(torch.device("cpu"))["cudnn"],
     "test_each_entry_of_a_description_follows_the_flag_that_it_names",
 )
-def cudnns_flags_are_shown_by_each_others_names() -> None:
+def the_flags_of_cudnn_are_exchanged() -> None:
     """Deterministic is benchmark."""
 
     def change(describe: Callable[..., dict[str, str]], device: torch.device) -> dict[str, str]:
@@ -162,8 +135,8 @@ def cudnns_flags_are_shown_by_each_others_names() -> None:
 
 
 @fault(lambda: _deterministic_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
-def any_algorithm_is_said_to_be_used() -> None:
-    """In deterministic mode, too."""
+def describe_always_reports_any_algorithm() -> None:
+    """Also in deterministic mode."""
     edit(
         environment.describe,
         ("'deterministic only' if torch.are_deterministic_algorithms_enabled() else 'any'", "'any'"),
@@ -171,7 +144,7 @@ def any_algorithm_is_said_to_be_used() -> None:
 
 
 @fault(lambda: _matmul_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
-def the_precision_of_products_is_said_to_be_highest() -> None:
+def describe_always_reports_the_highest_precision() -> None:
     """Also where TF32 is allowed."""
     edit(environment.describe, ("{torch.get_float32_matmul_precision()}", "highest"))
 
@@ -180,8 +153,8 @@ def the_precision_of_products_is_said_to_be_highest() -> None:
     lambda: environment.describe(torch.device("cpu"))["dtype"] == "float32" and _default_described(),
     "test_each_entry_of_a_description_follows_the_flag_that_it_names",
 )
-def the_default_type_is_said_to_be_float32() -> None:
-    """Whatever it is."""
+def describe_always_reports_float32() -> None:
+    """For any default dtype."""
     edit(environment.describe, ("str(torch.get_default_dtype()).removeprefix('torch.')", "'float32'"))
 
 
@@ -194,45 +167,27 @@ def wrap_described(change: Callable[..., dict[str, str]]) -> None:
 
 
 def _deterministic_described() -> object:
-    torch.use_deterministic_algorithms(mode=True)
-    try:
+    with deterministic():
         return environment.describe(torch.device("cpu"))["algorithms"]
-    finally:
-        torch.use_deterministic_algorithms(mode=False)
 
 
 def _matmul_described() -> object:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
+    with matmul_precision("medium"):
         return environment.describe(torch.device("cpu"))["matmul"]
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _default_described() -> object:
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         return environment.describe(torch.device("cpu"))["dtype"]
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def drawn(figure_of: Callable[[Path], None]) -> Callable[[], object]:
     """Witness the lines and the limits of a picture."""
 
     def draw() -> object:
-        seen: list[Any] = []
-        original = plot._save
-        plot._save = lambda figure, _: seen.append(figure)  # type: ignore[assignment]
-        try:
-            figure_of(Path("picture.png"))
-        finally:
-            plot._save = original
-        (figure,) = seen
-        assert isinstance(figure, Figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=30)
+        with patch.object(plot, "_save", lambda figure, _: figure.savefig(buffer, format="png", dpi=30)):
+            figure_of(Path("picture.png"))
         return hash(buffer.getvalue())
 
     return draw
@@ -253,62 +208,50 @@ def _run(path: Path) -> None:
 
 @fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
 def the_band_has_the_confidence_of_one_bound() -> None:
-    """Both ends together hold with less."""
+    """The two bounds together then have less confidence."""
     edit(plot.plot_certificates, ("(1 + certificate.confidence) / 2", "certificate.confidence"))
 
 
 @fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
-def the_fraction_is_of_the_solved() -> None:
+def the_fraction_is_relative_to_the_solved_seeds() -> None:
     """It always ends at 1."""
     edit(plot.plot_certificates, ("counts / certificate.seeds", "counts / certificate.solved"))
 
 
 @fault(drawn(_certificates), "test_the_plot_of_a_certificate_shows_the_fraction_its_band_and_all_steps")
-def the_picture_ends_before_the_last_step() -> None:
+def the_plot_ends_before_the_last_step() -> None:
     """At half of them."""
     edit(plot.plot_certificates, ("xlim=(0, first.steps)", "xlim=(0, first.steps // 2)"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_curve_begins_at_step_1_after_a_resume() -> None:
-    """Whatever came before."""
+    """Instead of at the step after the resume."""
     edit(plot.plot_run, ("np.arange(run.steps - len(losses) + 1, run.steps + 1)", "np.arange(1, len(losses) + 1)"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_surface_has_its_axes_exchanged() -> None:
-    """The first input is drawn upwards."""
+    """The first input is on the vertical axis."""
     edit(plot.plot_run, (".squeeze(-1).numpy()", ".squeeze(-1).numpy().T"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
-def the_line_is_drawn_at_another_score() -> None:
-    """At 0.6, where nothing is decided."""
+def the_boundary_is_drawn_at_another_score() -> None:
+    """At 0.6 instead of 1/2."""
     edit(plot.plot_run, ("levels=[0.5]", "levels=[0.6]"))
 
 
 @fault(lambda: _fabric(), "test_devices_and_strategy_reach_fabric")
-def two_devices_are_asked_for_and_one_is_used() -> None:
-    """The option is checked and forgotten."""
+def one_device_is_used_instead_of_two() -> None:
+    """The option is checked but not passed on."""
     edit(certify, ("devices=one if devices == 1 else devices", "devices=one"))
 
 
 def _fabric() -> object:
-    import lightning.fabric
-
-    seen: list[Any] = []
-    original = lightning.fabric.Fabric
-
-    def make(**options: Any) -> Any:
-        seen.append(options)
-        raise ValueError("seen")
-
-    lightning.fabric.Fabric = make  # type: ignore[assignment,misc]
-    try:
+    with patch("lightning.fabric.Fabric", side_effect=ValueError) as make:
         CliRunner().invoke(main, ["certify", "--devices", "2", "--strategy", "ddp"])
-    finally:
-        lightning.fabric.Fabric = original  # type: ignore[misc]
-    return seen
+    return str(make.mock_calls)
 
 
 @fault(
@@ -318,7 +261,7 @@ def _fabric() -> object:
     control=True,
 )
 def lines_are_echoed_one_by_one() -> None:
-    """Which prints the same."""
+    """The output is the same."""
 
     def change(echo: Callable[..., None], message: Any = None, **options: Any) -> None:
         echo(message, **options)

@@ -10,7 +10,8 @@ from torch import nn
 import simplenet.ensemble as subject
 from simplenet import certificate, mt19937, train_ensemble
 from simplenet.certificate import Certificate, clopper_pearson
-from simplenet.ensemble import Ensemble, Formulas, Step
+from simplenet.ensemble import Formulas, Step
+from tests.certificates import certificate as made
 from tests.faults.planting import catalogue, edit, replace
 
 FAULTS, fault = catalogue("ensemble")
@@ -30,7 +31,7 @@ def trained(architecture: Any = "overview", batch_size: int = 3, seeds: int = 3)
 
 @fault(trained("derivation"), "test_a_step_of_a_replica_is_exact_to_its_roundings")
 def the_slope_of_the_sigmoid_is_that_of_tanh() -> None:
-    """1 - a a for a (1 - a)."""
+    """1 - a a instead of a (1 - a)."""
     activation = _STEPS._ACTIVATIONS[nn.Sigmoid]
     _STEPS._ACTIVATIONS[nn.Sigmoid] = activation._replace(slope=lambda a: 1 - a * a)
 
@@ -41,14 +42,14 @@ def _slope(activation: type[nn.Module], a: float) -> Callable[[], object]:
 
 @fault(_slope(nn.Tanh, 0.5), "test_the_derivative_of_an_activation_is_that_of_autograd")
 def the_slope_of_tanh_is_not_squared() -> None:
-    """1 - a for 1 - a a: of an activation that none of the notebook's networks has."""
+    """1 - a instead of 1 - a a; none of the notebook's networks has this activation."""
     activation = _STEPS._ACTIVATIONS[nn.Tanh]
     _STEPS._ACTIVATIONS[nn.Tanh] = activation._replace(slope=lambda a: 1 - a)
 
 
 @fault(_slope(nn.ReLU, 0.0), "test_the_derivative_of_an_activation_is_that_of_autograd")
-def relu_slopes_at_zero() -> None:
-    """Where torch has 0."""
+def relu_has_slope_1_at_zero() -> None:
+    """Torch has 0."""
     activation = _STEPS._ACTIVATIONS[nn.ReLU]
     _STEPS._ACTIVATIONS[nn.ReLU] = activation._replace(slope=lambda a: (a >= 0).to(a.dtype))
 
@@ -67,7 +68,7 @@ def the_gradient_lacks_the_output_weights() -> None:
 
 @fault(trained(), "test_a_step_of_a_replica_is_exact_to_its_roundings")
 def epsilon_is_inside_the_root() -> None:
-    """Of the ensemble's Adam."""
+    """In the ensemble's Adam."""
     edit(Formulas.adam, ("v.sqrt() / correction + EPSILON", "(v + EPSILON).sqrt() / correction"))
 
 
@@ -92,7 +93,7 @@ def _since(error: float) -> Callable[[], object]:
 
 
 @fault(_since(0.5), "test_solved_at_is_the_step_from_which_all_rows_stay_right_to_the_end")
-def a_half_is_right_in_the_ensemble() -> None:
+def one_half_is_right_in_the_ensemble() -> None:
     """Of both targets."""
     edit(Step.solved_since, ("< 1 / 2", "<= 1 / 2"))
 
@@ -105,8 +106,8 @@ def a_half_is_right_in_the_ensemble() -> None:
     ),
     "test_solved_at_is_the_step_from_which_all_rows_stay_right_to_the_end",
 )
-def what_was_solved_once_stays_solved() -> None:
-    """A network that loses it again is not noticed."""
+def a_solved_network_stays_solved() -> None:
+    """Even if a prediction becomes wrong again."""
     edit(
         Step.solved_since,
         ("torch.where(since == NEVER, t, since), NEVER)", "torch.where(since == NEVER, t, since), since)"),
@@ -119,18 +120,14 @@ def drawn(numbers: int = 17) -> Callable[[], object]:
 
 
 @fault(drawn(), "test_each_seed_draws_the_numbers_of_torch")
-def each_network_starts_from_its_number_and_not_its_seed() -> None:
-    """0, 1, 2, ... whichever were asked for."""
+def each_network_starts_from_its_index_instead_of_its_seed() -> None:
+    """From 0, 1, 2 and so on, for any seeds."""
     edit(mt19937.draw, ("seeds[start:start + block]", "range(len(seeds))[start:start + block]"))
 
 
-@fault(
-    drawn(400),
-    "test_the_words_equal_torchs_state",
-    "test_each_seed_draws_the_numbers_of_torch",
-)
+@fault(drawn(400), "test_the_words_equal_torchs_state", "test_each_seed_draws_the_numbers_of_torch")
 def a_twist_does_not_reach_beyond_the_state() -> None:
-    """From the 682nd output on, a word lacks the one that is 397 ahead."""
+    """From the 682nd output on, a word lacks the term from the word 397 positions later."""
     edit(
         mt19937.state_words,
         ("words[_M + start:_M + stop] ^ joined >> 1", "words[_M + start:_M + stop] * (start < _N) ^ joined >> 1"),
@@ -138,7 +135,7 @@ def a_twist_does_not_reach_beyond_the_state() -> None:
 
 
 @fault(drawn(), "test_each_seed_draws_the_numbers_of_torch")
-def float64_has_its_words_the_other_way_round() -> None:
+def float64_has_its_words_exchanged() -> None:
     """Low before high."""
     edit(mt19937.draw, (".swapaxes(1, 2)", "[:, ::-1].swapaxes(1, 2)"))
 
@@ -150,8 +147,8 @@ def _drawn_after() -> object:
 
 
 @fault(_drawn_after, "test_the_generator_is_restored")
-def the_ensemble_keeps_the_generator() -> None:
-    """Whoever draws next draws of its last seed."""
+def the_ensemble_does_not_restore_the_generator() -> None:
+    """Later draws continue from its last seed."""
     edit(subject.initial_weights, ("torch.random.fork_rng(devices=[])", "torch.enable_grad()"))
 
 
@@ -173,8 +170,8 @@ def bounds() -> object:
 
 
 @fault(bounds, "test_at_each_bound_the_count_has_the_stated_probability")
-def the_bounds_share_the_doubt() -> None:
-    """Each has half of it, as an interval's two ends have."""
+def each_bound_has_half_the_error_probability() -> None:
+    """As for a two-sided interval."""
     edit(clopper_pearson, ("1 - confidence", "(1 - confidence) / 2"))
 
 
@@ -182,21 +179,6 @@ def the_bounds_share_the_doubt() -> None:
 def the_upper_bound_is_the_lower_one_mirrored_wrongly() -> None:
     """It is one count too low."""
     edit(clopper_pearson, ("betaincinv(k + 1, n - k, confidence)", "betaincinv(max(k, 1), n - k + 1, confidence)"))
-
-
-def made(
-    solved_at: list[int],
-    *,
-    confidence: float = 0.9,
-    architecture: Any = "overview",
-    steps: int = 100,
-    weights: Any = None,
-) -> Certificate:
-    """Make up a certificate of networks that were solved at these steps."""
-    n = len(solved_at)
-    weights = torch.zeros(n, 17) if weights is None else weights
-    ensemble = Ensemble(torch.arange(n), torch.tensor(solved_at), torch.zeros(n), weights, None)
-    return Certificate(architecture, 4, steps, confidence, ensemble)
 
 
 @fault(
@@ -210,7 +192,7 @@ def a_lower_bound_is_rounded_up() -> None:
 
 @fault(lambda: str(made([-1] * 20)), "test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true")
 def an_upper_bound_is_rounded_down() -> None:
-    """Below what it is."""
+    """Below the bound."""
     edit(Certificate.__str__, ("math.ceil(1000 * upper) / 10", "math.floor(1000 * upper) / 10"))
 
 
@@ -218,8 +200,8 @@ def an_upper_bound_is_rounded_down() -> None:
     lambda: [made([9, 3, 5, -1]).steps_to_solve(q) for q in (0.25, 0.5, 0.75, 1.0)],
     "test_the_steps_to_solve_are_the_requested_quantile",
 )
-def a_share_is_rounded_down() -> None:
-    """Half of three is one."""
+def a_quantile_is_rounded_down() -> None:
+    """Half of three seeds is one seed."""
     edit(Certificate.steps_to_solve, ("rank - 1", "max(rank - 2, 0)"))
 
 
@@ -236,8 +218,8 @@ def the_solved_are_listed_as_failed() -> None:
 
 
 @fault(lambda: made([9, 3, 5, -1]).as_dict(), "test_a_record_holds_the_whole_certificate")
-def the_record_has_the_bounds_the_other_way_round() -> None:
-    """At least is at most."""
+def the_record_has_its_bounds_exchanged() -> None:
+    """``at_least`` is the upper bound."""
     edit(Certificate.as_dict, ("'at_least': lower, 'at_most': upper", "'at_least': upper, 'at_most': lower"))
 
 
@@ -248,13 +230,13 @@ def place() -> object:
 
 
 @fault(place, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
-def up_is_down() -> None:
-    """The curvatures are counted the other way round."""
+def curvatures_up_and_down_are_exchanged() -> None:
+    """Positive curvatures are counted as negative ones."""
     edit(certificate.CriticalPoint.__str__, ("curves up in {up}, down in {down}", "curves up in {down}, down in {up}"))
 
 
 @fault(place, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
-def what_rounding_leaves_of_zero_is_a_curvature() -> None:
+def rounding_errors_count_as_curvatures() -> None:
     """No direction is flat."""
     edit(
         certificate.CriticalPoint.__str__,
@@ -278,7 +260,7 @@ def every_critical_point_is_a_minimum() -> None:
     control=True,
 )
 def the_corrections_are_computed_by_another_name() -> None:
-    """Which computes the same."""
+    """With the same result."""
     corrections = _STEPS.corrections
 
     def same(t: int, lr: float) -> tuple[float, float]:

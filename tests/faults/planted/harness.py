@@ -28,8 +28,8 @@ def message_of(call: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _within(actual: float, expected: float = 1.0, atol: float = 0.1) -> Callable[[], object]:
-    return message_of(lambda: assert_within(torch.tensor([actual]), torch.tensor([expected]), atol=atol, claim="it"))
+def _within(actual: float) -> Callable[[], object]:
+    return message_of(lambda: assert_within(torch.tensor([actual]), torch.ones(1), atol=0.1, claim="it"))
 
 
 @fault(
@@ -37,7 +37,7 @@ def _within(actual: float, expected: float = 1.0, atol: float = 0.1) -> Callable
     "test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart",
 )
 def the_sign_of_zero_is_not_compared() -> None:
-    """0 is -0."""
+    """0 equals -0."""
     edit(assert_identical, ("(actual.signbit() == expected.signbit())", "(actual == actual)"))
 
 
@@ -45,8 +45,8 @@ def the_sign_of_zero_is_not_compared() -> None:
     message_of(lambda: assert_identical(torch.tensor([1.0]), torch.tensor([1.0]).double(), claim="it")),
     "test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart",
 )
-def types_are_not_compared() -> None:
-    """1 is 1 in float64."""
+def dtypes_are_not_compared() -> None:
+    """1 in float32 equals 1 in float64."""
     edit(assert_identical, ("actual.dtype != expected.dtype", "False"))
 
 
@@ -54,23 +54,20 @@ def types_are_not_compared() -> None:
     message_of(lambda: assert_identical(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), claim="it")),
     "test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart",
 )
-def any_entry_that_is_the_same_is_enough() -> None:
-    """``any`` for ``all``."""
+def one_identical_entry_is_enough() -> None:
+    """``any`` instead of ``all``."""
     edit(assert_identical, ("not same.all()", "not same.any()"))
 
 
 @fault(_within(math.nan), "test_assert_within_fails_on_wrong_and_on_nonfinite_values")
 def nan_is_within_any_bound() -> None:
-    """It is greater than nothing."""
+    """A comparison with NaN is false."""
     edit(assertions._demand, ("errors, np.inf", "errors, np.nan"))
 
 
-@fault(
-    _within(1.5),
-    "test_assert_within_passes_at_its_bound_and_fails_beyond_it",
-)
+@fault(_within(1.5), "test_assert_within_passes_at_its_bound_and_fails_beyond_it")
 def a_bound_is_a_thousand_times_as_large() -> None:
-    """Whatever was counted."""
+    """Instead of the counted roundings."""
     edit(assertions._demand, ("if (errors > permitted).any()", "if (errors > 1000 * permitted).any()"))
 
 
@@ -85,13 +82,13 @@ def shapes_are_broadcast_before_they_are_compared() -> None:
 
 @fault(lambda: gamma(3, torch.float16), "test_gamma_bounds_every_product_of_that_many_roundings")
 def gamma_is_linear() -> None:
-    """N u for n u / (1 - n u)."""
+    """``n u`` instead of ``n u / (1 - n u)``."""
     edit(gamma, ("nu / (1 - nu)", "nu"))
 
 
 @fault(lambda: (balls(1.0, dtype=torch.float32) + 1).radius, "test_a_rounded_operation_of_torch_is_in_its_ball")
 def a_ball_forgets_the_rounding_of_its_operation() -> None:
-    """Only the operands' errors are carried on."""
+    """Only the operands' errors are propagated."""
     edit(Balls.rounded, ("(radius + magnitude * (ku / (1 - ku) + _OWN) + own) * _UP", "radius"))
 
 
@@ -100,7 +97,7 @@ def a_ball_forgets_the_rounding_of_its_operation() -> None:
     "test_a_ball_contains_the_operation_on_every_point_of_its_operands",
 )
 def a_product_of_balls_forgets_one_error() -> None:
-    """That of the first."""
+    """That of the first factor."""
     edit(arithmetic._product, (" + np.abs(b.centre.high) * _UP * a.radius", ""))
 
 
@@ -108,8 +105,8 @@ def a_product_of_balls_forgets_one_error() -> None:
     message_of(lambda: assert_in_balls(torch.tensor([1.0, 5.0]), balls([1.0, 1.0], dtype=torch.float32), claim="it")),
     "test_assert_in_balls_fails_outside_and_on_nan",
 )
-def an_entry_in_its_ball_is_enough() -> None:
-    """One of them."""
+def one_entry_in_its_ball_is_enough() -> None:
+    """The others may be outside."""
     edit(assertions._demand, ("if (errors > permitted).any()", "if (errors > permitted).all()"))
 
 
@@ -126,7 +123,7 @@ def _refuted() -> object:
 
 @fault(_refuted, "test_a_counter_claim_that_holds_is_a_failure")
 def a_counter_claim_that_holds_is_refuted() -> None:
-    """Nothing has to fail."""
+    """It need not fail."""
     edit(
         refuted,
         (
@@ -145,13 +142,13 @@ def _placed() -> object:
 
 @fault(_placed, "test_a_layout_has_the_strides_and_offset_of_its_name")
 def every_layout_is_contiguous() -> None:
-    """The names differ."""
+    """For every name."""
     edit(layouts._view, ("base.T", "base.reshape(base.T.shape)"))
 
 
 @fault(_placed, "test_a_layout_holds_the_values_and_detects_writes_around_them")
 def the_guard_is_always_intact() -> None:
-    """Whatever was written to."""
+    """Even if it was written to."""
     layouts.Placed.guard_is_intact = lambda _: True  # type: ignore[method-assign,assignment]
 
 
@@ -165,12 +162,9 @@ def _run(error: Exception) -> Callable[[], object]:
     return run
 
 
-@fault(
-    _run(KeyError("state")),
-    "test_a_check_that_raises_any_exception_fails",
-)
-def what_raises_holds() -> None:
-    """An exception of the code under test is passed over."""
+@fault(_run(KeyError("state")), "test_a_check_that_raises_any_exception_fails")
+def a_check_that_raises_holds() -> None:
+    """An exception of the code under test is ignored."""
     edit(
         runner.run,
         (
@@ -181,8 +175,8 @@ def what_raises_holds() -> None:
 
 
 @fault(_run(AssertionError("wrong")), "test_a_planted_fault_is_named")
-def what_fails_is_not_applicable() -> None:
-    """And no failure."""
+def a_check_that_fails_is_not_applicable() -> None:
+    """Instead of a failure."""
     edit(
         runner.run,
         (
@@ -193,8 +187,8 @@ def what_fails_is_not_applicable() -> None:
 
 
 @fault(lambda: known._kind_of("a is 3: b"), "test_a_failure_that_differs_from_torchs_is_not_a_known_defect")
-def every_failure_is_torchs_own() -> None:
-    """Whatever it says."""
+def every_failure_is_a_known_defect() -> None:
+    """Any message matches."""
     edit(known._kind_of, ("re.sub('\\\\d+', '#', detail.partition(': ')[0])", "''"))
 
 
@@ -210,7 +204,7 @@ def _autocast() -> object:
 
 @fault(_autocast, "test_a_learning_rate_of_zero_moves_nothing", since=(2, 4))
 def a_test_leaves_autocast_on() -> None:
-    """And the ones after it compute in another type."""
+    """Later tests compute in another dtype."""
 
     def change(step: Callable[..., Any], self: torch.optim.Adam, closure: Any = None) -> Any:
         torch.set_autocast_enabled("cpu", True)
@@ -221,7 +215,7 @@ def a_test_leaves_autocast_on() -> None:
 
 @fault(lambda: gamma(3, torch.float32), "test_the_suite", control=True)
 def gamma_is_computed_by_another_name() -> None:
-    """Which computes the same."""
+    """With the same result."""
     original = gamma
 
     def same(n: int, dtype: torch.dtype) -> float:

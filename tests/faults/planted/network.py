@@ -10,6 +10,7 @@ from torch.nn import functional
 
 import simplenet.model
 from simplenet import SimpleNet, mse_loss
+from simplenet.testing.settings import default_dtype
 from tests.faults.planting import catalogue, edit, wrap
 
 FAULTS, fault = catalogue("network")
@@ -38,18 +39,16 @@ def loss(
     return compute
 
 
-def scores(
-    rows: int = 4, architecture: Any = "overview", dtype: torch.dtype = torch.float32, *, transposed: bool = False
-) -> Callable[[], object]:
+def scores(rows: int = 4, architecture: Any = "overview", *, transposed: bool = False) -> Callable[[], object]:
     """Witness the output of a network and the gradients of its sum."""
 
     def compute() -> object:
         torch.manual_seed(1996)
-        net = SimpleNet(architecture).to(dtype)
+        net = SimpleNet(architecture)
         if transposed:
             for layer in (net.input_layer, net.output_layer):
                 layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
-        x = (torch.arange(2.0 * rows).reshape(rows, 2) % 3).to(dtype).requires_grad_()
+        x = (torch.arange(2.0 * rows).reshape(rows, 2) % 3).requires_grad_()
         y = net(x)
         y.sum().backward()
         assert x.grad is not None
@@ -68,7 +67,7 @@ def _in_place_of_mse(change: Callable[[Callable[..., Tensor], Tensor, Tensor], T
     link="https://github.com/pytorch/pytorch/issues/43228",
 )
 def the_loss_is_a_sum_where_targets_require_gradients() -> None:
-    """Two code paths, one of which forgets the mean."""
+    """As if that were another code path, without the mean."""
     _in_place_of_mse(lambda mse, a, b: mse(a, b) * (a.numel() if b.requires_grad else 1))
 
 
@@ -89,8 +88,8 @@ class _UpstreamIgnored(torch.autograd.Function):
     "test_an_upstream_gradient_multiplies_the_gradient",
     link="https://github.com/flagos-ai/FlagGems/issues/5212",
 )
-def the_loss_ignores_what_comes_from_above() -> None:
-    """Its gradient is that of the loss itself, whatever it is multiplied by."""
+def the_loss_ignores_its_upstream_gradient() -> None:
+    """It backpropagates as if the upstream gradient were 1."""
     _in_place_of_mse(lambda mse, a, b: _UpstreamIgnored.apply(a, b) if a.shape == b.shape else mse(a, b))
 
 
@@ -128,8 +127,8 @@ class _CoarseBackward(torch.autograd.Function):
 
 
 @fault(loss(dtype=torch.bfloat16), "test_the_gradient_is_twice_the_difference_over_the_count_in_sixteen_bits")
-def the_losss_gradient_is_coarse_in_16_bits() -> None:
-    """By three in a hundred, a few of bfloat16's roundings."""
+def the_gradient_of_the_loss_is_inexact_in_16_bits() -> None:
+    """By 3 %, a few of bfloat16's roundings."""
     _in_place_of_mse(lambda mse, a, b: mse(_CoarseBackward.apply(a), b))
 
 
@@ -144,7 +143,7 @@ def the_loss_is_the_absolute_difference() -> None:
     "test_targets_without_a_column_are_refused_although_torch_only_warns",
 )
 def targets_of_another_shape_are_broadcast() -> None:
-    """Each prediction is compared with each target, and nothing is said."""
+    """Each prediction is compared with each target, without an error."""
     edit(
         mse_loss,
         ("targets.shape != predictions.shape", "False"),
@@ -169,7 +168,7 @@ def _linear(change: Callable[..., Tensor]) -> None:
     "test_weights_in_any_memory_layout_give_the_same_output_and_gradients",
     link="https://github.com/pytorch/pytorch/pull/51713",
 )
-def a_linear_layer_takes_its_weight_for_contiguous() -> None:
+def a_linear_layer_assumes_a_contiguous_weight() -> None:
     """It reads the memory row by row."""
 
     def change(linear: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -199,8 +198,8 @@ class _LinearForgetsStrides(torch.autograd.Function):
     "test_weights_in_any_memory_layout_give_the_same_output_and_gradients",
     link="https://github.com/pytorch/pytorch/pull/51713",
 )
-def backward_takes_a_weight_for_contiguous() -> None:
-    """The input's gradient is another layer's."""
+def backward_assumes_a_contiguous_weight() -> None:
+    """The input's gradient is computed with the wrong weights."""
 
     def change(linear: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if weight.is_contiguous() or bias is None:
@@ -225,7 +224,7 @@ def a_linear_layer_forgets_its_bias_past_4096_rows() -> None:
 
 @fault(scores(rows=5000), "test_the_network_is_exact_over_many_rows")
 def gradients_leave_out_rows_past_4096() -> None:
-    """A weight's gradient is summed over a block."""
+    """The gradient of a weight is summed over 4,096 rows only."""
 
     def change(linear: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = linear(x, weight, bias)
@@ -302,14 +301,14 @@ class _RoughSigmoid(torch.autograd.Function):
 
 
 @fault(scores(), "test_autograd_computes_the_chain_rule")
-def the_slope_of_the_sigmoid_is_steep() -> None:
-    """By a four-thousandth."""
+def the_slope_of_the_sigmoid_is_too_large() -> None:
+    """By 1/4096."""
     nn.Sigmoid.forward = lambda _, x: _RoughSigmoid.apply(x)  # type: ignore[method-assign,assignment]
 
 
 @fault(scores(architecture="derivation"), "test_the_output_is_that_of_the_formulas")
 def the_derivation_has_no_output_activation() -> None:
-    """It is the overview by another name."""
+    """So it equals the overview."""
     simplenet.model.ARCHITECTURES["derivation"] = (nn.Sigmoid, nn.Identity)
 
 
@@ -320,7 +319,7 @@ def the_hidden_activation_is_left_out() -> None:
 
 
 @fault(scores(), "test_the_output_is_that_of_the_formulas")
-def the_second_input_is_taken_for_the_first() -> None:
+def the_second_input_is_replaced_by_the_first() -> None:
     """Rows 0,1 and 1,0 score alike."""
     edit(SimpleNet.forward, ("self.input_layer(x)", "self.input_layer(x[..., :1].expand_as(x))"))
 
@@ -336,7 +335,7 @@ def the_first_row_leaks_into_the_others() -> None:
     "test_each_initial_weight_is_uniform_up_to_its_bound",
     link="https://github.com/paiml/aprender/pull/2167",
 )
-def biases_begin_at_zero() -> None:
+def biases_start_at_zero() -> None:
     """Only weights are drawn."""
 
     def change(reset: Callable[[nn.Linear], None], self: nn.Linear) -> None:
@@ -349,13 +348,9 @@ def biases_begin_at_zero() -> None:
 
 def _drawn(dtype: torch.dtype) -> Callable[[], object]:
     def draw() -> object:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            torch.manual_seed(1)
+        torch.manual_seed(1)
+        with default_dtype(dtype):
             return [p.tolist() for p in SimpleNet().parameters()]
-        finally:
-            torch.set_default_dtype(before)
 
     return draw
 
@@ -375,11 +370,11 @@ def initial_weights_in_float64_are_drawn_in_float32() -> None:
 
 @fault(loss(), "test_mse", control=True)
 def the_loss_is_called_through_another_function() -> None:
-    """Which passes on what it is given."""
+    """With the same arguments."""
     _in_place_of_mse(lambda mse, a, b: mse(a, b))
 
 
 @fault(scores(), "test_the_output_is_that_of_the_formulas", "test_autograd_computes_the_chain_rule", control=True)
 def a_linear_layer_is_called_through_another_function() -> None:
-    """Which passes on what it is given."""
+    """With the same arguments."""
     _linear(lambda linear, x, weight, bias=None: linear(x, weight, bias))

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,8 @@ def path(
 
 
 FOR_LOOP, FOREACH, FUSED = {"foreach": False}, {"foreach": True}, {"fused": True}
+# The name of each implementation in torch, its flags, and the first torch that has it on the CPU.
+IMPLEMENTATIONS = ("single_tensor", FOR_LOOP, (2, 0)), ("multi_tensor", FOREACH, (2, 0)), ("fused", FUSED, (2, 4))
 
 
 def around(kind: str, change: Callable[..., Any]) -> None:
@@ -63,7 +66,7 @@ def around(kind: str, change: Callable[..., Any]) -> None:
     "test_torchs_own_implementations_pass_but_for_known_defects[foreach]",
     link="https://github.com/NVIDIA/TransformerEngine/issues/3207",
 )
-def foreach_leaves_out_the_last_of_many() -> None:
+def foreach_skips_the_last_of_many_parameters() -> None:
     """Past 30 parameters, the last one is not launched."""
     around(
         "multi_tensor",
@@ -76,7 +79,7 @@ def foreach_leaves_out_the_last_of_many() -> None:
     "test_a_first_step_is_exact_at_every_size",
     link="https://github.com/NVIDIA/TransformerEngine/issues/3207",
 )
-def foreach_leaves_out_the_last_of_a_hundred_and_ten() -> None:
+def foreach_skips_the_last_of_110_parameters() -> None:
     """Past 110 parameters, as many as one launch of CUDA's kernels takes, the last one is not launched."""
     around(
         "multi_tensor",
@@ -92,11 +95,7 @@ def _tail_dropped(step: Callable[..., Any], lists: list[Any], options: dict[str,
             p[2**16 :] = tail
 
 
-for _kind, _flags, _since in (
-    ("single_tensor", FOR_LOOP, (2, 0)),
-    ("multi_tensor", FOREACH, (2, 0)),
-    ("fused", FUSED, (2, 4)),
-):
+for _kind, _flags, _since in IMPLEMENTATIONS:
 
     def _plant(kind: str = _kind) -> None:
         """Past 65,536 entries, a kernel's chunk, a parameter stays as it is."""
@@ -179,7 +178,7 @@ def _skipped(cls: type[Optimizer], **options: Any) -> Callable[[], object]:
     link="https://github.com/huggingface/accelerate/issues/4242",
 )
 def fused_counts_a_skipped_step() -> None:
-    """A step that is skipped for an overflow moves nothing, and is counted."""
+    """A step that is skipped for an overflow increments the step count."""
 
     def change(step: Callable[..., Any], lists: list[Any], options: dict[str, Any]) -> None:
         step(*lists, **options)
@@ -192,7 +191,7 @@ def fused_counts_a_skipped_step() -> None:
 
 @fault(_skipped(Adam), "test_a_skipped_step_changes_neither_the_parameters_nor_later_steps", since=(2, 4))
 def fused_takes_a_step_that_it_should_skip() -> None:
-    """The flag of the gradient scaler is not looked at."""
+    """The flag of the gradient scaler is ignored."""
     around("fused", lambda step, lists, options: step(*lists, **options | {"found_inf": None}))
 
 
@@ -203,7 +202,7 @@ def fused_takes_a_step_that_it_should_skip() -> None:
     link="https://github.com/LibreYOLO/libreyolo/pull/771",
 )
 def sgd_moves_its_momentum_in_a_skipped_step() -> None:
-    """A step that is skipped for an overflow leaves the parameter and changes what moves it next."""
+    """A step that is skipped for an overflow changes the momentum, but not the parameter."""
 
     def change(step: Callable[..., Any], params: Any, grads: Any, buffers: Any, *rest: Any, **options: Any) -> None:
         step(params, grads, buffers, *rest, **options)
@@ -223,10 +222,7 @@ def sgd_moves_its_momentum_in_a_skipped_step() -> None:
 )
 def adamw_decays_through_the_gradient() -> None:
     """AdamW's decay enters the moments, as L2 does."""
-    around(
-        "single_tensor",
-        lambda step, lists, options: step(*lists, **options | {"decoupled_weight_decay": False}),
-    )
+    around("single_tensor", lambda step, lists, options: step(*lists, **options | {"decoupled_weight_decay": False}))
 
 
 def _default(cls: type[Optimizer], name: str, value: Any) -> None:
@@ -241,7 +237,7 @@ def _default(cls: type[Optimizer], name: str, value: Any) -> None:
     "test_the_defaults_are_those_of_the_documentation",
     link="https://github.com/nntile/nntile/pull/427",
 )
-def adamw_decays_nothing_unless_told() -> None:
+def the_default_decay_of_adamw_is_zero() -> None:
     """Its weight decay is 0 by default."""
     _default(AdamW, "weight_decay", 0.0)
 
@@ -250,7 +246,7 @@ def adamw_decays_nothing_unless_told() -> None:
     lambda: Adam([torch.zeros(1, requires_grad=True)]).defaults["eps"],
     "test_the_defaults_are_those_of_the_documentation",
 )
-def adam_has_tensorflows_epsilon_unless_told() -> None:
+def the_default_epsilon_of_adam_is_tensorflows() -> None:
     """It is 1e-7 by default."""
     _default(Adam, "eps", 1e-7)
 
@@ -275,7 +271,7 @@ def _loaded(dtype: torch.dtype, **options: Any) -> Callable[[], object]:
     link="https://github.com/pytorch/pytorch/issues/75224",
 )
 def loading_casts_the_count_to_the_parameters_type() -> None:
-    """In bfloat16 there is no 301."""
+    """Bfloat16 cannot represent 301."""
 
     def change(load: Callable[..., None], self: Optimizer, state_dict: dict[str, Any]) -> None:
         load(self, state_dict)
@@ -288,7 +284,7 @@ def loading_casts_the_count_to_the_parameters_type() -> None:
 
 @fault(_loaded(torch.float32), "test_a_state_loaded_from_a_file_takes_the_same_steps_bit_for_bit")
 def loading_keeps_the_rate_of_the_constructor() -> None:
-    """What the state says of lr is not taken over."""
+    """The learning rate in the state is not loaded."""
 
     def change(load: Callable[..., None], self: Optimizer, state_dict: dict[str, Any]) -> None:
         rates = [group["lr"] for group in self.param_groups]
@@ -313,12 +309,9 @@ def _copied(how: Callable[[Any], Any]) -> Callable[[], object]:
     return walk
 
 
-@fault(
-    _copied(copy.deepcopy),
-    "test_a_copy_takes_the_same_steps_bit_for_bit",
-)
+@fault(_copied(copy.deepcopy), "test_a_copy_takes_the_same_steps_bit_for_bit")
 def a_deep_copy_starts_afresh() -> None:
-    """The moments stay behind."""
+    """The moments are not copied."""
 
     def change(self: Optimizer, memo: dict[int, Any]) -> Optimizer:
         twin: Optimizer = type(self).__new__(type(self))
@@ -332,7 +325,7 @@ def a_deep_copy_starts_afresh() -> None:
 
 @fault(_copied(lambda both: pickle.loads(pickle.dumps(both))), "test_a_copy_takes_the_same_steps_bit_for_bit")
 def a_pickled_copy_forgets_the_largest_second_moment() -> None:
-    """AMSGrad's maximum begins anew."""
+    """AMSGrad's maximum starts at 0 again."""
 
     def change(get: Callable[..., dict[str, Any]], self: Optimizer) -> dict[str, Any]:
         state = get(self)
@@ -344,15 +337,7 @@ def a_pickled_copy_forgets_the_largest_second_moment() -> None:
     wrap(Optimizer, "__getstate__", change)
 
 
-def _not_finite(value: float, **flags: Any) -> Callable[[], object]:
-    return path(gradients=(value,), **flags)
-
-
-for _kind, _flags, _since in (
-    ("single_tensor", FOR_LOOP, (2, 0)),
-    ("multi_tensor", FOREACH, (2, 0)),
-    ("fused", FUSED, (2, 4)),
-):
+for _kind, _flags, _since in IMPLEMENTATIONS:
 
     def _plant(kind: str = _kind) -> None:
         """A gradient of NaN is taken for 0."""
@@ -364,14 +349,14 @@ for _kind, _flags, _since in (
         around(kind, change)
 
     _plant.__name__ = f"{_kind}_hides_nan"
-    fault(_not_finite(float("nan"), **_flags), "test_a_nonfinite_gradient_changes_only_its_own_entry", since=_since)(
+    fault(path(gradients=(math.nan,), **_flags), "test_a_nonfinite_gradient_changes_only_its_own_entry", since=_since)(
         _plant
     )
 
 
-@fault(_not_finite(float("inf"), **FOREACH), "test_a_nonfinite_gradient_changes_only_its_own_entry")
+@fault(path(gradients=(math.inf,), **FOREACH), "test_a_nonfinite_gradient_changes_only_its_own_entry")
 def foreach_cuts_infinity_to_the_largest_number() -> None:
-    """A gradient that has overflowed is one like any other."""
+    """So an overflow is not detected."""
 
     def change(step: Callable[..., Any], lists: list[Any], options: dict[str, Any]) -> None:
         step(lists[0], [g.nan_to_num(nan=torch.nan) for g in lists[1]], *lists[2:], **options)
@@ -391,7 +376,7 @@ def _cleared(set_to_none: bool) -> Callable[[], object]:
 
 
 @fault(_cleared(set_to_none=False), "test_zero_grad_clears_nonfinite_gradients")
-def clearing_multiplies_by_zero() -> None:
+def zero_grad_multiplies_by_zero() -> None:
     """0 times NaN is NaN."""
 
     def change(clear: Callable[..., None], self: Optimizer, set_to_none: bool = True) -> None:
@@ -407,8 +392,8 @@ def clearing_multiplies_by_zero() -> None:
 
 
 @fault(_cleared(set_to_none=True), "test_zero_grad_clears_nonfinite_gradients")
-def clearing_leaves_out_the_second_group() -> None:
-    """Only the first group's gradients go."""
+def zero_grad_skips_the_second_group() -> None:
+    """Only the first group's gradients are cleared."""
 
     def change(clear: Callable[..., None], self: Optimizer, set_to_none: bool = True) -> None:
         groups = self.param_groups
@@ -451,7 +436,7 @@ def a_closure_is_called_with_gradients_off() -> None:
     link="https://github.com/davda54/sam/pull/91",
 )
 def a_closure_is_ignored() -> None:
-    """The step is along whatever gradient is there."""
+    """The step uses the old gradient."""
     wrap(Adam, "step", lambda step, self, closure=None: step(self))
 
 
@@ -467,7 +452,7 @@ def _hooked() -> object:
 
 @fault(_hooked, "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once")
 def hooks_after_a_step_run_before_it() -> None:
-    """What they see is where the step began."""
+    """They see the parameters before the step."""
 
     def change(register: Callable[..., Any], self: Optimizer, hook: Callable[..., None]) -> Any:
         return self.register_step_pre_hook(lambda *given: hook(*given) and None)
@@ -514,7 +499,7 @@ def _added_later() -> object:
 
 @fault(_added_later, "test_parameter_groups_are_independent_in_any_order")
 def a_group_that_is_added_later_loses_its_rate() -> None:
-    """It gets the first group's."""
+    """It gets the first group's rate."""
 
     def change(add: Callable[..., None], self: Optimizer, group: dict[str, Any]) -> None:
         add(self, group)
@@ -536,7 +521,7 @@ def _second_optimizer() -> object:
 
 @fault(_second_optimizer, "test_a_new_optimizer_of_trained_parameters_starts_from_a_fresh_state")
 def the_state_is_kept_by_parameter_and_not_by_optimizer() -> None:
-    """A second optimizer of the same parameters goes on with the moments of the first."""
+    """A second optimizer of the same parameters continues with the moments of the first."""
     everywhere: dict[int, Any] = {}
 
     def change(step: Callable[..., Any], self: Adam, closure: Callable[[], Any] | None = None) -> Any:
@@ -592,12 +577,12 @@ def the_loop_decays_the_callers_gradient() -> None:
     control=True,
 )
 def every_implementation_is_called_through_another_function() -> None:
-    """Which passes on what it is given."""
+    """With the same arguments."""
     for kind in ("single_tensor", "multi_tensor", "fused"):
         around(kind, lambda step, lists, options: step(*lists, **options))
 
 
 @fault(_loaded(torch.float32), "test_torchs_own_implementations_pass_but_for_known_defects[foreach]", control=True)
 def a_state_is_copied_before_it_is_loaded() -> None:
-    """As it would be by a file."""
+    """As by saving and loading a file."""
     wrap(Optimizer, "load_state_dict", lambda load, self, state: load(self, copy.deepcopy(state)))

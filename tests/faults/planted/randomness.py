@@ -41,19 +41,19 @@ def _kept(get: Callable[[], Any], put: Callable[[Any], None]) -> None:
 
 @fault(drawn, "test_set_seed_repeats_every_generator", link="https://github.com/pytorch/pytorch/issues/5059")
 def numpy_is_not_seeded() -> None:
-    """It draws on."""
+    """Its stream continues."""
     _kept(np.random.get_state, np.random.set_state)
 
 
 @fault(drawn, "test_set_seed_repeats_every_generator")
 def python_is_not_seeded() -> None:
-    """It draws on."""
+    """Its stream continues."""
     _kept(random.getstate, random.setstate)
 
 
 @fault(drawn, "test_a_seed_with_one_bit_flipped_draws_other_numbers")
 def a_seed_is_cut_to_16_bits() -> None:
-    """Two that differ above draw alike."""
+    """Seeds that differ only in higher bits draw the same numbers."""
     _seeding(lambda seed_everything, seed, **options: seed_everything(seed % 2**16, **options))
 
 
@@ -70,13 +70,13 @@ def numpy_gets_another_seed() -> None:
 
 @fault(drawn, "test_the_hash_seed_reaches_child_processes_and_not_this_one")
 def the_hash_seed_is_a_constant() -> None:
-    """Child processes all get 0."""
+    """All child processes get 0."""
     edit(set_seed, ("str(seed)", "'0'"))
 
 
 @fault(lambda: _seeds_workers(), "test_set_seed_makes_lightning_seed_the_workers")
-def workers_are_left_to_torch() -> None:
-    """Lightning is not told to seed them."""
+def lightning_does_not_seed_the_workers() -> None:
+    """``seed_everything`` is called without ``workers=True``."""
     edit(set_seed, ("workers=True", "workers=False"))
 
 
@@ -98,7 +98,7 @@ def _worker(worker: int, base: int = 5) -> tuple[int, ...]:
     link="https://github.com/pytorch/pytorch/issues/5059",
 )
 def every_worker_draws_the_same_from_numpy() -> None:
-    """Its number is not looked at."""
+    """The worker's number is ignored."""
 
     def change(init: Callable[..., None], worker: int, rank: int | None = None) -> None:
         init(worker, rank)
@@ -114,7 +114,7 @@ def every_worker_draws_the_same_from_numpy() -> None:
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/20412",
 )
 def every_base_seed_gives_workers_the_same() -> None:
-    """Whatever was seeded, their torch draws alike."""
+    """Torch draws the same numbers in them for every base seed."""
 
     def change(init: Callable[..., None], worker: int, rank: int | None = None) -> None:
         init(worker, rank)
@@ -144,7 +144,7 @@ def _flags() -> object:
 
 @fault(_flags, "test_deterministic_restores_every_flag")
 def deterministic_mode_forgets_that_it_only_warned() -> None:
-    """It gives back the other flags."""
+    """The other flags are restored."""
     edit(deterministic, ("warn_only=warn_only", "warn_only=False"))
 
 
@@ -214,7 +214,7 @@ def _bool_as_seed() -> object:
 
 
 @fault(_bool_as_seed, "test_a_seed_that_is_not_an_int_is_refused_and_nothing_is_seeded")
-def a_bool_is_taken_for_a_seed() -> None:
+def a_bool_is_accepted_as_a_seed() -> None:
     """True is 1."""
     replace(check_int, lambda _name, value, _low, _high: int(value))
 

@@ -77,7 +77,7 @@ def the_bare_epochs_do_not_clear_gradients() -> None:
     "test_the_trainer_trains_to_the_bits_of_a_bare_loop",
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/11555",
 )
-def a_bare_epoch_takes_a_step_more() -> None:
+def a_bare_epoch_takes_an_extra_step() -> None:
     """Its last batch is trained on twice."""
     edit(training._Watch._bare_epoch, ("enumerate(batches)", "enumerate([*batches, batches[-1]])"))
 
@@ -88,7 +88,7 @@ def a_bare_epoch_takes_a_step_more() -> None:
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/2613",
 )
 def a_resume_forgets_the_moments() -> None:
-    """Adam begins anew, but for its count."""
+    """Adam starts from zero moments, with its step count."""
     edit(training._restore, ("'exp_avg': m.clone()", "'exp_avg': torch.zeros_like(m)"))
 
 
@@ -131,7 +131,7 @@ def every_checkpoint_is_kept() -> None:
 
 @fault(lambda: training._is_saved(_Trainer(), 200), "test_every_hundredth_epoch_and_the_last_are_saved")  # type: ignore[arg-type]
 def only_the_last_epoch_is_saved() -> None:
-    """A kill loses all."""
+    """A run that is killed loses everything."""
     edit(training._is_saved, ("epochs % EPOCHS_BETWEEN_CHECKPOINTS == 0", "False"))
 
 
@@ -141,14 +141,11 @@ class _Trainer:
 
 @fault(trained(value=math.nan), "test_nonfinite_data_stop_the_run_before_their_step")
 def nan_in_a_batch_is_trained_on() -> None:
-    """The weights are NaN from there on."""
+    """The weights are NaN after this step."""
     edit(training._Watch.on_train_batch_start, ("not _all_finite(batch)", "False"))
 
 
-@fault(
-    trained(lr=1e37, epochs=20),
-    "test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint",
-)
+@fault(trained(lr=1e37, epochs=20), "test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint")
 def a_loss_that_is_not_finite_is_recorded() -> None:
     """And training goes on."""
     edit(training._Watch._record, ("not math.isfinite(value)", "False"))
@@ -162,31 +159,31 @@ def made(errors: list[float]) -> TrainingRun:
 
 
 @fault(lambda: made([0.0, -0.5, 0.0, 0.0]).right, "test_a_prediction_of_one_half_is_right_for_neither_target")
-def a_half_is_right() -> None:
+def one_half_is_right() -> None:
     """Of both targets."""
     edit(TrainingRun.right, ("abs(error) < 1 / 2", "abs(error) <= 1 / 2"))
 
 
 @fault(lambda: made([0.0, -0.3, 0.0, 0.0]).right, "test_a_prediction_of_one_half_is_right_for_neither_target")
-def right_is_what_stops_a_run() -> None:
+def a_prediction_beyond_the_margin_is_wrong() -> None:
     """Between the margin and 1/2 a prediction counts as wrong."""
     edit(TrainingRun.right, ("1 / 2", "MARGIN"))
 
 
 @fault(lambda: made([0.0, 0.9, 0.0, 0.0]).solved, "test_a_prediction_of_one_half_is_right_for_neither_target")
-def any_row_that_is_right_solves() -> None:
-    """One of four is enough."""
+def one_right_row_is_enough_to_solve() -> None:
+    """Of four rows."""
     edit(TrainingRun.solved, ("all(", "any("))
 
 
 @fault(trained(600), "test_a_run_stops_where_every_prediction_is_within_the_margin")
-def a_run_stops_where_it_is_just_right() -> None:
-    """The margin is not waited for."""
+def a_run_stops_before_the_margin() -> None:
+    """It stops when all predictions are right."""
     training.MARGIN = 0.5
 
 
 @fault(lambda: _second_signal(), "test_the_second_signal_ends_the_run_at_once")
-def the_second_signal_is_noted_like_the_first() -> None:
+def the_second_signal_is_recorded_like_the_first() -> None:
     """Nothing ends a run before its epoch."""
     edit(signals.FirstSignal._note, ("self._restore()", "pass"))
 
@@ -231,7 +228,7 @@ def _newest() -> object:
 
 @fault(_newest, "test_the_newest_intact_checkpoint_of_a_directory_is_taken")
 def the_newest_checkpoint_is_the_last_by_name() -> None:
-    """Whenever it was written."""
+    """Instead of by time."""
     edit(checkpoint.newest_checkpoint, ("(path.stat().st_mtime_ns, path.name)", "path.name"))
 
 
@@ -248,7 +245,7 @@ def _in_float64() -> object:
 
 @fault(_in_float64, "test_a_network_is_loaded_in_the_dtype_it_was_saved_in")
 def a_network_is_loaded_in_float32() -> None:
-    """Whatever it was trained in."""
+    """Instead of the dtype of its training."""
     import simplenet.model
 
     edit(simplenet.model.from_checkpoint, ("net.to(checkpoint.weights['output_layer.bias'].dtype)", "pass"))
@@ -287,7 +284,7 @@ def _left() -> object:
     link="https://github.com/Lightning-AI/pytorch-lightning/issues/1182",
 )
 def an_exact_resume_serves_the_epochs_first_rows_again() -> None:
-    """And never its last."""
+    """And not its last rows."""
     edit(resume.ResumableDataLoader.load_state_dict, ("(start, batches) if batches else None", "None"))
 
 
@@ -298,7 +295,7 @@ def an_exact_resume_serves_the_epochs_first_rows_again() -> None:
     control=True,
 )
 def a_checkpoint_is_written_twice() -> None:
-    """Under two names, of which one goes."""
+    """The second copy is discarded."""
 
     def change(save: Callable[..., None], file: Any, *arguments: Any, **options: Any) -> None:
         if isinstance(file, dict):
