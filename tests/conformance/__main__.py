@@ -1,4 +1,4 @@
-"""Write docs/conformance.md and its picture from docs/conformance, which the commands write first."""
+"""Check, time and reproduce in separate environments, then write docs/conformance.md and its plot."""
 
 import json
 import os
@@ -31,20 +31,20 @@ from tests.conformance import (
     page,
     reproduction,
 )
-from tests.conformance.faults import faults, planted, said, survivors, unsaid
+from tests.conformance.faults import check_report, faults, planted, reported, survivors
 from tests.environments.page import dumps
 
 
 def packages(directory: Path = Path(sys.prefix)) -> Path:
-    """Return where an environment has its packages; by default, this one."""
+    """Return the site-packages directory of an environment, by default the current one."""
     return Path(sysconfig.get_path("purelib", vars={"base": str(directory)}))
 
 
 def install(environment: Row, directory: Path) -> Path:
-    """Install its packages into a new environment, on top of this one; return the new Python."""
+    """Install the packages into a new environment that extends the current one; return its Python."""
     venv.create(directory)
     python = directory / "bin" / "python"
-    # What is installed here is found there, after its own packages: torch, above all, is not installed again.
+    # The current environment's packages come after its own, so that torch is not installed again.
     (packages(directory) / "running.pth").write_text(f"import site; site.addsitedir({str(packages())!r})\n", "utf-8")
     pip: list[Any] = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
     for options in (["--no-deps", *environment.get("install", [])], environment.get("also", [])):
@@ -54,10 +54,10 @@ def install(environment: Row, directory: Path) -> Path:
 
 
 def probed(environment: Row, what: str) -> Iterator[tuple[Row, Row]]:
-    """Check its implementations, time them or try their reproductions; yield versions, and what was found by name.
+    """Check or time the implementations, or run their reproductions; yield versions, and the results by name.
 
     Raises:
-        subprocess.CalledProcessError: If something cannot be installed, or tried at all.
+        subprocess.CalledProcessError: If a package cannot be installed, or the probe fails.
     """
     with tempfile.TemporaryDirectory() as directory:
         python = install(environment, Path(directory))
@@ -65,19 +65,19 @@ def probed(environment: Row, what: str) -> Iterator[tuple[Row, Row]]:
             environment["adam"], lambda one: one["name"] if what == "checks" else one.get("variables")
         ):
             begun, adams = time.monotonic(), list(group)
-            answer = asked(python, what, adams)
+            answer = run_probe(python, what, adams)
             click.echo(f"{', '.join(answer['found'])}: {what} in {time.monotonic() - begun:.0f} s")
             yield answer["packages"], answer["found"]
 
 
-def asked(python: Path, what: str, adams: Sequence[Row]) -> Row:
-    """Probe implementations by a Python that has them.
+def run_probe(python: Path, what: str, adams: Sequence[Row]) -> Row:
+    """Run the probe on implementations, with a Python that has them installed.
 
     Raises:
-        subprocess.CalledProcessError: If they cannot be probed at all.
+        subprocess.CalledProcessError: If the probe fails.
     """
     directory = python.parent.parent
-    # One thread, so that times mean the same on every machine, as far as a framework can be told.
+    # One thread, for times that do not depend on the number of cores; some frameworks ignore this.
     variables = {
         "PYTHONPATH": str(ROOT),
         "TORCHINDUCTOR_CACHE_DIR": f"{directory}/inductor",
@@ -99,30 +99,30 @@ def asked(python: Path, what: str, adams: Sequence[Row]) -> Row:
 
 
 def with_faults(environment: Row) -> Iterator[tuple[Row, Row]]:
-    """Check implementations without and with a fault; yield versions, and what the reports say by name.
+    """Check implementations without and with a fault; yield versions, and the reports by name.
 
     Raises:
-        subprocess.CalledProcessError: If something cannot be installed, or checked at all.
-        ValueError: If what a fault replaces is not there once.
+        subprocess.CalledProcessError: If a package cannot be installed, or the probe fails.
+        ValueError: If a file does not contain the text to replace exactly once.
     """
     with tempfile.TemporaryDirectory() as directory:
         python, known = install(environment, Path(directory)), faults()
         for adam in (one for one in environment["adam"] if one["name"] in known):
             fault, begun = known[name := adam["name"]], time.monotonic()
-            versions, without = asked(python, "control", [adam]).values()
+            versions, without = run_probe(python, "control", [adam]).values()
             version = ", ".join(" ".join(one) for one in versions.items())
             site, top = packages(Path(directory)), Path(fault["file"]).parts[0]
-            if not (site / top).exists():  # what is installed here was not installed there, and is not to be edited
+            if not (site / top).exists():  # it is the current environment's package, which must not be changed
                 shutil.copytree(packages() / top, site / top)
             with planted(fault, version, site):
-                found = asked(python, "checks", [adam])["found"][name]
-            wrong, says = list(unsaid(fault, without[name], found)), said(fault, found)
+                found = run_probe(python, "checks", [adam])["found"][name]
+            missing, report = list(check_report(fault, without[name], found)), reported(fault, found)
             seconds = time.monotonic() - begun
-            click.echo(f"{version}, {name}: {fault['name']}: {'; '.join(wrong) or says[0]} ({seconds:.0f} s)")
-            yield versions, {name: {"fault": fault["name"], "says": says, "unsaid": wrong}}
+            click.echo(f"{version}, {name}: {fault['name']}: {'; '.join(missing) or report[0]} ({seconds:.0f} s)")
+            yield versions, {name: {"fault": fault["name"], "report": report, "missing": missing}}
 
 
-# Runs the lines of each deviation of each implementation, with nothing but the package; says where they do not show it.
+# Runs the reproduction of each deviation of each implementation, with only the package installed.
 TRY = """
 import json, sys, warnings
 
@@ -141,13 +141,13 @@ print("\\n" + json.dumps({"packages": {}, "found": found}))
 
 
 def reproductions(adam: Row) -> dict[str, tuple[str, str]]:
-    """Return the lines that show each deviation of an implementation, and the error that they raise."""
+    """Return the reproduction of each deviation of an implementation, and the error that it raises."""
     rows = [row for row in deviations() if adam["name"] in row["adams"]]
     return {row["id"]: (reproduction(row, adam), row.get("error", "AssertionError")) for row in rows}
 
 
 def written(_context: click.Context, _result: object, /, **_options: object) -> None:
-    """Write page and picture; leave with what is wrong, if something is."""
+    """Write the page and the plot; fail if records and expectations disagree."""
     records = page.gather()
     page.PAGE.write_text(page.page(records), "utf-8")
     page.plot(records, page.PICTURE)
@@ -157,13 +157,15 @@ def written(_context: click.Context, _result: object, /, **_options: object) -> 
 
 @click.group(invoke_without_command=True)
 def main() -> None:
-    """Write docs/conformance.md and docs/conformance.png from what docs/conformance holds."""
+    """Write docs/conformance.md and docs/conformance.png from the records in docs/conformance."""
 
 
 def _probe(names: Sequence[str], what: str) -> None:
     known, now = environments(), datetime.now(UTC).isoformat(timespec="seconds")
     if unknown := set(names) - known.keys():
-        raise click.UsageError(f"no environment is called {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+        raise click.UsageError(
+            f"unknown environment {', '.join(sorted(unknown))}, but should be one of {', '.join(known)}"
+        )
     here = describe(torch.device("cpu"))
     machine = {**{name: here[name] for name in ("python", "torch")}, "processor": processor(torch.device("cpu"))}
     for name in names or known:
@@ -183,21 +185,21 @@ _names = click.argument("names", nargs=-1, metavar="[ENVIRONMENT]...")
 @main.command()
 @_names
 def check(names: Sequence[str]) -> None:
-    """Check what each environment has, or those named."""
+    """Check the implementations of all environments, or of those named."""
     _probe(names, "checks")
 
 
 @main.command()
 @_names
 def reproduce(names: Sequence[str]) -> None:
-    """Try the reproductions of what is known to deviate."""
+    """Run the reproductions of the known deviations."""
     _probe(names, "reproductions")
 
 
 @main.command(name="faults")
 @_names
 def faults_(names: Sequence[str]) -> None:
-    """Plant a fault in a copy of each package that faults.toml has one for: the report has to name it."""
+    """Plant each fault of faults.toml in a copy of its package; the report must name it."""
     try:
         _probe(names or list({adams()[name]["environment"]["name"]: None for name in faults()}), "faults")
     except ValueError as error:
@@ -207,7 +209,7 @@ def faults_(names: Sequence[str]) -> None:
 @main.command(name="time")
 @_names
 def time_(names: Sequence[str]) -> None:
-    """Time steps: all in one run, so that times compare."""
+    """Time a step of each implementation; time all in one run, to compare them."""
     _probe(names, "times")
 
 

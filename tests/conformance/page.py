@@ -11,9 +11,9 @@ SHAPES = {"float32": "o", "float64": "s", "bfloat16": "^", "float16": "v"}
 DTYPES = tuple(SHAPES)
 MARKS = {"holds": "●", "FAILS": "✗", "known torch defect": "t", "not applicable": ""}
 CLASSES = {
-    "documented variant": "the package's documentation, or the paper that it names, says so",
-    "undocumented deviation": "it departs from the paper or from torch's interface, and its documentation is silent",
-    "bug": "it departs from what it documents, or destroys data",
+    "documented variant": "the package's documentation, or the paper that it cites, describes it",
+    "undocumented deviation": "it differs from the paper or from torch's interface, and its documentation is silent",
+    "bug": "it differs from its own documentation, or destroys data",
 }
 
 
@@ -21,14 +21,14 @@ def gather(directory: Path = RECORDS) -> dict[str, Row]:
     """Read the records of the environments that the catalogue names, in its order.
 
     Raises:
-        ValueError: If a file is no record.
+        ValueError: If a file is not a record.
     """
     paths = {name: directory / f"{name}.json" for name in environments()}
     return {name: read(path, FORMAT, "python -m tests.conformance") for name, path in paths.items() if path.exists()}
 
 
 def found_in(records: dict[str, Row]) -> Iterator[tuple[str, Row, Row]]:
-    """List each implementation that was checked, with its row of the catalogue and what was found."""
+    """List each implementation that was checked, with its row of the catalogue and its results."""
     for name, adam in adams().items():
         record = records.get(adam["environment"]["name"], {})
         if found := record.get("checks", {}).get(name):
@@ -36,13 +36,13 @@ def found_in(records: dict[str, Row]) -> Iterator[tuple[str, Row, Row]]:
 
 
 def version_of(records: dict[str, Row], environment: Row) -> str:
-    """Return the package and its version, without what a build adds to it; of Keras's backends, too."""
+    """Return the packages of an environment and their versions, without local version labels."""
     packages = records[environment["name"]]["packages"]
     return ", ".join(f"{name} {number.partition('+')[0]}" for name, number in packages.items())
 
 
 def variant_of(found: Row) -> str:
-    """Describe in a cell which Adam it is."""
+    """Describe the variant, for a cell of a table."""
     variant = found["variant"]
     if not variant:
         return (found["described"] or "takes no steps").partition(", is ")[0]
@@ -55,7 +55,7 @@ def variant_of(found: Row) -> str:
 
 
 def accuracy_of(found: Row, dtype: str) -> str:
-    """Say in a cell by how much of lr a step is off at most; in bold where that is outside its bound."""
+    """Return the largest error of a step in units of lr, for a cell; in bold if it exceeds its bound."""
     if dtype not in found["accuracy"]:
         return "-"
     errors = found["accuracy"][dtype]
@@ -64,7 +64,7 @@ def accuracy_of(found: Row, dtype: str) -> str:
 
 
 def time_of(found: Row, size: str, unit: float) -> str:
-    """Give a median in a unit."""
+    """Return a median time in the given unit, for a cell."""
     return f"{found['times'][size]['median'] / unit:,.3g}" if size in found["times"] else "-"
 
 
@@ -92,12 +92,12 @@ def _faults(records: dict[str, Row]) -> list[str]:
         for name, found in record.get("faults", {}).items()
     ]
     packages = {environment["name"] for environment, *_ in tried}
-    named = sum(not found["unsaid"] for *_, found in tried)
+    named = sum(not found["missing"] for *_, found in tried)
     lines = [*FAULTS.format(named=named, n=len(tried), packages=len(packages)).splitlines(), ""]
     lines += head("fault", "implementation", "version", "report")
     for environment, name, found in tried:
-        says = "; ".join(found["unsaid"]) or found["says"][0]
-        lines.append(row(found["fault"], name, version_of(records, environment), says))
+        report = "; ".join(found["missing"]) or found["report"][0]
+        lines.append(row(found["fault"], name, version_of(records, environment), report))
     return lines
 
 
@@ -118,54 +118,56 @@ def _deviations(records: dict[str, Row]) -> list[str]:
 
 INTRO = """# Which Adam is it?
 
-{n} implementations in {frameworks} frameworks, each package installed in an environment of its own and checked from
-outside, as `simplenet check adam` does, by parameters and gradients alone. `python -m tests.conformance` writes this
-page and its picture from [docs/conformance](conformance/), which its commands `check`, `reproduce`, `faults` and `time`
-write. [catalogue.toml](../tests/conformance/catalogue.toml) says what is checked,
-[deviations.toml](../tests/conformance/deviations.toml) what departs from the published Adam: the command fails when
-what was found is anything else.
+{n} implementations in {frameworks} frameworks. Each package is installed in its own environment and checked as a black
+box, as by `simplenet check adam`: only parameters and gradients are used. `python -m tests.conformance` writes this
+page and its plot from the records in [docs/conformance](conformance/), which its commands `check`, `reproduce`,
+`faults` and `time` write. [catalogue.toml](../tests/conformance/catalogue.toml) lists the implementations, and
+[deviations.toml](../tests/conformance/deviations.toml) the known deviations from the published Adam; the command fails
+if the results differ from these.
 
-Here: {machines}; timed {timed}.
+Checked on {machines}; timed {timed}.
 
 ![the largest error of a step, by type, and the time of a step, by implementation](conformance.png)
 
 ## Variant, accuracy, time
 
-*Documented* is what the package says that it is; *found*, the published variant that takes its steps, to within
-rounding errors that are counted, at settings where each variant leads elsewhere. ε stands *outside* (Algorithm 1),
-*before the correction* (the remark at the end of §2 of the paper), *inside the root* or *as a clamp*; both moments are
-corrected for bias, in Python's float64, unless it says otherwise. Then what weight decay does, and AMSGrad.
+*Documented* is the variant according to the package; *found* is the published variant whose steps it takes, to within
+counted rounding errors, with hyper-parameters for which all variants differ. ε is *outside* the root (Algorithm 1),
+*before the correction* (the remark at the end of §2 of the paper), *inside the root* or *as a clamp*. Both moments are
+corrected for bias, in Python's float64, unless the cell says otherwise. The last parts are weight decay and AMSGrad.
 
-*Accuracy* is the largest error of a step from 0, in units of lr, over some hundred steps; **bold** where a step left
-its bound; - where a type is not taken. Adapters of other frameworks hand arrays over as NumPy's, which has no bfloat16.
-*Time* is the median of single steps, float32, warm, one thread where the framework can be told: of 17 parameters in
-four tensors, and of 10⁶ in one; - where it was not taken. JAX's are compiled, and none contains the way between
-frameworks. What else ran on the processor lengthens them, those of 10⁶ above all: the quartiles in the picture say how
-much. *Holds* and *fails* count checks; *as torch*, those that fail as torch's own class does: [defects.md](defects.md).
+The next four columns are the accuracy: the largest error of a step from 0, in units of lr, over a few hundred steps. It
+is **bold** if it exceeds its bound, and - if the implementation does not take the type. Adapters for other frameworks
+pass NumPy arrays, which have no bfloat16. The times are medians of single steps after warm-up, in float32, with one
+thread if the framework allows it: for 17 parameters in four tensors, and for 10⁶ in one; - if not measured. JAX's steps
+are compiled, and no time includes the conversion between frameworks. Other load on the processor lengthens the times,
+above all those of 10⁶ parameters: see the quartiles in the plot. *Holds* and *fails* are numbers of checks; *as torch*
+is the number of checks that fail as they do for torch's own class: see [defects.md](defects.md).
 """
 LOW_BIT = """
-Low-bit optimizers promise that the state is rounded between steps and that the update is not. So the first step, whose
-state is 0, has to be within its bound. What the rounding costs shows in the nine steps after it; 65,536 parameters:
+Low-bit optimizers round the state between steps, but not the update. So the first step, whose state is 0, must be
+within its bound; the error of the next nine steps is due to the rounding. For 65,536 parameters:
 """
 PROPERTIES = """
 ## Properties
 
-● holds, in every type; ✗ fails, in one at least; t fails as torch's own class does; blank is not applicable: the option
-is not there, or in another framework torch's interface is not. In italics, negative controls, which are no Adam.
+● holds, in every type; ✗ fails, in at least one type; t fails as it does for torch's own class; blank is not
+applicable: the implementation does not have the option, or its framework does not have torch's interface. Negative
+controls, which are not Adam, are in italics.
 """
 DEVIATIONS = """
 ## Deviations
 
-Each is shown, in its package's own environment, by the lines given: they raise an `AssertionError`, or the error that
-is named. They are strict: the command fails when one is gone. What a negative control fails is none.
+Each has a reproduction that runs in the package's environment and raises an `AssertionError`, or the error named next
+to its id. The command fails if a deviation no longer occurs. Checks that a negative control fails are not listed.
 """
 FAULTS = """
 ## Faults planted in copies
 
-What the checks are worth on code that is not ours: in an installed copy of a package a line is changed, as
-[faults.toml](../tests/conformance/faults.toml) says, and the report has to say so, by an assertion of a check that
-holds without the fault or by another variant. `python -m tests.conformance faults` tries it again. Here {named} of {n}
-faults, in {packages} packages, are named; what the report says first:
+Do the checks find faults in code of other projects? `python -m tests.conformance faults` changes one line in an
+installed copy of a package, listed in [faults.toml](../tests/conformance/faults.toml). The report must name the fault:
+by a failed assertion of a check that holds without it, or by another variant. It names {named} of {n} faults, in
+{packages} packages:
 """
 
 
@@ -219,7 +221,7 @@ def _promise(adam: Row) -> str:
 
 
 def plot(records: dict[str, Row], path: Path) -> None:
-    """Draw the largest error of a step, in each type, and its time, against the implementation.
+    """Plot the largest error of a step in each type, and the time of a step, for each implementation.
 
     Raises:
         OSError: If the file cannot be written.
@@ -245,7 +247,7 @@ def plot(records: dict[str, Row], path: Path) -> None:
                 time_axes.plot(time["median"], y, shape, color=colour, markersize=4)
     for dtype, shape in SHAPES.items():
         error_axes.plot([], [], shape, color="gray", label=dtype, markersize=5)
-    error_axes.plot([], [], "o", color="gray", markerfacecolor="none", label="hollow: outside its bound")
+    error_axes.plot([], [], "o", color="gray", markerfacecolor="none", label="hollow: exceeds its bound")
     for i, name in enumerate(frameworks):
         time_axes.plot([], [], "-", color=f"C{i}", label=name, linewidth=3)
     for shape, label in (("v", "17 parameters"), ("^", "10⁶ parameters")):

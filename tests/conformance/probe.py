@@ -1,4 +1,4 @@
-"""Check or time implementations where they are installed, and print JSON."""
+"""Check or time implementations in the environment in which they are installed; print JSON."""
 
 import json
 import sys
@@ -33,12 +33,12 @@ def timed(subject: Subject, shapes: Sequence[tuple[int, ...]]) -> dict[str, floa
     optimizer = subject.build(tensors).optimizer
     gradients = [torch.ones_like(p) for p in tensors]
     step = optimizer.step
-    if isinstance(optimizer, Native):  # without the way to its framework and back
+    if isinstance(optimizer, Native):  # without the conversions to and from its framework
         step = partial(optimizer.move, [optimizer.array(g.numpy()) for g in gradients])
     durations: list[float] = []
     while len(durations) < WARM + STEPS and sum(durations[WARM:]) < SECONDS:
         for p, g in zip(tensors, gradients, strict=True):
-            p.grad = g  # some take it away
+            p.grad = g  # some optimizers set it to None
         started = time.perf_counter()
         step()
         durations.append(time.perf_counter() - started)
@@ -47,7 +47,7 @@ def timed(subject: Subject, shapes: Sequence[tuple[int, ...]]) -> dict[str, floa
 
 
 def quantized(study: Study) -> dict[str, float]:
-    """Measure what a low-bit optimizer promises: the state is rounded when a step is over, so the first is exact."""
+    """Measure the first step of a low-bit optimizer, which rounds its state only after a step, and the later ones."""
     entries = (2**16,)
     hyper = study.hyper(lr=2.0**-8)
     run = study.record(hyper, torch.zeros(entries), units(10, entries, 6), torch.float32)
@@ -64,17 +64,17 @@ def times(adam: Row) -> Row:
 
 
 def made(adam: Row) -> Any:
-    """Import what makes an implementation."""
+    """Import the constructor of an implementation."""
     return partial(import_object(adam["make"]), **adam.get("options", {}))
 
 
 def control(adam: Row) -> Row:
-    """Return what the checks find that a fault has to fail."""
+    """Return the results of the checks that a fault must fail."""
     return checked(adam, [PUBLISHED, *faults()[adam["name"]].get("checks", ())])
 
 
 def checked(adam: Row, only: Sequence[str] | None = None) -> Row:
-    """Return what the checks find, as JSON can hold it."""
+    """Return the results of the checks, as values that JSON can represent."""
     make, fixed = made(adam), adam.get("fixed", {})
     report = check_adam(make, fixed=fixed, only=only, time_limit=adam.get("time_limit", TIME_LIMIT))
     report = json.loads(report.to_json())
@@ -94,12 +94,12 @@ def checked(adam: Row, only: Sequence[str] | None = None) -> Row:
 
 
 def main() -> None:
-    """Print what is asked for of the implementations that are named, and the versions of their packages."""
+    """Print the results for the named implementations, and the versions of their packages."""
     what, *names = sys.argv[1:]
     chosen = {name: adams()[name] for name in names}
     packages = {package: version(package) for package in chosen[names[0]]["environment"]["packages"]}
     found = {name: {"checks": checked, "control": control, "times": times}[what](adam) for name, adam in chosen.items()}
-    print("\n" + json.dumps({"packages": packages, "found": found}))  # noqa: T201 - what this is for
+    print("\n" + json.dumps({"packages": packages, "found": found}))  # noqa: T201 - the result
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from simplenet.testing.checks import adam_checks, check_adam
 from simplenet.testing.oracle import Variant
 from tests.conformance import CONTROL, PUBLISHED, ROOT, __main__, adams, deviations, disagreements, page
 from tests.conformance import adapters as adapted
-from tests.conformance.faults import faults, planted, survivors, unsaid
+from tests.conformance.faults import check_report, faults, planted, survivors
 from tests.conformance.page import PAGE, PICTURE, gather
 from tests.environments.page import stamp
 
@@ -85,7 +85,7 @@ def test_a_failure_without_a_row_and_a_row_without_a_failure_are_reported(monkey
 
     assert f"{name} fails 'it fails', and deviations.toml has no row: 0 is 1" in found
     assert f"{name} should fail 'it holds' by deviations.toml, but does not" in found
-    assert f"{name} does not show r: it was not tried" in found
+    assert f"{name} does not reproduce r: it was not run" in found
     assert f"{name} should be {{'epsilon': 'outside'}} by deviations.toml, but is None" in found
 
 
@@ -157,7 +157,7 @@ def test_a_fault_is_there_while_it_is_planted_and_no_longer(tmp_path):
 @pytest.mark.parametrize(("text", "times"), [("return p * g\n", 0), ("p - g\np - g\n", 2)])
 def test_a_fault_that_cannot_be_planted_names_its_file_and_the_version_of_the_package(tmp_path, text, times):
     file = _site(tmp_path, text)
-    message = f"package/adam.py of package 1.0 should have 'p - g' once, but has it {times} times"
+    message = f"package/adam.py of package 1.0 has 'p - g' {times} times, but should have it once"
 
     with pytest.raises(ValueError, match=re.escape(message)), planted(FAULT, "package 1.0", tmp_path):
         pass
@@ -185,7 +185,7 @@ def _found(status="holds", detail="", epsilon="outside"):
     ],
 )
 def test_a_fault_is_named_by_a_check_that_holds_without_it_and_fails_with_it_by_an_assertion(without, found, message):
-    wrong = list(unsaid(FAULT, without, found))
+    wrong = list(check_report(FAULT, without, found))
 
     assert len(wrong) == bool(message)
     assert all(one.startswith(message) for one in wrong)
@@ -196,31 +196,31 @@ def test_a_fault_is_named_by_a_check_that_holds_without_it_and_fails_with_it_by_
     [("outside", "as a clamp", True), ("outside", "outside", False), ("as a clamp", "as a clamp", False),
      ("outside", None, False), (None, "as a clamp", True)],
 )  # fmt: skip
-def test_a_fault_is_named_by_the_variant_that_it_makes(before, now, named):
+def test_a_fault_is_named_by_another_variant(before, now, named):
     fault = {"variant": {"epsilon": "as a clamp"}}
 
-    assert (list(unsaid(fault, _found(epsilon=before), _found(epsilon=now))) == []) is named
+    assert (list(check_report(fault, _found(epsilon=before), _found(epsilon=now))) == []) is named
 
 
 @pytest.mark.parametrize(
     ("tried", "message"),
     [
-        ({}, "a with a fault, it adds: it was not tried"),
-        ({"a": {"fault": "it divides", "unsaid": []}}, "a with a fault, it adds: it was not tried"),
-        ({"a": {"fault": "it adds", "unsaid": ["holds"]}}, "a with a fault, it adds: holds"),
-        ({"a": {"fault": "it adds", "unsaid": []}}, None),
+        ({}, "a with a fault, it adds: it was not planted"),
+        ({"a": {"fault": "it divides", "missing": []}}, "a with a fault, it adds: it was not planted"),
+        ({"a": {"fault": "it adds", "missing": ["holds"]}}, "a with a fault, it adds: holds"),
+        ({"a": {"fault": "it adds", "missing": []}}, None),
     ],
 )
-def test_a_fault_that_no_report_names_is_found(monkeypatch, tried, message):
+def test_a_fault_that_no_report_names_is_a_survivor(monkeypatch, tried, message):
     monkeypatch.setattr("tests.conformance.faults.faults", lambda: {"a": FAULT})
 
     assert list(survivors({"e": {"faults": tried}})) == ([message] if message else [])
 
 
-def test_a_fault_is_planted_in_a_copy_where_the_package_is_installed_here_already(monkeypatch, tmp_path):
+def test_a_fault_is_planted_in_a_copy_of_a_package_of_the_current_environment(monkeypatch, tmp_path):
     here, seen = _site(tmp_path, "return p - g\n"), []
 
-    def asked(python, what, _adams):
+    def run_probe(python, what, _adams):
         files = sorted(python.parent.rglob("adam.py"))
         seen.append((what, [file.read_text("utf-8") for file in files], here.read_text("utf-8")))
         found = {"a": _found("FAILS", "p is 1, but should be 0") if what == "checks" else _found()}
@@ -229,8 +229,8 @@ def test_a_fault_is_planted_in_a_copy_where_the_package_is_installed_here_alread
     monkeypatch.setattr(__main__, "packages", lambda directory=tmp_path: directory)
     monkeypatch.setattr(__main__, "install", lambda _environment, directory: directory / "python")
     monkeypatch.setattr(__main__, "faults", lambda: {"a": FAULT})
-    monkeypatch.setattr(__main__, "asked", asked)
+    monkeypatch.setattr(__main__, "run_probe", run_probe)
     ((_, found),) = __main__.with_faults({"adam": [{"name": "a"}, {"name": "of which no fault is known"}]})
 
     assert seen == [("control", [], "return p - g\n"), ("checks", ["return p + g\n"], "return p - g\n")]
-    assert found == {"a": {"fault": "it adds", "says": ["it holds: p is 1, but should be 0"], "unsaid": []}}
+    assert found == {"a": {"fault": "it adds", "report": ["it holds: p is 1, but should be 0"], "missing": []}}
