@@ -22,7 +22,7 @@ from simplenet.testing.implementations import (
     Implementation,
     apply_step,
 )
-from simplenet.testing.one_step import TorchHyper, one_step
+from simplenet.testing.one_step import TorchHyper, TrainingState, one_step
 from simplenet.testing.oracle import ROUNDINGS
 from simplenet.testing.plugin import selected_devices
 from simplenet.testing.strategies import DTYPES, adam_arithmetic, floats, skip_where_missing, tensors
@@ -355,6 +355,28 @@ def test_compiling_a_step_does_not_turn_subnormal_numbers_into_zero(compiled):
         pytest.skip("code compiled for a GPU does not change the CPU's mode")
 
     assert half_the_smallest_normal_number > 0
+
+
+@compiles
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)], ids=str)
+def test_one_traced_step_of_a_parameter_of_any_shape_is_that_of_algorithm_1(dtype, shape):
+    """With lr and betas that make bias corrections exact; the compiler traces the step, but generates no code."""
+    if not COMPILED.runs_on(CPU):
+        pytest.skip("torch.compile takes an optimizer's step from torch 2.3 on")
+    p = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    p.grad = torch.full(shape, 0.5, dtype=dtype)
+    zero, hyper = torch.zeros_like(p), TorchHyper(lr=2.0**-10, beta1=0.0, beta2=0.0)
+    expected = one_step(TrainingState(zero, zero, zero, None, 0), p.grad, hyper, tensor_scalars=True)
+    step = torch.compile(torch.optim.Adam([p], lr=hyper.lr, betas=(0.0, 0.0)).step, backend="aot_eager")
+    graphs = torch._dynamo.utils.counters["stats"]  # noqa: SLF001
+    before = graphs["unique_graphs"]
+
+    with torch._dynamo.config.patch(cache_size_limit=64):  # noqa: SLF001 - all optimizers share one code object
+        step()
+
+    assert graphs["unique_graphs"] > before, "nothing was traced"
+    assert_in_balls(p.flatten(), expected.p, claim="parameter after a traced step")
 
 
 @pytest.mark.parametrize(
