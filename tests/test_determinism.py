@@ -339,17 +339,17 @@ def order_of_rows(**options):
     return order.rows
 
 
-@pytest.mark.parametrize("beside", MEANWHILE)
+@pytest.mark.parametrize("activity", MEANWHILE)
 @pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
-def test_the_order_of_the_rows_does_not_depend_on_logging_saving_or_validation(tmp_path, beside):
+def test_the_order_of_the_rows_does_not_depend_on_logging_saving_or_validation(tmp_path, activity):
     """For shuffled epochs under the Trainer."""
     without = order_of_rows()
 
-    rows = order_of_rows(**MEANWHILE[beside](tmp_path))
+    rows = order_of_rows(**MEANWHILE[activity](tmp_path))
 
     epochs = [sorted(rows[start : start + 32]) for start in (0, 32, 64)]
     assert all(a == b for a, b in itertools.pairwise(epochs)), "every epoch should hold every row"
-    assert rows == without, f"with {beside}, the rows come in another order, but should come in the same"
+    assert rows == without, f"with {activity}, the rows come in another order, but should come in the same"
 
 
 @given(seed=seeds, batch_size=st.integers(1, 9))
@@ -365,6 +365,6 @@ def test_a_pass_over_a_loader_draws_one_number_from_torch_and_no_more(seed, batc
         pass
 
     assert_identical(torch.get_rng_state(), after_one, claim="torch's generator after a pass")
-    with nothing_drawn("a loader with a generator of its own"):
+    with nothing_drawn("a loader with its own generator"):
         for _ in DataLoader(rows, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)):
             pass

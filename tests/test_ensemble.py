@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from benchmarks.steps import stepper
 from simplenet import SimpleNet, ensemble, mse_loss, set_seed, train_ensemble, xor, xor_dataloader
 from simplenet.ensemble import NEVER, State, Step, initial_weights, schedule
 from simplenet.environment import TORCH
@@ -152,19 +153,10 @@ def test_the_schedule_holds_the_corrections_of_each_step(data, dtype, lr):
 def step_of_one(weights, m, v, *, t, architecture, batch_size, lr):
     """Take step ``t`` with a ``SimpleNet`` and torch's Adam, from any state."""
     net = SimpleNet(architecture, (len(weights) - 1) // 4, lr)
-    vector_to_parameters(weights.clone(), net.parameters())
-    optimizer = net.configure_optimizers()
-    sizes = [p.numel() for p in net.parameters()]
-    for p, p_m, p_v in zip(net.parameters(), m.split(sizes), v.split(sizes), strict=True):
-        state = {"step": torch.tensor(float(t - 1)), "exp_avg": p_m.clone().view_as(p)}
-        optimizer.state[p] = {**state, "exp_avg_sq": p_v.clone().view_as(p)}
-    inputs, targets = batch_at(t, batch_size)
-    mse_loss(net(inputs), targets).backward()
-    optimizer.step()
-    moments = (
-        torch.cat([optimizer.state[p][name].flatten() for p in net.parameters()]) for name in ("exp_avg", "exp_avg_sq")
-    )
-    return parameters_to_vector(net.parameters()).detach(), *moments
+    take = stepper("eager", net, *batch_at(t, batch_size))
+    take.write(TrainingState(weights, m, v, None, t - 1))
+    take()
+    return take.read()[:3]
 
 
 def batch_at(t, batch_size):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from simplenet import ARCHITECTURES, SimpleNet, set_seed
+from simplenet import ARCHITECTURES, SimpleNet
 from simplenet.environment import TORCH, resolve_device
 from simplenet.testing.oracle import fused_rounds_scalars
 
@@ -127,7 +127,7 @@ def adams(on: Iterable[torch.device]) -> list[AdamUnderTest]:
 
 @dataclass(frozen=True)
 class NetworkUnderTest:
-    """A network on a device: call it with a seed to build one.
+    """A network on a device.
 
     Attributes:
         name: Its name in test ids.
@@ -141,21 +141,6 @@ class NetworkUnderTest:
 
     def __str__(self) -> str:
         return f"{self.name}-{self.device}"
-
-    def __call__(self, seed: int) -> nn.Module:
-        """Build the network after ``set_seed(seed)``."""
-        set_seed(seed)
-        return self.build().to(self.device)
-
-    def inputs(self, rows: int, seed: int) -> Tensor:
-        """Draw a batch."""
-        return torch.randn((rows, 2), generator=torch.Generator().manual_seed(seed)).to(self.device)
-
-    def score(self, net: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
-        """Return the output for each row, after ``torch.manual_seed(seed)``."""
-        torch.manual_seed(seed)
-        output: Tensor = net(x)
-        return output
 
 
 def networks(on: Iterable[torch.device]) -> list[NetworkUnderTest]:

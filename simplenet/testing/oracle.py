@@ -229,19 +229,19 @@ def judge(runs: Sequence[Run], variant: Variant) -> list[Judgement]:
     return _judge(_batches(runs), variant)
 
 
-def _batches(runs: Sequence[Run]) -> list[tuple[list[int], "_Alike"]]:
+def _batches(runs: Sequence[Run]) -> list[tuple[list[int], "_Batch"]]:
     """Group the runs that are computed at once, with their indices."""
     batches: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(runs):
         key = (run.dtype, run.gradients.shape, run.hyper.amsgrad, run.hyper.weight_decay != 0, run.hyper.maximize)
         batches.setdefault(key, []).append(i)
-    return [(indices, _Alike([runs[i] for i in indices])) for indices in batches.values()]
+    return [(indices, _Batch([runs[i] for i in indices])) for indices in batches.values()]
 
 
-def _judge(batches: Sequence[tuple[list[int], "_Alike"]], variant: Variant) -> list[Judgement]:
+def _judge(batches: Sequence[tuple[list[int], "_Batch"]], variant: Variant) -> list[Judgement]:
     judged: dict[int, Judgement] = {}
-    for indices, alike in batches:
-        judged |= zip(indices, alike.judge(variant), strict=True)
+    for indices, batch in batches:
+        judged |= zip(indices, batch.judge(variant), strict=True)
     return [judged[i] for i in range(len(judged))]
 
 
@@ -254,7 +254,7 @@ class _Moments(NamedTuple):
     correction2: Balls
 
 
-class _Alike:
+class _Batch:
     """Runs of one shape, computed at once: arrays of balls with one row for each step, and in it one for each run.
 
     Only the moments are computed step by step; they depend neither on the parameters, except with an L2 decay, nor on
@@ -280,16 +280,16 @@ class _Alike:
 class _Stepper:
     """The steps of a variant for some runs."""
 
-    def __init__(self, alike: _Alike, variant: Variant) -> None:
-        self.alike, self.hyper, self.dtype, self.variant = alike, alike.hyper, alike.dtype, variant
+    def __init__(self, batch: _Batch, variant: Variant) -> None:
+        self.batch, self.hyper, self.dtype, self.variant = batch, batch.hyper, batch.dtype, variant
         # Python's scalars are float64 and exact; in a narrower type they are rounded first.
         self.scalar_dtype = torch.float32 if variant.scalars == "float32" else torch.float64
         self.u = unit_roundoff(self.scalar_dtype) if variant.scalars == "float32" else 0.0
         names = ("beta1", "beta2", "eps", "weight_decay")
         self.beta1, self.beta2, self.eps, self.decay = (
-            self._scalar([[getattr(run.hyper, name)] for run in alike.runs]) for name in names
+            self._scalar([[getattr(run.hyper, name)] for run in batch.runs]) for name in names
         )
-        rates = [run.rates or (run.hyper.lr,) * len(run.after) for run in alike.runs]
+        rates = [run.rates or (run.hyper.lr,) * len(run.after) for run in batch.runs]
         self.lr = self._scalar(np.array(rates).T[:, :, None])
 
     def _scalar(self, numbers: Any) -> Balls:
@@ -307,16 +307,16 @@ class _Stepper:
         """Compute the moments and the corrections."""
         l2 = self.hyper.weight_decay != 0 and self.variant.decay == "L2"
         key = (self.variant.scalars, l2)
-        if key not in self.alike.known:
-            g = self._ball(self.alike.gradients)
+        if key not in self.batch.known:
+            g = self._ball(self.batch.gradients)
             g = -g if self.hyper.maximize else g
             g = g + self.decay * theta if l2 else g
             moments = self._average(self.beta1, g), self._average(self.beta2, g**2)
-            self.alike.known[key] = _Moments(*moments, self._correction(self.beta1), self._correction(self.beta2))
-        return self.alike.known[key]
+            self.batch.known[key] = _Moments(*moments, self._correction(self.beta1), self._correction(self.beta2))
+        return self.batch.known[key]
 
     def _zero(self) -> Balls:
-        return self._ball(np.zeros((len(self.alike.runs), 1)))
+        return self._ball(np.zeros((len(self.batch.runs), 1)))
 
     def _average(self, beta: Balls, terms: Balls) -> Balls:
         """Return the exponential moving average after each step."""
@@ -325,7 +325,7 @@ class _Stepper:
     def _correction(self, beta: Balls) -> Balls:
         """Return 1 - beta^t for each step; the power is one operation, whose roundings are added after the loop."""
         one = Balls(1.0, dtype=self.scalar_dtype, roundings=0)
-        bases = repeat(self._unrounded(beta, 0), len(self.alike.after))
+        bases = repeat(self._unrounded(beta, 0), len(self.batch.after))
         powers = _stacked(accumulate(bases, lambda power, base: power * base, initial=one))
         correction: Balls = 1 - self._unrounded(powers, ROUNDINGS) * 1.0
         return correction
@@ -337,7 +337,7 @@ class _Stepper:
 
     def steps(self) -> Balls:
         """Return the balls that contain the parameter after each step."""
-        theta, decay = self._ball(self.alike.before), self.variant.decay
+        theta, decay = self._ball(self.batch.before), self.variant.decay
         moments = self._moments(theta)
         decoupled = self.hyper.weight_decay != 0 and decay not in ("none", "L2")
         after = decay is not None and decay.endswith("after the step")

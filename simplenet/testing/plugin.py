@@ -111,7 +111,7 @@ def adam(request: pytest.FixtureRequest) -> AdamUnderTest:
 
 @pytest.fixture(scope="session")
 def network(request: pytest.FixtureRequest) -> NetworkUnderTest:
-    """Each of the notebook's networks on each device: call it with a seed to build a network."""
+    """Each of the notebook's networks, with its device."""
     param: NetworkUnderTest = request.param
     return param
 

@@ -92,14 +92,14 @@ def by_implementation(record: Record) -> dict[str, list[Drift]]:
 
 def _drift_rows(name: str, record: Record) -> list[str]:
     """Merge implementations with the same drift into one row."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+    merged: dict[tuple[str, ...], list[str]] = {}
     for implementation, drifts in by_implementation(record).items():
         first = earliest(drifts)
         where = "" if first.first is None else f" ({first.architecture}, seed {first.seed})"
         initial = f"{sum(one.first != 0 for one in drifts)} of {len(drifts)}"
         found = (initial, first_step(first) + where, *(f"{ulps:,}" for ulps in farthest(drifts)))
-        alike.setdefault(found, []).append(implementation)
-    return [row(f"`{name}`", ", ".join(names), *found) for found, names in alike.items()]
+        merged.setdefault(found, []).append(implementation)
+    return [row(f"`{name}`", ", ".join(names), *found) for found, names in merged.items()]
 
 
 def page(records: dict[str, Record]) -> str:

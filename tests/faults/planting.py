@@ -31,7 +31,7 @@ class Fault:
         link: A report of a similar fault.
         control: Whether nothing is broken: the witness keeps its value, and the tests pass.
         since: The first release of torch with the code that is broken.
-        judge: For a fault that is an optimizer or a network of its own: checks it.
+        judge: For a fault that is an optimizer or a network: checks it.
     """
 
     name: str

@@ -41,7 +41,7 @@ class Outcome:
             nothing, or a control that fails.
         check: The test or check that killed it.
         message: The first line of its message.
-        checks: All checks that failed; for an optimizer or network of its own, all checks are run.
+        checks: All checks that failed; for a fault that is an optimizer or a network, all checks are run.
         seconds: The duration.
     """
 

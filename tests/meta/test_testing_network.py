@@ -184,3 +184,14 @@ def test_warnings_are_recorded_and_are_no_failure():
 
     assert report.passed, str(report)
     assert report.facts["warns"] == "UserWarning: mine"
+
+
+def test_another_sign_of_zero_is_a_difference():
+    class Signed(nn.Linear):
+        def forward(self, x):
+            zero = (super().forward(x) * 0).abs()
+            return zero if torch.is_grad_enabled() else -zero
+
+    check = "recording gradients does not change the output"
+
+    assert check in check_network(lambda: Signed(2, 1), only=["it takes a batch", check]).failures

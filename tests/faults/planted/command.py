@@ -1,4 +1,4 @@
-"""Faults in the command line, in what it says of the environment, and in its pictures."""
+"""Faults in the command line, in its description of the environment, and in its plots."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ def _printed(*arguments: str) -> object:
 
 
 def certified(*arguments: str, solved: int = 15, seeds: int = 20) -> Callable[[], object]:
-    """Witness what ``certify`` says of networks that were made up, and how it ends."""
+    """Witness the output and the status of ``certify`` for given results."""
 
     def run() -> object:
         result = made([3] * solved + [-1] * (seeds - solved))
@@ -159,7 +159,7 @@ def describe_always_reports_float32() -> None:
 
 
 def wrap_described(change: Callable[..., dict[str, str]]) -> None:
-    """Change a description, wherever the function is held."""
+    """Change the description in every module that imports the function."""
     from tests.faults.planting import replace
 
     original = environment.describe
@@ -182,7 +182,7 @@ def _default_described() -> object:
 
 
 def drawn(figure_of: Callable[[Path], None]) -> Callable[[], object]:
-    """Witness the lines and the limits of a picture."""
+    """Witness the pixels of a plot."""
 
     def draw() -> object:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Faults in the ensemble, the step by hand that it takes, and the certificate."""
+"""Faults in the ensemble, its training step, and the certificate."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _STEPS = sys.modules[Formulas.__module__]
 
 
 def trained(architecture: Any = "overview", batch_size: int = 3, seeds: int = 3) -> Callable[[], object]:
-    """Witness where a few networks end."""
+    """Witness the results of training a few networks."""
 
     def run() -> object:
         result = train_ensemble(range(seeds), architecture, steps=7, batch_size=batch_size, compiled=False)
@@ -115,7 +115,7 @@ def a_solved_network_stays_solved() -> None:
 
 
 def drawn(numbers: int = 17) -> Callable[[], object]:
-    """Witness what is drawn from two seeds at once."""
+    """Witness the numbers drawn from two seeds at once."""
     return lambda: mt19937.draw([5, 7], [mt19937.Uniform(numbers, -1.0, 1.0)], torch.float64).tolist()
 
 
@@ -223,19 +223,19 @@ def the_record_has_its_bounds_exchanged() -> None:
     edit(Certificate.as_dict, ("'at_least': lower, 'at_most': upper", "'at_least': upper, 'at_most': lower"))
 
 
-def place() -> object:
-    """Witness what is said of a critical point that is flat but for rounding in two of five directions."""
+def described() -> object:
+    """Witness the text of a critical point that is flat, to rounding errors, in two of five directions."""
     curvatures = torch.tensor([-1.0, -(2.0**-52), 2.0**-52, 1.0, 2.0], dtype=torch.float64)
     return str(certificate.CriticalPoint([0.0] * 4, 0.0, 0.0, curvatures))
 
 
-@fault(place, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
+@fault(described, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
 def curvatures_up_and_down_are_exchanged() -> None:
     """Positive curvatures are counted as negative ones."""
     edit(certificate.CriticalPoint.__str__, ("curves up in {up}, down in {down}", "curves up in {down}, down in {up}"))
 
 
-@fault(place, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
+@fault(described, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
 def rounding_errors_count_as_curvatures() -> None:
     """No direction is flat."""
     edit(
@@ -247,7 +247,7 @@ def rounding_errors_count_as_curvatures() -> None:
     )
 
 
-@fault(place, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
+@fault(described, "test_the_curvatures_of_a_critical_point_are_counted_by_their_signs")
 def every_critical_point_is_a_minimum() -> None:
     """Also where the loss curves down."""
     edit(certificate.CriticalPoint.__str__, ("'saddle' if down else 'minimum'", "'minimum'"))

@@ -1,4 +1,4 @@
-"""Faults in what judges: the bounds, the assertions, the strategies and the checks of ``simplenet.testing``."""
+"""Faults in the test library: the bounds, the assertions, the strategies and the checks of ``simplenet.testing``."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Optimizers and networks that are at fault themselves, under the checks of ``simplenet.testing``."""
+"""Faulty optimizers and networks, under the checks of ``simplenet.testing``."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from simplenet.testing.report import Report
 from tests.faults import adam, bookkeeping, networks
 from tests.faults.planting import Fault
 
-# One is enough to be killed in.
+# One dtype is enough to detect a fault.
 DTYPES = (torch.float32,)
 
 FAULTS: list[Fault] = []
@@ -23,7 +23,7 @@ FAULTS: list[Fault] = []
 
 def _add(name: str, text: str, check: Callable[[], Report], *, control: bool) -> None:
     def nothing() -> None:
-        """Do nothing: the fault is in what is checked."""
+        """Do nothing: the checked object is faulty itself."""
 
     name = re.sub(r"[^\w.]+", "-", name)
     FAULTS.append(Fault(name, "implementations", text, nothing, None, control=control, judge=check))
@@ -36,9 +36,9 @@ def _adam(make: Callable[..., Any], variant: str, dtypes: tuple[torch.dtype, ...
 for _fault in adam.FAULTS:
     _variant = "adamw" if _fault == "L2 for decoupled" else "adam"
     _make = partial(adam.FaultyAdam, fault=_fault, decoupled=_variant == "adamw")
-    _add(f"adam: {_fault}", f"An Adam of its own: {_fault}.", _adam(_make, _variant), control=False)
+    _add(f"adam: {_fault}", f"A faulty Adam: {_fault}.", _adam(_make, _variant), control=False)
 for _fault in bookkeeping.FAULTS:
-    _text = f"Torch's Adam with another bookkeeping: {_fault}."
+    _text = f"Torch's Adam with a fault in its bookkeeping: {_fault}."
     _add(
         f"bookkeeping: {_fault}",
         _text,
@@ -47,42 +47,45 @@ for _fault in bookkeeping.FAULTS:
     )
 for _fault in networks.FAULTS:
     _check = partial(check_network, partial(networks.FaultyNetwork, _fault))
-    _add(f"network: {_fault}", f"A network of its own: {_fault}.", _check, control=False)
+    _add(f"network: {_fault}", f"A faulty network: {_fault}.", _check, control=False)
 
 
 class ForgetsWhenPickled(torch.optim.Adam):
     """An Adam of which a copy has no moments."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Leave the moments out."""
+        """Clear the state."""
         super().__setstate__(state)
         self.state.clear()
 
 
 class ForgetsWhenResumed(SimpleNet):
-    """A network that takes no weights from a checkpoint."""
+    """A network that loads no weights from a checkpoint."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put zeros in their place."""
+        """Replace them by zeros."""
         checkpoint["state_dict"] = {name: torch.zeros_like(t) for name, t in checkpoint["state_dict"].items()}
 
 
 _add(
     "bookkeeping: copied without its state",
-    "It does not survive a copy.",
+    "A copy has no state.",
     _adam(ForgetsWhenPickled, "adam"),
     control=False,
 )
 _add(
     "network: weights not resumed",
-    "A checkpoint does not hold it.",
+    "It ignores the weights of a checkpoint.",
     partial(check_network, ForgetsWhenResumed),
     control=False,
 )
 _add(
-    "network: another width", "It takes rows of three.", partial(check_network, partial(nn.Linear, 3, 1)), control=False
+    "network: another width",
+    "It takes rows of three numbers.",
+    partial(check_network, partial(nn.Linear, 3, 1)),
+    control=False,
 )
-_add("adam: none", "An Adam of its own.", _adam(partial(adam.FaultyAdam, fault=None), "adam"), control=True)
-_add("adamw: none", "An AdamW of its own.", _adam(partial(adam.FaultyAdam, decoupled=True), "adamw"), control=True)
-_add("bookkeeping: none", "Torch's Adam.", _adam(bookkeeping.broken(None), "adam"), control=True)
-_add("network: none", "A network of its own.", partial(check_network, networks.FaultyNetwork), control=True)
+_add("adam: none", "A correct Adam.", _adam(partial(adam.FaultyAdam, fault=None), "adam"), control=True)
+_add("adamw: none", "A correct AdamW.", _adam(partial(adam.FaultyAdam, decoupled=True), "adamw"), control=True)
+_add("bookkeeping: none", "Torch's Adam, unchanged.", _adam(bookkeeping.broken(None), "adam"), control=True)
+_add("network: none", "A correct network.", partial(check_network, networks.FaultyNetwork), control=True)

@@ -30,7 +30,7 @@ def path(
     gradients: tuple[float, ...] = (1.0, -0.5, 0.25),
     **options: Any,
 ) -> Callable[[], object]:
-    """Witness where a few steps lead."""
+    """Witness the parameters after a few steps."""
 
     def walk() -> object:
         parameters = [torch.ones(numbers, dtype=dtype, requires_grad=True) for _ in range(tensors)]
@@ -50,7 +50,7 @@ IMPLEMENTATIONS = ("single_tensor", FOR_LOOP, (2, 0)), ("multi_tensor", FOREACH,
 
 
 def around(kind: str, change: Callable[..., Any]) -> None:
-    """Wrap what computes a step of Adam and AdamW in an implementation: ``single_tensor``, ``multi_tensor``, ``fused``.
+    """Wrap the step function of an implementation of Adam and AdamW: ``single_tensor``, ``multi_tensor``, ``fused``.
 
     ``change`` is called with the function and its lists: parameters, gradients, first and second moments, largest
     second moments and counts, as tuples; and its options.

@@ -128,7 +128,7 @@ _INIT = lightning_seed.pl_worker_init_function
 
 
 def _everywhere(new: object) -> None:
-    """Tests hold the function by a name of their own."""
+    """Replace the function in the tests that import it, too."""
     replace(_INIT, new)
 
 

@@ -1,4 +1,4 @@
-"""Faults in the Trainer, in checkpoints, and in going on from them."""
+"""Faults in the Trainer, in checkpoints, and in resuming from them."""
 
 import io
 import math
@@ -28,7 +28,7 @@ def trained(
     value: float = 0.0,
     architecture: Any = "overview",
 ) -> Callable[[], object]:
-    """Witness the losses of a run, of one that goes on from it, and what was saved."""
+    """Witness the losses of a run and of its resumption, and the saved state."""
 
     def run() -> object:
         set_seed(1)
@@ -147,13 +147,13 @@ def nan_in_a_batch_is_trained_on() -> None:
 
 @fault(trained(lr=1e37, epochs=20), "test_a_nonfinite_loss_stops_the_run_at_its_batch_and_keeps_the_last_checkpoint")
 def a_loss_that_is_not_finite_is_recorded() -> None:
-    """And training goes on."""
+    """And training continues."""
     edit(training._Watch._record, ("not math.isfinite(value)", "False"))
     edit(training._Watch._end_epoch, ("not math.isfinite(farthest)", "False"))
 
 
 def made(errors: list[float]) -> TrainingRun:
-    """Make up a run that errs by this much in each row."""
+    """Make a run with these errors of its predictions."""
     predictions = xor()[1] + torch.tensor(errors)[:, None]
     return TrainingRun(SimpleNet(), predictions, [], 0, 0.0, None, "budget", None)
 
