@@ -425,7 +425,7 @@ def test_resuming_with_other_settings_than_the_checkpoints_is_refused_by_name(tm
 
 def test_a_checkpoint_that_was_read_for_its_weights_alone_is_refused_by_name(tmp_path):
     first = run(tmp_path, max_epochs=3)
-    wanted = f"{first.checkpoint} was read without training=True, but resume needs the state of training"
+    wanted = f"{first.checkpoint} was read without training=True, but resume needs the training state"
 
     with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
         train(first.net, XORDataModule(4), max_epochs=9, resume=read_checkpoint(first.checkpoint))
