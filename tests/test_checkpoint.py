@@ -541,12 +541,18 @@ def test_the_newest_intact_checkpoint_of_a_directory_is_taken(content, tmp_path)
 
 
 def test_a_directory_without_an_intact_checkpoint_is_refused_with_the_reasons(content, tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path} should hold a checkpoint"):
-        newest_checkpoint(tmp_path)
-
-    (tmp_path / "cut.ckpt").write_bytes(content[:-9])
-    with pytest.raises(ValueError, match=r"holds none\n  .*cut\.ckpt should be"):
-        newest_checkpoint(tmp_path)
+    wanted = f"{tmp_path} should hold a checkpoint (*.ckpt) of a training run, but holds none"
+    reasons = []
+    for name in ("", "a.ckpt", "b.ckpt"):
+        if name:
+            (tmp_path / name).write_bytes(content[:-9])
+            os.utime(tmp_path / name, (0, 0))
+            with pytest.raises(ValueError, match="should be a checkpoint of a SimpleNet") as refused:
+                read_checkpoint(tmp_path / name)
+            reasons.insert(0, f"\n  {refused.value}")
+        with pytest.raises(ValueError, match="holds none") as refused:
+            newest_checkpoint(tmp_path)
+        assert str(refused.value) == wanted + "".join(reasons)
 
 
 def test_every_opcode_and_class_that_torch_writes_is_known(content):
