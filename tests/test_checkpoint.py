@@ -487,6 +487,19 @@ def test_an_error_names_a_type_and_what_is_missing(content, file, arguments, mes
     assert str(raised.value) == f"{file} should be a checkpoint of a SimpleNet, but {message}"
 
 
+def test_the_state_of_a_long_run_and_second_moments_of_zero_are_accepted(content, file):
+    """torch's Adam counts its steps in float32, up to 2^24; weights without a gradient have moments of 0."""
+    whole = loaded(content) | {"global_step": 2**25, "epoch": 2**24}
+    for state in whole["optimizer_states"][0]["state"].values():
+        state |= {"step": torch.tensor(2.0**24), "exp_avg_sq": torch.zeros_like(state["exp_avg_sq"])}
+    file.write_bytes(saved(whole))
+
+    training = read_checkpoint(file, training=True).training
+
+    assert training.steps == 2**25
+    assert not any(second.any() for _, second in training.moments)
+
+
 def test_an_error_names_the_digest_and_what_it_should_be(content, file):
     whole = loaded(content)
     file.write_bytes(saved(whole | {"digest": "0"}, sealed=False))
