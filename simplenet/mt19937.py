@@ -79,7 +79,7 @@ class _Loaded:
     """A generator that draws from given words of state."""
 
     def __init__(self) -> None:
-        self.generator = torch.Generator("cpu").manual_seed(0)
+        self.generator = torch.Generator()  # of the CPU; all its words are replaced
         # The first output follows a twist. After it, all words but the first are still to be drawn.
         torch.empty(1, dtype=torch.float32, device="cpu").uniform_(generator=self.generator)
         self.state = self.generator.get_state()

@@ -102,8 +102,11 @@ def test_a_checkpoint_with_only_weights_loads_but_does_not_resume(content, file)
     file.write_bytes(saved({name: whole[name] for name in ("hyper_parameters", "state_dict")}))
 
     assert load_checkpoint(file)(torch.zeros(2)).isfinite()
-    with pytest.raises(ValueError, match="holds only weights, without optimizer_states"):
-        read_checkpoint(file, training=True)
+    for name in ("optimizer_states", "datamodule_hyper_parameters"):
+        file.write_bytes(saved(without_entry(whole, (name,))))
+        wanted = f"it holds only weights, without {name}: training cannot resume from it$"
+        with pytest.raises(ValueError, match=wanted):
+            read_checkpoint(file, training=True)
 
 
 # Paths and code.
@@ -404,32 +407,108 @@ def test_every_tampered_entry_with_its_digest_is_refused(content, file):
         assert_refused_or_the_same(file, expected, path, value, changed)
 
 
+ARGUMENTS = {"architecture": "overview", "hidden": 4, "lr": 0.01}
+WEIGHTS = "input_layer.weight, input_layer.bias, output_layer.weight, output_layer.bias"
+BIAS = ("state_dict", "output_layer.bias")
+GROUPS = ("optimizer_states", 0, "param_groups")
+STATE = ("optimizer_states", 0, "state")
+
+
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("path", "value", "wanted"),
     [
-        (("hyper_parameters", "hidden"), 0, r"its hyper_parameters\['hidden'\] is 0, but should be from 1 to"),
-        (("hyper_parameters", "architecture"), "\x1b[2J", r"'\\x1b\[2J', but should be one of overview"),
-        (("hyper_parameters", "lr"), float("nan"), r"\['lr'\] is nan, but should be from 0"),
-        (("global_step",), 7, "its global_step is 7, but should be a multiple of 2, at the end of an epoch"),
-        (("epoch",), 7, "its epoch is 7, but should be 2 or 3"),
-        (
-            ("state_dict", "output_layer.bias"),
-            torch.zeros(2),
-            r"float32 of shape \(2,\), but should be .* shape \(1,\)",
-        ),
-        (("state_dict", "output_layer.bias"), torch.full((1,), torch.nan), "but should be finite in each entry"),
-        (("optimizer_states", 0, "param_groups", 0, "eps"), 1e-3, "0.001, but should be 1e-08"),
-        (("optimizer_states", 0, "state", 2, "step"), torch.tensor(5.0), "but should be 6"),
-        (("optimizer_states", 0, "state", 3, "exp_avg_sq"), torch.full((1,), -1.0), "should be at least 0"),
-        (("lr_schedulers",), [{}], r"its lr_schedulers is \[{}\], but should be empty"),
+        (("hyper_parameters",), 7, "a dict or a list"),
+        (("hyper_parameters",), ARGUMENTS | {"more": 1}, "architecture, hidden and lr"),
+        (("hyper_parameters", "architecture"), "\x1b[2J", "one of overview, derivation, listing"),
+        (("hyper_parameters", "hidden"), 0, "from 1 to 1048576"),
+        (("hyper_parameters", "lr"), -1.0, "from 0 to 1e+37"),
+        (("state_dict",), [], f"weights by the names {WEIGHTS}"),
+        (("state_dict",), {}, f"weights by the names {WEIGHTS}"),
+        (("state_dict", "input_layer.weight"), torch.zeros(4, 2).long(), "floating-point of shape (4, 2)"),
+        (BIAS, "text", "torch.float32 of shape (1,)"),
+        (BIAS, torch.zeros(2), "torch.float32 of shape (1,)"),
+        (BIAS, torch.zeros(1).double(), "torch.float32 of shape (1,)"),
+        (BIAS, torch.full((1,), torch.nan), "finite in each entry"),
+        (("datamodule_hyper_parameters", "batch_size"), 0, "from 1 to 1048576"),
+        (("global_step",), 0, "from 1 to 1000000000"),
+        (("global_step",), 10**9 + 2, "from 1 to 1000000000"),
+        (("global_step",), 7, "a multiple of 2, at the end of an epoch"),
+        (("epoch",), -1, "from 0 to 1000000000"),
+        (("epoch",), 10**9 + 1, "from 0 to 1000000000"),
+        (("epoch",), 1, "2 or 3"),
+        (("epoch",), 4, "2 or 3"),
+        (("lr_schedulers",), [{}], "empty"),
+        (("optimizer_states",), [], "a list of one optimizer's state"),
+        (("optimizer_states",), [1, 2], "a list of one optimizer's state"),
+        (("optimizer_states",), {0: 1}, "a list of one optimizer's state"),
+        (GROUPS, [], "a list of one group"),
+        (GROUPS, {0: 1}, "a list of one group"),
+        ((*GROUPS, 0, "params"), [0, 1, 2], "[0, 1, 2, 3]"),
+        ((*GROUPS, 0, "eps"), 1e-3, "1e-08"),
+        ((*GROUPS, 0, "lr"), 0.5, "0.01"),
+        (STATE, [], "the state of each parameter"),
+        (STATE, {}, "the state of each parameter"),
+        ((*STATE, 2), [], "step, exp_avg and exp_avg_sq"),
+        ((*STATE, 2), {}, "step, exp_avg and exp_avg_sq"),
+        ((*STATE, 2, "step"), torch.tensor(5.0), "6"),
+        ((*STATE, 3, "exp_avg"), torch.zeros(2), "torch.float32 of shape (1,)"),
+        ((*STATE, 3, "exp_avg_sq"), torch.zeros(1).double(), "torch.float32 of shape (1,)"),
+        ((*STATE, 3, "exp_avg_sq"), torch.full((1,), -1.0), "at least 0 in each entry"),
     ],
     ids=str,
 )
-def test_an_error_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, message):
+def test_an_error_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, wanted):
     file.write_bytes(saved(with_entry(loaded(content), path, value)))
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^.*$") as raised:
         read_checkpoint(file, training=True)
+
+    name = path[0] + "".join(f"[{key!r}]" for key in path[1:])
+    found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+    message = f"its {name} is {found}, but should be {wanted}"
+    assert str(raised.value) == f"{file} should be a checkpoint of a SimpleNet, but {message}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden": 4.0}, "its hyper_parameters['hidden'] is 4.0 of type float, but should be an int"),
+        ({"lr": "1"}, "its hyper_parameters['lr'] is '1' of type str, but should be a float"),
+        ({}, "its hyper_parameters['architecture'] is missing"),
+    ],
+    ids=str,
+)
+def test_an_error_names_a_type_and_what_is_missing(content, file, arguments, message):
+    file.write_bytes(saved(loaded(content) | {"hyper_parameters": arguments and ARGUMENTS | arguments}))
+
+    with pytest.raises(ValueError, match=r"^.*$") as raised:
+        read_checkpoint(file)
+
+    assert str(raised.value) == f"{file} should be a checkpoint of a SimpleNet, but {message}"
+
+
+def test_the_state_of_a_long_run_and_second_moments_of_zero_are_accepted(content, file):
+    """Adam counts its steps in float32, up to 2^24; weights without a gradient have moments of 0."""
+    whole = loaded(content) | {"global_step": 2**25, "epoch": 2**24}
+    for state in whole["optimizer_states"][0]["state"].values():
+        state |= {"step": torch.tensor(2.0**24), "exp_avg_sq": torch.zeros_like(state["exp_avg_sq"])}
+    file.write_bytes(saved(whole))
+
+    training = read_checkpoint(file, training=True).training
+
+    assert training.steps == 2**25
+    assert not any(second.any() for _, second in training.moments)
+
+
+def test_an_error_names_the_digest_and_what_it_should_be(content, file):
+    whole = loaded(content)
+    file.write_bytes(saved(whole | {"digest": "0"}, sealed=False))
+
+    with pytest.raises(ValueError, match=r"^.*$") as raised:
+        read_checkpoint(file)
+
+    expected = f"its digest is '0', but should be {whole['digest']}: an entry was damaged or edited"
+    assert str(raised.value) == f"{file} should be a checkpoint of a SimpleNet, but {expected}"
 
 
 def test_a_checkpoint_of_another_optimizer_does_not_resume(content, file):
@@ -475,12 +554,18 @@ def test_the_newest_intact_checkpoint_of_a_directory_is_taken(content, tmp_path)
 
 
 def test_a_directory_without_an_intact_checkpoint_is_refused_with_the_reasons(content, tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path} should hold a checkpoint"):
-        newest_checkpoint(tmp_path)
-
-    (tmp_path / "cut.ckpt").write_bytes(content[:-9])
-    with pytest.raises(ValueError, match=r"holds none\n  .*cut\.ckpt should be"):
-        newest_checkpoint(tmp_path)
+    wanted = f"{tmp_path} should hold a checkpoint (*.ckpt) of a training run, but holds none"
+    reasons = []
+    for name in ("", "a.ckpt", "b.ckpt"):
+        if name:
+            (tmp_path / name).write_bytes(content[:-9])
+            os.utime(tmp_path / name, (0, 0))
+            with pytest.raises(ValueError, match="should be a checkpoint of a SimpleNet") as refused:
+                read_checkpoint(tmp_path / name)
+            reasons.insert(0, f"\n  {refused.value}")
+        with pytest.raises(ValueError, match="holds none") as refused:
+            newest_checkpoint(tmp_path)
+        assert str(refused.value) == wanted + "".join(reasons)
 
 
 def test_every_opcode_and_class_that_torch_writes_is_known(content):

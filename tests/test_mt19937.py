@@ -71,7 +71,12 @@ def test_the_block_that_a_seed_is_in_changes_no_bit(dtype, most_seeds, most_word
 
 
 @pytest.mark.parametrize(
-    ("limit", "most", "numbers", "many"), [("_MOST_SEEDS", 8, 17, 1600), ("_MOST_WORDS", 8 * 6000, 5000, 160)]
+    ("limit", "most", "numbers", "many"),
+    [
+        ("_MOST_SEEDS", 8, 17, 1600),
+        ("_MOST_WORDS", 8 * (624 + 620), 620, 160),
+        ("_MOST_WORDS", 8 * (624 + 5000), 5000, 160),
+    ],
 )
 def test_the_working_memory_of_a_block_is_smaller_than_the_result(monkeypatch, limit, most, numbers, many):
     """With all seeds in one block it would be larger: 624 words for each seed, and one for each number."""
@@ -87,6 +92,21 @@ def test_the_working_memory_of_a_block_is_smaller_than_the_result(monkeypatch, l
 
     size = result.numel() * result.element_size()
     assert size < peak < 2 * size
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_each_load_fills_the_whole_state(outputs):
+    """Of which 623 words are drawn from, and the two words of a number are loaded together."""
+    starts = []
+
+    class Parts:
+        def __getitem__(self, rows):
+            starts.append(rows.start)
+            return torch.empty(1)
+
+    mt19937._Loaded().uniform(np.zeros((1500, outputs), np.uint32), Uniform(1500, 0.0, 1.0), Parts())  # noqa: SLF001
+
+    assert starts == [*range(0, 1500, 623 // outputs)]
 
 
 def test_recorded_calls_include_default_bounds():

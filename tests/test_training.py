@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
+from simplenet.checkpoint import read_checkpoint
 from simplenet.signals import ENDING
 from simplenet.testing.settings import default_dtype
 from tests.children.background import Background
@@ -420,6 +421,14 @@ def test_resuming_with_other_settings_than_the_checkpoints_is_refused_by_name(tm
 
     with pytest.raises(ValueError, match=message):
         train(net, data, checkpoint_dir=tmp_path, resume=first.checkpoint, **options)
+
+
+def test_a_checkpoint_that_was_read_for_its_weights_alone_is_refused_by_name(tmp_path):
+    first = run(tmp_path, max_epochs=3)
+    wanted = f"{first.checkpoint} was read without training=True, but resume needs the training state"
+
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        train(first.net, XORDataModule(4), max_epochs=9, resume=read_checkpoint(first.checkpoint))
 
 
 @pytest.mark.parametrize("max_epochs", [True, 1.0, "1", None])

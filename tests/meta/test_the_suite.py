@@ -2,7 +2,9 @@
 
 import math
 import re
+import tomllib
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.plugin import user_checks
 from simplenet.testing.strategies import DTYPES, floats
 from tests.ledger import functions
+
+PROJECT = Path(__file__).parents[2]
 
 dtypes = st.sampled_from(DTYPES)
 
@@ -268,3 +272,14 @@ def test_the_checks_of_a_users_object_are_built_only_for_their_test(monkeypatch)
 
     assert made == ["--adam"]
     assert tests[-1].values == {"adam_check": ["--adam"]}
+
+
+def test_every_test_that_is_named_to_mutmut_exists():
+    """A renamed test would no longer be left out, or would end mutmut's run."""
+    options = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["mutmut"]
+    left_out = [arg.removeprefix("--deselect=") for arg in options["pytest_add_cli_args"] if "--deselect=" in arg]
+
+    for name in (*options["pytest_add_cli_args_test_selection"], *left_out):
+        file, _, test = name.partition("::")
+        text = (PROJECT / file).read_text("utf-8")
+        assert not test or f"\ndef {test.partition('[')[0]}(" in text, f"{name} is named in pyproject.toml, but missing"
