@@ -274,7 +274,7 @@ def test_a_step_of_a_small_learning_rate_does_not_vanish_in_float16(adam):
     assert_within(moved, [-(2.0**-12)], rtol=gamma(FIRST_STEP_ROUNDINGS, torch.float16), claim="first step")
 
 
-def test_the_step_count_goes_on_past_two_to_the_24(adam):
+def test_the_step_count_continues_past_two_to_the_24(adam):
     """Where float32 stops counting by ones."""
     p = adam.parameter(torch.zeros(1, device=adam.device))
     optimizer = adam([p])

@@ -111,7 +111,7 @@ def maximizing_is_minimizing_the_negated_gradients(study: Study) -> None:
     _demand_same(maximized, negated, f"parameter after {_STEPS} steps with maximize=True")
 
 
-def a_parameter_without_a_gradient_stays(study: Study) -> None:
+def a_parameter_without_a_gradient_does_not_move(study: Study) -> None:
     """Before its first gradient and later; its step is not counted, and the other parameters are not affected."""
     if study.subject.foreign:
         raise NotApplicable("an adapter gives every parameter a gradient")
@@ -233,7 +233,7 @@ def _demand_independent(study: Study, driven: Driven, starts: Sequence[Tensor], 
             _demand_same(visited[-1][i], alone, f"parameter {i + 1} of {len(starts)}, of shape {tuple(start.shape)}")
 
 
-def each_parameter_goes_its_own_way(study: Study) -> None:
+def each_parameter_moves_independently(study: Study) -> None:
     """Many parameters of many shapes, in any order, move as each does alone; so do the rows of a split parameter."""
     shapes = [(), (1,), (2, 5), (3,), (17,), (2, 1, 3)]
     for count in (2, len(shapes), 120):  # more than the 110 that one launch of torch's CUDA kernels takes
@@ -254,7 +254,7 @@ def each_parameter_goes_its_own_way(study: Study) -> None:
         _demand_independent(study, study.driven(*rows), rows, given)
 
 
-def parameters_of_several_types_go_their_own_ways(study: Study) -> None:
+def parameters_of_several_types_move_independently(study: Study) -> None:
     """In one group, alternating: each moves as it does alone, bit for bit.
 
     For one step, whose bias corrections are exact in every type, so that the type of the learning rate does not matter.
@@ -448,7 +448,7 @@ def _through_file(state: Any) -> Any:
     return attempt(lambda: torch.load(file, **options), "when its state is read")
 
 
-def a_saved_run_goes_on_as_if_never_interrupted(study: Study) -> None:
+def a_saved_run_continues_as_if_never_interrupted(study: Study) -> None:
     """Its state is saved to a file and loaded into a new optimizer, after one step and after three; bit for bit."""
     _needs(study, "state_dict", "load_state_dict")
     given = _gradients(study, 6)
@@ -474,14 +474,14 @@ def _copy_goes_on(study: Study, copied: Callable[[Driven], Driven], how: str) ->
     _demand_same(end, expected, f"parameter of a {how}")
 
 
-def a_deep_copy_goes_on_alike(study: Study) -> None:
+def a_deep_copy_continues_identically(study: Study) -> None:
     """And independently of its original."""
     if study.subject.foreign:
         raise NotApplicable("an adapter need not be copied")
     _copy_goes_on(study, Driven.copied, "deep copy")
 
 
-def a_pickled_copy_goes_on_alike(study: Study) -> None:
+def a_pickled_copy_continues_identically(study: Study) -> None:
     """As when it is sent to another process."""
 
     def pickled(driven: Driven) -> Driven:
@@ -515,7 +515,7 @@ def a_saved_state_survives_later_steps(study: Study) -> None:
     _demand_same(driven.values()[0], once, "second step, taken again from a state that was kept in memory")
 
 
-def two_that_load_one_state_share_nothing(study: Study) -> None:
+def two_optimizers_that_load_one_state_share_nothing(study: Study) -> None:
     """A step of one does not change the other."""
     _needs(study, "state_dict", "load_state_dict")
     given = _gradients(study)
@@ -582,7 +582,7 @@ def clearing_gradients_clears_them(study: Study) -> None:
                 )
 
 
-def a_new_optimizer_starts_afresh(study: Study) -> None:
+def a_new_optimizer_starts_without_state(study: Study) -> None:
     """Another optimizer of the same parameters has no effect on it."""
     given = _gradients(study, 4)
     first = _stepped(study.driven(_start()), given[:2])
@@ -634,7 +634,7 @@ def invalid_hyper_parameters_are_refused(study: Study) -> None:
         raise AssertionError(f"it accepts {', '.join(accepted)}")
 
 
-def the_step_count_goes_on_past_two_to_the_24(study: Study) -> None:
+def the_step_count_continues_past_two_to_the_24(study: Study) -> None:
     """Where float32 stops counting by ones; the check writes the count, so the state must have torch's names."""
     driven = study.driven(torch.zeros(3))
     g = study.gradient([1.0, 1.0, 1.0])
@@ -665,13 +665,13 @@ CHECKS: tuple[Check[Study], ...] = tuple(
         the_same_run_repeats_itself,
         no_option_is_without_effect,
         maximizing_is_minimizing_the_negated_gradients,
-        a_parameter_without_a_gradient_stays,
+        a_parameter_without_a_gradient_does_not_move,
         gradients_are_not_written_to,
         hyper_parameters_are_not_written_to,
         the_callers_group_is_not_written_to,
         memory_layout_changes_nothing,
-        each_parameter_goes_its_own_way,
-        parameters_of_several_types_go_their_own_ways,
+        each_parameter_moves_independently,
+        parameters_of_several_types_move_independently,
         an_empty_parameter_changes_nothing,
         groups_keep_their_own_options,
         a_group_may_be_added_later,
@@ -679,16 +679,16 @@ CHECKS: tuple[Check[Study], ...] = tuple(
         a_tensor_learning_rate_is_not_shared_between_groups,
         a_closure_is_called_once_and_its_loss_returned,
         clearing_gradients_clears_them,
-        a_new_optimizer_starts_afresh,
-        a_saved_run_goes_on_as_if_never_interrupted,
+        a_new_optimizer_starts_without_state,
+        a_saved_run_continues_as_if_never_interrupted,
         a_loaded_state_brings_its_options,
-        a_deep_copy_goes_on_alike,
-        a_pickled_copy_goes_on_alike,
+        a_deep_copy_continues_identically,
+        a_pickled_copy_continues_identically,
         a_saved_state_survives_later_steps,
-        two_that_load_one_state_share_nothing,
+        two_optimizers_that_load_one_state_share_nothing,
         a_gradient_that_is_not_finite_stays_in_its_entry,
         a_gradient_that_is_not_finite_is_seen_in_its_entry,
         invalid_hyper_parameters_are_refused,
-        the_step_count_goes_on_past_two_to_the_24,
+        the_step_count_continues_past_two_to_the_24,
     )
 )  # fmt: skip

@@ -45,18 +45,18 @@ class Defect:
 
 DEFECTS = (
     Defect("a zero gradient moves nothing, float16", "the default epsilon, 1e-8, is 0 in float16, and 0/0 is NaN"),
-    Defect("the step count goes on", "the count is a float32, which stops there"),
+    Defect("the step count continues", "the count is a float32, which stops there"),
     Defect("the caller's group", "the defaults are filled in in place"),
     Defect("a tensor learning rate", "all groups hold the caller's tensor, and schedulers write to it"),
     Defect("a saved state survives", "state_dict returns the optimizer's own tensors"),
-    Defect("two that load one state", "load_state_dict keeps the tensors that it gets"),
+    Defect("two optimizers that load one state", "load_state_dict keeps the tensors that it gets"),
     Defect("a learning rate of zero", "the denominator is divided by the step size: 0/0", _differentiable),
     Defect("a short step does not vanish", "the denominator over the step size passes 65504", _differentiable),
     Defect(
         "every step is within its bound, bfloat16", "a scalar parameter fails an assertion of torch", _differentiable
     ),
     Defect("memory layout", "the fused kernel assumes contiguous memory, or on CUDA refuses other layouts", _FUSED),
-    Defect("each parameter goes its own way", "the fused kernel has the same defect", _FUSED),
+    Defect("each parameter moves independently", "the fused kernel has the same defect", _FUSED),
 )
 
 

@@ -218,7 +218,7 @@ def the_same_seed_builds_the_same_network(study: NetworkStudy) -> None:
         _demand(study.score(second.eval(), x), study.score(first.eval(), x), f"seed {seed}")
 
 
-def scoring_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
+def prediction_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None:
     """In eval mode, it changes neither its input, nor its state, nor torch's generator."""
     for rows in study.rows:
         net = study.build(study.seeds[0]).eval()
@@ -307,7 +307,7 @@ def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
                 raise AssertionError(f"{error}{named}") from None
 
 
-def a_row_does_not_see_the_others(study: NetworkStudy) -> None:
+def each_row_is_independent_of_the_others(study: NetworkStudy) -> None:
     """Its output stays the same whatever the other rows are, also NaN."""
     if not study.independent_rows:
         raise NotApplicable("declared: its rows depend on each other")
@@ -344,7 +344,7 @@ def _with_row(filling: Any, x: Any, row: int) -> Any:
     return mapped(filling, put)
 
 
-def every_parameter_gets_a_gradient_that_leads_downhill(study: NetworkStudy) -> None:
+def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) -> None:
     """Some step along the negative gradient lowers the loss, computed in the network's own dtype."""
     net = study.build(study.seeds[0])
     before = study.loss(net, study.rows[1], 3)
@@ -391,7 +391,7 @@ def training_repeats_itself(study: NetworkStudy) -> str | None:
     return "by its own training_step" if study.own_step(study.build(study.seeds[0])) else None
 
 
-def its_state_is_all_of_it(study: NetworkStudy) -> None:
+def its_state_dict_is_complete(study: NetworkStudy) -> None:
     """Another network with its state dict loaded has the same outputs."""
     net, other = study.build(study.seeds[0]).eval(), study.build(study.seeds[1]).eval()
     x = study.drawn(net, study.rows[1], 5)
@@ -437,12 +437,12 @@ CHECKS: tuple[Check[NetworkStudy], ...] = tuple(
     for function in (
         it_takes_a_batch,
         the_same_seed_builds_the_same_network,
-        scoring_repeats_itself_and_writes_to_nothing,
+        prediction_repeats_itself_and_writes_to_nothing,
         recording_gradients_does_not_change_the_output,
-        a_row_does_not_see_the_others,
-        every_parameter_gets_a_gradient_that_leads_downhill,
+        each_row_is_independent_of_the_others,
+        every_parameter_gets_a_gradient_that_lowers_the_loss,
         training_repeats_itself,
-        its_state_is_all_of_it,
+        its_state_dict_is_complete,
         it_resumes_under_lightning,
     )
 )

@@ -196,7 +196,7 @@ def test_each_check_is_a_test_in_a_users_suite(here):
     expected = {
         "test_mine[MyAdam-it takes steps": "PASSED",
         "test_mine[MyAdam-it is a published variant of Adam": "PASSED",
-        "test_mine[MyAdam-the step count goes on past two to the 24": "XFAIL",
+        "test_mine[MyAdam-the step count continues past two to the 24": "XFAIL",
         "test_mine[fails-it takes steps": "FAILED",
         "test_mine[fails-it is a published variant of Adam": "SKIPPED",
         "test_expected[fails-it takes steps": "XFAIL",

@@ -15,13 +15,13 @@ from tests.faults.networks import FAULTS, FaultyNetwork
 
 KILLED_BY = {
     "weights from a generator of their own": "the same seed builds the same network",
-    "noise in the output": "scoring repeats itself and writes to nothing",
-    "input written to": "scoring repeats itself and writes to nothing",
-    "calls counted while scoring": "scoring repeats itself and writes to nothing",
-    "mean of the batch taken off": "a row does not see the others",
-    "weight that is no parameter": "its state is all of it",
-    "parameter left out": "every parameter gets a gradient that leads downhill",
-    "gradient negated": "every parameter gets a gradient that leads downhill",
+    "noise in the output": "prediction repeats itself and writes to nothing",
+    "input written to": "prediction repeats itself and writes to nothing",
+    "calls counted while scoring": "prediction repeats itself and writes to nothing",
+    "mean of the batch taken off": "each row is independent of the others",
+    "weight that is no parameter": "its state dict is complete",
+    "parameter left out": "every parameter gets a gradient that lowers the loss",
+    "gradient negated": "every parameter gets a gradient that lowers the loss",
     "dropout from a generator of its own": "training repeats itself",
 }
 
@@ -129,13 +129,13 @@ def test_rows_that_depend_on_each_other_can_be_declared():
     def factory():
         return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
 
-    assert "a row does not see the others" in check_network(factory).failures
+    assert "each row is independent of the others" in check_network(factory).failures
     report = check_network(factory, independent_rows="eval", roundings=8)
     assert report.passed, str(report)
     declared = check_network(
-        factory, independent_rows=False, only=["it takes a batch", "a row does not see the others"]
+        factory, independent_rows=False, only=["it takes a batch", "each row is independent of the others"]
     )
-    assert declared["a row does not see the others"].status is Status.NOT_APPLICABLE
+    assert declared["each row is independent of the others"].status is Status.NOT_APPLICABLE
 
 
 class OtherWithoutGradients(nn.Module):
