@@ -358,8 +358,8 @@ def test_compiling_a_step_does_not_turn_subnormal_numbers_into_zero(compiled):
 
 
 @compiles
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(), (1,), (2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
 def test_one_traced_step_of_a_parameter_of_any_shape_is_that_of_algorithm_1(dtype, shape):
     """With lr and betas that make bias corrections exact; the compiler traces the step, but generates no code."""
     if not COMPILED.runs_on(CPU):
