@@ -1,6 +1,6 @@
-"""Optimizers that are made otherwise than ``simplenet.testing`` makes them: those of other frameworks, and torch's own.
+"""Constructors for the implementations that the checks cannot call directly: other frameworks, and torch's options.
 
-Each imports its framework when it is made, for in each environment there is one.
+Each constructor imports its framework itself, because each environment has only one framework.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,26 +15,26 @@ from simplenet.testing import ArrayOptimizer
 from simplenet.testing.implementations import COMPILED, IMPLEMENTATIONS, AdamUnderTest
 
 
-def of_torch(parameters: Iterable[Any], implementation: str, **options: Any) -> torch.optim.Optimizer:
-    """Make one of torch's own."""
+def torch_adam(parameters: Iterable[Any], implementation: str, **options: Any) -> torch.optim.Optimizer:
+    """Create ``torch.optim.Adam`` with the flags of a named implementation."""
     given = list(parameters)
     chosen = next(one for one in [*IMPLEMENTATIONS, COMPILED] if one.name == implementation)
-    if chosen.flags.get("differentiable"):  # what is differentiated through may not be a leaf that requires gradients
+    if chosen.flags.get("differentiable"):  # such a step raises for leaves that require grad
         for p in (p for group in given for p in (group["params"] if isinstance(group, dict) else [group])):
             p.requires_grad_(requires_grad=False)
     return AdamUnderTest(chosen, torch.device("cpu"))(given, **options)
 
 
-def heavyball_eagerly(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
-    """Make ``heavyball.AdamW`` without its compiler, which takes minutes for the shapes and types of the checks."""
+def heavyball_uncompiled(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
+    """Create ``heavyball.AdamW`` without compilation, which takes minutes for the shapes and types of the checks."""
     import heavyball
 
     heavyball.utils.compile_mode = None
     return heavyball.AdamW(parameters, **options)
 
 
-def schedule_free(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
-    """Make ``schedulefree.AdamWScheduleFree``, which has to be told that it trains."""
+def schedule_free_adamw(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
+    """Create ``schedulefree.AdamWScheduleFree`` in training mode, which its steps need."""
     from schedulefree import AdamWScheduleFree
 
     optimizer = AdamWScheduleFree(parameters, **options)
@@ -43,35 +43,35 @@ def schedule_free(parameters: Iterable[Any], **options: Any) -> torch.optim.Opti
 
 
 class Native(ArrayOptimizer):
-    """An optimizer of another framework: a step of it can be timed without the way there and back."""
+    """An adapter whose native step can be timed without the conversion to and from NumPy."""
 
     parameters: Sequence[Any]
 
-    def array(self, values: ndarray) -> Any:
-        """Hand an array over to the framework."""
+    def from_numpy(self, values: ndarray) -> Any:
+        """Convert a NumPy array to an array of the framework."""
         return values
 
-    def move(self, gradients: Sequence[Any]) -> None:
-        """Take a step along the framework's own arrays, and wait until it is taken."""
+    def native_step(self, gradients: Sequence[Any]) -> None:
+        """Take a step along gradients that are arrays of the framework; return when it is finished."""
         raise NotImplementedError
 
     def advance(self, gradients: list[ndarray]) -> Sequence[Any]:
-        self.move([self.array(g) for g in gradients])
-        return [self.back(p) for p in self.parameters]
+        self.native_step([self.from_numpy(g) for g in gradients])
+        return [self.to_numpy(p) for p in self.parameters]
 
-    def back(self, parameter: Any) -> Any:
-        """Hand a parameter back as what NumPy takes."""
+    def to_numpy(self, parameter: Any) -> Any:
+        """Convert a parameter to an array that NumPy accepts."""
         return parameter
 
 
 class Reference(Native):
-    """SimpleNet's own, in NumPy, line by line as in Algorithm 1."""
+    """``simplenet.reference.adam``, which is Algorithm 1 in NumPy."""
 
     def start(self, parameters, lr, betas, eps) -> None:
         self.parameters, self.hyper = parameters, (lr, *betas, eps)
         self.states = [reference.adam_start(p) for p in parameters]
 
-    def move(self, gradients: Sequence[ndarray]) -> None:
+    def native_step(self, gradients: Sequence[ndarray]) -> None:
         stepped = [
             reference.adam(p, g, s, *self.hyper)
             for p, g, s in zip(self.parameters, gradients, self.states, strict=True)
@@ -80,13 +80,13 @@ class Reference(Native):
 
 
 class Copied(Native):
-    """The NumPy lines that go round: in place, with the corrections drawn into the learning rate, as §2 remarks."""
+    """Adam in NumPy, in place, with the bias corrections in the learning rate: the remark at the end of §2."""
 
     def start(self, parameters, lr, betas, eps) -> None:
         self.parameters, self.lr, self.betas, self.eps, self.t = parameters, lr, betas, eps, 0
         self.m, self.v = [np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters]
 
-    def move(self, gradients: Sequence[ndarray]) -> None:
+    def native_step(self, gradients: Sequence[ndarray]) -> None:
         self.t += 1
         beta1, beta2 = self.betas
         rate = self.lr * np.sqrt(1 - beta2**self.t).item() / (1 - beta1**self.t)
@@ -97,27 +97,27 @@ class Copied(Native):
 
 
 class Jax(Native):
-    """An optimizer on JAX's arrays, compiled; 64 bits wide where the parameters are."""
+    """A compiled optimizer on JAX arrays, in 64-bit mode if the parameters are float64."""
 
-    def setup(self, parameters: list[ndarray], init: Any, update: Any) -> None:
-        """Compile ``update(gradients, state, parameters)``, which returns parameters and state."""
+    def compile(self, parameters: list[ndarray], init: Any, update: Any) -> None:
+        """Compile ``update(gradients, state, parameters)``, which returns the new parameters and state."""
         import jax
 
-        self.wide = jax.enable_x64(parameters[0].dtype == np.float64)
-        with self.wide:
+        self.precision = jax.enable_x64(parameters[0].dtype == np.float64)
+        with self.precision:
             self.parameters = [jax.numpy.asarray(p) for p in parameters]
             self.state, self.update = init(self.parameters), jax.jit(update)
 
-    def array(self, values: ndarray) -> Any:
+    def from_numpy(self, values: ndarray) -> Any:
         import jax
 
-        with self.wide:
+        with self.precision:
             return jax.numpy.asarray(values)
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         import jax
 
-        with self.wide:
+        with self.precision:
             moved = self.update(gradients, self.state, self.parameters)
             self.parameters, self.state = jax.block_until_ready(moved)
 
@@ -128,17 +128,17 @@ class OptaxAdam(Jax):
     def start(self, parameters, lr, betas, eps) -> None:
         import optax
 
-        self.chain(parameters, optax.adam(lr, *betas, eps=eps))
+        self.compile_optax(parameters, optax.adam(lr, *betas, eps=eps))
 
-    def chain(self, parameters: list[ndarray], adam: Any) -> None:
-        """Set it up as Optax's documentation does."""
+    def compile_optax(self, parameters: list[ndarray], adam: Any) -> None:
+        """Compile an update and its application, as in Optax's documentation."""
         import optax
 
         def update(gradients: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
             updates, state = adam.update(gradients, state, parameters)
             return optax.apply_updates(parameters, updates), state
 
-        self.setup(parameters, adam.init, update)
+        self.compile(parameters, adam.init, update)
 
 
 class OptaxAdamW(OptaxAdam):
@@ -147,7 +147,7 @@ class OptaxAdamW(OptaxAdam):
     def start(self, parameters, lr, betas, eps, weight_decay) -> None:
         import optax
 
-        self.chain(parameters, optax.adamw(lr, *betas, eps=eps, weight_decay=weight_decay))
+        self.compile_optax(parameters, optax.adamw(lr, *betas, eps=eps, weight_decay=weight_decay))
 
 
 class OptaxAMSGrad(OptaxAdam):
@@ -156,11 +156,11 @@ class OptaxAMSGrad(OptaxAdam):
     def start(self, parameters, lr, betas, eps, *, amsgrad=False) -> None:
         import optax
 
-        self.chain(parameters, (optax.amsgrad if amsgrad else optax.adam)(lr, *betas, eps=eps))
+        self.compile_optax(parameters, (optax.amsgrad if amsgrad else optax.adam)(lr, *betas, eps=eps))
 
 
 class NumPyro(Jax):
-    """``numpyro.optim.Adam``, which is that of ``jax.example_libraries``."""
+    """``numpyro.optim.Adam``, which calls that of ``jax.example_libraries``."""
 
     def start(self, parameters, lr, betas, eps) -> None:
         from numpyro.optim import Adam
@@ -171,11 +171,11 @@ class NumPyro(Jax):
             state = adam.update(gradients, state)
             return adam.get_params(state), state
 
-        self.setup(parameters, adam.init, update)
+        self.compile(parameters, adam.init, update)
 
 
 class Keras(Native):
-    """``keras.optimizers.AdamW``, eagerly, with torch."""
+    """``keras.optimizers.AdamW`` with the torch backend, not compiled."""
 
     def start(self, parameters, lr, betas, eps, weight_decay, *, amsgrad=False) -> None:
         import keras
@@ -185,22 +185,22 @@ class Keras(Native):
         self.adam = keras.optimizers.AdamW(lr, beta_1=betas[0], beta_2=betas[1], epsilon=eps, **options)
         self.adam.build(self.parameters)
 
-    def array(self, values: ndarray) -> Any:
+    def from_numpy(self, values: ndarray) -> Any:
         import keras
 
         return keras.ops.convert_to_tensor(values)
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         self.adam.apply(gradients, self.parameters)
 
-    def back(self, parameter: Any) -> Any:
+    def to_numpy(self, parameter: Any) -> Any:
         import keras
 
         return keras.ops.convert_to_numpy(parameter)
 
 
 class KerasOnJax(Jax):
-    """``keras.optimizers.AdamW``, as Keras's own trainer calls it with JAX."""
+    """``keras.optimizers.AdamW`` with the JAX backend, called as Keras's trainer calls it."""
 
     def start(self, parameters, lr, betas, eps, weight_decay, *, amsgrad=False) -> None:
         import keras
@@ -212,24 +212,24 @@ class KerasOnJax(Jax):
         def update(gradients: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
             return adam.stateless_apply(state, gradients, parameters)
 
-        self.setup(parameters, lambda _parameters: [v.value for v in adam.variables], update)
+        self.compile(parameters, lambda _parameters: [v.value for v in adam.variables], update)
 
 
 class TinygradAdam(Native):
-    """``tinygrad.nn.optim.Adam``, which raises for a parameter without dimensions: it is given one."""
+    """``tinygrad.nn.optim.Adam``; a parameter of shape () is passed as shape (1,), because it would raise an error."""
 
     def start(self, parameters, lr, betas, eps) -> None:
         from tinygrad.nn.optim import Adam
 
-        self.parameters = [self.array(p) for p in parameters]
+        self.parameters = [self.from_numpy(p) for p in parameters]
         self.adam = Adam(self.parameters, lr, *betas, eps)
 
-    def array(self, values: ndarray) -> Any:
+    def from_numpy(self, values: ndarray) -> Any:
         from tinygrad import Tensor
 
         return Tensor(np.atleast_1d(values)).realize()
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         from tinygrad import Tensor
 
         for p, g in zip(self.parameters, gradients, strict=True):
@@ -237,7 +237,7 @@ class TinygradAdam(Native):
         with Tensor.train():
             self.adam.step()
 
-    def back(self, parameter: Any) -> Any:
+    def to_numpy(self, parameter: Any) -> Any:
         return parameter.numpy()
 
 
@@ -247,7 +247,7 @@ class TinygradAdamW(TinygradAdam):
     def start(self, parameters, lr, betas, eps, weight_decay) -> None:
         from tinygrad.nn.optim import AdamW
 
-        self.parameters = [self.array(p) for p in parameters]
+        self.parameters = [self.from_numpy(p) for p in parameters]
         self.adam = AdamW(self.parameters, lr, *betas, eps, weight_decay)
 
 
@@ -257,15 +257,15 @@ class Mlx(Native):
     def start(self, parameters, lr, betas, eps, weight_decay, *, bias_correction=False) -> None:
         from mlx.optimizers import AdamW
 
-        self.parameters = [self.array(p) for p in parameters]
+        self.parameters = [self.from_numpy(p) for p in parameters]
         self.adam = AdamW(lr, list(betas), eps, weight_decay, bias_correction)
 
-    def array(self, values: ndarray) -> Any:
+    def from_numpy(self, values: ndarray) -> Any:
         import mlx.core as mx
 
         return mx.array(values, dtype=getattr(mx, str(values.dtype)))
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         import mlx.core as mx
 
         moved = self.adam.apply_gradients(dict(enumerate(gradients)), dict(enumerate(self.parameters)))
@@ -287,26 +287,26 @@ class PaddleAdam(Native):
         import paddle
 
         options = {"beta1": betas[0], "beta2": betas[1], "epsilon": eps, "amsgrad": amsgrad}
-        self.adam = paddle.optimizer.Adam(lr, parameters=self.tensors_of(parameters), **options)
+        self.adam = paddle.optimizer.Adam(lr, parameters=self.tensors_from(parameters), **options)
 
-    def tensors_of(self, parameters: list[ndarray]) -> list[Any]:
-        """Make its tensors."""
-        self.parameters = [self.array(p) for p in parameters]
+    def tensors_from(self, parameters: list[ndarray]) -> list[Any]:
+        """Create tensors that require gradients, from NumPy arrays."""
+        self.parameters = [self.from_numpy(p) for p in parameters]
         for p in self.parameters:
             p.stop_gradient = False
         return self.parameters
 
-    def array(self, values: ndarray) -> Any:
+    def from_numpy(self, values: ndarray) -> Any:
         import paddle
 
         return paddle.to_tensor(values)
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         for p, g in zip(self.parameters, gradients, strict=True):
             p.grad = g
         self.adam.step()
 
-    def back(self, parameter: Any) -> Any:
+    def to_numpy(self, parameter: Any) -> Any:
         return parameter.numpy()
 
 
@@ -318,14 +318,14 @@ class PaddleAdamW(PaddleAdam):
 
         options = {"beta1": betas[0], "beta2": betas[1], "epsilon": eps, "amsgrad": amsgrad}
         self.adam = paddle.optimizer.AdamW(
-            lr, parameters=self.tensors_of(parameters), weight_decay=weight_decay, **options
+            lr, parameters=self.tensors_from(parameters), weight_decay=weight_decay, **options
         )
 
 
 class Thinc(Native):
-    """``thinc.api.Adam``, without the clipping and the averages that it has by default.
+    """``thinc.api.Adam``, without the gradient clipping and parameter averages that are on by default.
 
-    Its arrays have a dimension at least, and betas of 0 make it SGD.
+    A parameter of shape () is passed as shape (1,), because Thinc's arrays have at least one dimension.
     """
 
     parameters: list[ndarray]
@@ -334,18 +334,18 @@ class Thinc(Native):
         from thinc.api import Adam
 
         if 0 in betas:
-            raise ValueError(f"betas are {betas}, with which this is no Adam")
+            raise ValueError(f"betas are {betas}, but should not be 0, with which Thinc's Adam is SGD or raises")
         options = {"L2": weight_decay, "L2_is_weight_decay": True, "grad_clip": 0.0, "use_averages": False}
         self.parameters = [np.atleast_1d(p) for p in parameters]
         self.adam = Adam(lr, beta1=betas[0], beta2=betas[1], eps=eps, **options)
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         for i, g in enumerate(gradients):
             self.parameters[i], _ = self.adam((i, "p"), self.parameters[i], np.atleast_1d(g))
 
 
 class ScikitLearn(Native):
-    """What ``sklearn.neural_network.MLPClassifier(solver="adam")`` steps by."""
+    """The optimizer of ``sklearn.neural_network.MLPClassifier(solver="adam")``."""
 
     def start(self, parameters, lr, betas, eps) -> None:
         from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
@@ -353,22 +353,22 @@ class ScikitLearn(Native):
         self.parameters = parameters
         self.adam = AdamOptimizer(parameters, lr, *betas, eps)
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         self.adam.update_params(self.parameters, gradients)
 
 
 class Autograd(Native):
-    """``autograd.misc.optimizers.adam``, which runs from start to end: it is run anew up to each step."""
+    """``autograd.misc.optimizers.adam``, which takes all steps in one call: each step here repeats all earlier ones."""
 
     def start(self, parameters, lr, betas, eps) -> None:
-        self.starts, self.options = parameters, (lr, *betas, eps)
-        self.seen: list[Sequence[ndarray]] = []
+        self.initial, self.options = parameters, (lr, *betas, eps)
+        self.gradients: list[Sequence[ndarray]] = []
 
-    def move(self, gradients: Sequence[Any]) -> None:
+    def native_step(self, gradients: Sequence[Any]) -> None:
         from autograd.misc.optimizers import adam
 
-        self.seen.append(gradients)
+        self.gradients.append(gradients)
         self.parameters = [
-            adam(lambda _x, t, i=i: self.seen[t][i].ravel(), p.ravel(), None, len(self.seen), *self.options)
-            for i, p in enumerate(self.starts)
+            adam(lambda _x, t, i=i: self.gradients[t][i].ravel(), p.ravel(), None, len(self.gradients), *self.options)
+            for i, p in enumerate(self.initial)
         ]

@@ -34,7 +34,7 @@ def timed(subject: Subject, shapes: Sequence[tuple[int, ...]]) -> dict[str, floa
     gradients = [torch.ones_like(p) for p in tensors]
     step = optimizer.step
     if isinstance(optimizer, Native):  # without the conversions to and from its framework
-        step = partial(optimizer.move, [optimizer.array(g.numpy()) for g in gradients])
+        step = partial(optimizer.native_step, [optimizer.from_numpy(g.numpy()) for g in gradients])
     durations: list[float] = []
     while len(durations) < WARM + STEPS and sum(durations[WARM:]) < SECONDS:
         for p, g in zip(tensors, gradients, strict=True):
