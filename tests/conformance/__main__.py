@@ -124,7 +124,7 @@ def with_faults(environment: Row) -> Iterator[tuple[Row, Row]]:
 
 # Runs the reproduction of each deviation of each implementation, with only the package installed.
 TRY = """
-import json, sys, warnings
+import json, sys, types, warnings
 
 warnings.simplefilter("ignore")
 found = {}
@@ -133,7 +133,8 @@ for name, rows in json.load(sys.stdin).items():
     for id_, (lines, error) in rows.items():
         found[name][id_] = "nothing is raised"
         try:
-            exec(compile(lines, id_, "exec"), {"__name__": "reproduction"})
+            module = sys.modules["reproduction"] = types.ModuleType("reproduction")  # which torch's compiler imports
+            exec(compile(lines, id_, "exec"), vars(module))
         except Exception as raised:
             found[name][id_] = type(raised).__name__ == error or repr(raised)
 print("\\n" + json.dumps({"packages": {}, "found": found}))
