@@ -14,6 +14,7 @@ from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
 from simplenet.testing.runner import Check, Recorder, run
 from simplenet.testing.strategies import adam_arithmetic, skip_where_missing
+from simplenet.testing.study import Study
 from tests.faults import adam, bookkeeping
 from tests.faults.bookkeeping import broken
 
@@ -264,3 +265,14 @@ def test_names_of_checks_are_distinct_sentences():
     assert len(set(names)) == len(names)
     assert all(any(name.startswith(defect.check) for name in names) for defect in DEFECTS)
     assert all("_" not in check.name for check in CHECKS)
+
+
+def test_a_check_that_runs_out_of_time_reports_how_much_it_compared(monkeypatch):
+    """Of 2, 6 and 120 parameters, the first of each is compared in any case, unless there is no time to begin."""
+    asked = iter([True, True, True])
+    monkeypatch.setattr(Study, "in_time", lambda _: next(asked, False))
+
+    name = "each parameter moves independently"
+    result = check_adam(torch.optim.Adam, only=[name])[name]
+
+    assert (result.status, result.detail) == (Status.HOLDS, "the time limit allowed only 3 of 128 parameters")
