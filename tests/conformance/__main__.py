@@ -133,7 +133,7 @@ for name, rows in json.load(sys.stdin).items():
     for id_, (lines, error) in rows.items():
         found[name][id_] = "nothing is raised"
         try:
-            module = sys.modules["reproduction"] = types.ModuleType("reproduction")  # which torch's compiler imports
+            module = sys.modules["reproduction"] = types.ModuleType("reproduction")  # torch's compiler imports it
             exec(compile(lines, id_, "exec"), vars(module))
         except Exception as raised:
             found[name][id_] = type(raised).__name__ == error or repr(raised)

@@ -22,7 +22,7 @@ def torch_adam(parameters: Iterable[Any], implementation: str, **options: Any) -
     if chosen.flags.get("differentiable"):  # such a step raises for leaves that require grad
         for p in (p for group in given for p in (group["params"] if isinstance(group, dict) else [group])):
             p.requires_grad_(requires_grad=False)
-    if chosen is COMPILED:  # once one has failed, all would: compiled-closure in deviations.toml
+    if chosen is COMPILED:  # after one step has raised, all others would: compiled-closure in deviations.toml
         torch.compiler.reset()
     return AdamUnderTest(chosen, torch.device("cpu"))(given, **options)
 
