@@ -455,7 +455,7 @@ STATE = ("optimizer_states", 0, "state")
         ((*STATE, 3, "exp_avg_sq"), torch.zeros(1).double(), "torch.float32 of shape (1,)"),
         ((*STATE, 3, "exp_avg_sq"), torch.full((1,), -1.0), "at least 0 in each entry"),
     ],
-    ids=str,
+    ids=lambda part: text if (text := str(part)).isprintable() else "",
 )
 def test_an_error_names_the_entry_its_value_and_what_it_should_be(content, file, path, value, wanted):
     file.write_bytes(saved(with_entry(loaded(content), path, value)))
