@@ -629,3 +629,8 @@ def test_thousands_of_wrong_values_are_refused_by_name_at_once():
             tried += refuse_all(name, parameter, settings(max_examples=100, derandomize=False))
 
     assert tried >= 4000
+
+
+def test_a_name_that_the_package_does_not_have_is_refused_by_name():
+    with pytest.raises(AttributeError, match=r"^module 'simplenet' has no attribute 'SimplerNet'$"):
+        simplenet.SimplerNet  # noqa: B018 - reading it is the test

@@ -201,3 +201,17 @@ def test_descendants_are_killed_and_no_other_process():
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_descendants_of_all_threads_are_listed_before_their_parents(monkeypatch, tmp_path):
+    """All but those of a process that ends meanwhile, whose list cannot be read."""
+    for process, thread, children in [(1, 1, "2 3 "), (1, 7, "4"), (2, 2, "5 6"), (3, 3, ""), (5, 5, "7")]:
+        (tmp_path / f"{process}/task/{thread}").mkdir(parents=True)
+        (tmp_path / f"{process}/task/{thread}/children").write_text(children)
+    (tmp_path / "4/task/4/children").mkdir(parents=True)
+    monkeypatch.setattr(signals, "Path", lambda path: tmp_path / path.removeprefix("/proc/"))
+
+    listed = signals._children(1)  # noqa: SLF001
+
+    assert sorted(listed) == [2, 3, 4, 5, 6, 7]
+    assert listed.index(7) < listed.index(5) < listed.index(2)
