@@ -18,13 +18,17 @@ THREE = {"a": torch.arange(3.0)}
 
 
 def packed(value, changes=None, **options):
-    """Save a value with torch; replace members, or with ``None`` remove them, by their names without the folder."""
+    """Save a value with torch; add or replace members, or with ``None`` remove them, by their names in the folder."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
+    missing = dict(changes or {})
 
     def change(name, content):
-        content = (changes or {}).get(name.partition("/")[2], content)
-        return [] if content is None else [(name, content)]
+        folder, _, member = name.partition("/")
+        members = {member: missing.pop(member, content)}
+        if member == "version":  # what comes after it is never replaced
+            members |= missing
+        return [(f"{folder}/{new}", data) for new, data in members.items() if data is not None]
 
     return repacked(buffer.getvalue(), change, **options)
 
