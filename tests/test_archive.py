@@ -79,6 +79,7 @@ def test_the_largest_pickle_and_the_largest_index_are_read():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: b"no archive", "it is damaged: BadZipFile: File is not a zip file"),
         (lambda: packed(THREE, {"byteorder": b"other"}), f"its byteorder is 'other', but should be {sys.byteorder!r}"),
         (
             lambda: packed({"a": torch.zeros(1).expand(5)}),
