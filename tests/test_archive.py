@@ -68,6 +68,13 @@ def test_an_archive_without_a_byte_order_has_that_of_the_machine():
     assert_identical(read_archive(packed(THREE, {"byteorder": None}), ["a"])["a"], THREE["a"], claim="a")
 
 
+def test_as_many_members_as_there_may_be_are_read():
+    count = len(zipfile.ZipFile(io.BytesIO(packed(THREE))).namelist())
+    content = packed(THREE, {f"more/{i}": b"" for i in range(_MAX_MEMBERS - count)})
+
+    assert read_archive(content, ["a"]).keys() == {"a"}
+
+
 def test_the_largest_pickle_and_the_largest_index_are_read():
     assert len(text(_MAX_PICKLE_BYTES)) == _MAX_PICKLE_BYTES
 
