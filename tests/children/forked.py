@@ -1,7 +1,7 @@
-"""Programs in forks of one process that has imported Lightning: each is a process of its own, seconds sooner.
+"""Run programs in forks of one process that has imported torch and Lightning, which saves seconds for each program.
 
-That process is Python's fork server: it has imported, and computed nothing. Its hash seed is not that of the tests, so
-nothing may depend on it.
+That process is Python's fork server; it imports modules, and computes nothing. Its hash seed differs from that of the
+tests, so a program must not depend on the hash seed.
 """
 
 import multiprocessing
@@ -17,34 +17,34 @@ from unittest.mock import patch
 
 import torch._inductor.config
 
-# Where pytest's own script was started, each fork imports pytest.
+# pytest: a fork imports the main module, which is pytest's script.
 PRELOADED = ["lightning.pytorch", "pytest", "torch._inductor.compile_fx"]
 ROOT = Path(__file__).parents[2]
 
-# Whether torch keeps what it compiles. It reads this on import, so that a fork has to be told as well.
+# Whether torch caches compiled graphs. torch reads it on import, which is too early in a fork.
 FX_GRAPH_CACHE = "TORCHINDUCTOR_FX_GRAPH_CACHE"
 
 
 def has_avx2() -> bool:
-    """Whether this is x86 with AVX2, as far as Linux says."""
+    """Return whether Linux reports an x86 processor with AVX2."""
     about = Path("/proc/cpuinfo")
     return about.exists() and " avx2 " in about.read_text("utf-8")
 
 
 class Forked:
-    """A program in a fork, with what ``Background`` needs of the interface of ``subprocess.Popen``.
+    """A program in a fork, with those parts of ``subprocess.Popen``'s interface that ``Background`` uses.
 
     Args:
-        arguments: What follows ``python``: ``-m`` and a module, or ``-c`` and a program, and their arguments.
-        directory: Where it runs.
-        output: The file that it prints into.
+        arguments: The arguments of ``python``: ``-m`` and a module, or ``-c`` and code, and the program's arguments.
+        directory: The working directory.
+        output: The file for its standard output.
     """
 
     def __init__(self, arguments: list[str], directory: Path, output: Path) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         with patch.dict(os.environ):
-            os.environ.pop(FX_GRAPH_CACHE, None)  # where it is set on import, nothing else sets it later
+            os.environ.pop(FX_GRAPH_CACHE, None)  # if it is set on import, the option cannot be set later
             forkserver.ensure_running()
         self.args = arguments
         self.returncode: int | None = None
@@ -57,7 +57,7 @@ class Forked:
         self.pid = self.process.pid
 
     def communicate(self, timeout: float | None = None) -> tuple[None, bytes]:
-        """Wait for its end; return what it wrote to its standard error."""
+        """Wait until the program ends; return its standard error."""
         self.process.join(timeout)
         self.returncode = self.process.exitcode
         if self.returncode is None:
@@ -71,8 +71,8 @@ def _run(arguments: list[str], directory: Path, environment: dict[str, str], str
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # the system's, as in a process that was not forked
-    if hasattr(torch._inductor.config, "fx_graph_cache"):  # noqa: SLF001  # torch 2.0 keeps nothing
+    multiprocessing.set_start_method(None, force=True)  # the default, as in a new process
+    if hasattr(torch._inductor.config, "fx_graph_cache"):  # noqa: SLF001  # torch 2.0 has no cache
         torch._inductor.config.fx_graph_cache = environment.get(FX_GRAPH_CACHE, "1") == "1"  # noqa: SLF001
     warnings.simplefilter("ignore")
     kind, program, *rest = arguments
@@ -89,17 +89,17 @@ def launch(
     """Start a program in a fork or, on other systems than Linux, in a new process.
 
     Args:
-        arguments: What follows ``python``: ``-m`` and a module, or ``-c`` and a program, and their arguments.
-        directory: Where to run it.
-        environment: What to change in the environment; in a fork, too late for what is read on import.
-        output: The name of the file there that it prints into.
+        arguments: As for ``Forked``.
+        directory: The working directory.
+        environment: Environment variables to set; in a fork, imported modules have read theirs before.
+        output: The name of the file for its standard output, in ``directory``.
     """
     path = os.pathsep.join([str(ROOT), *sys.path])
     own = {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
-    if has_avx2():  # any compiler knows it: torch need not try, for seconds, in each new cache directory
+    if has_avx2():  # every compiler supports it, and torch's test of that takes seconds in each cache directory
         own["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
     with patch.dict(os.environ, {**own, **(environment or {})}):
-        if sys.platform == "linux":  # on macOS, what libraries start on import may not survive a fork
+        if sys.platform == "linux":  # on macOS, threads that libraries start on import make forks unsafe
             return Forked(list(arguments), directory, directory / output)
         with (directory / output).open("wb") as file:
             return subprocess.Popen([sys.executable, *arguments], cwd=directory, stdout=file, stderr=subprocess.PIPE)
