@@ -48,11 +48,14 @@ def with_index(index):
     return b"\x80\x02}r" + struct.pack("<I", index) + b"."
 
 
-def with_member(count):
-    """Return an archive with one member so many times."""
-    return repacked(
-        packed(THREE), lambda name, content: [(name, content)] * (count if name.endswith("data.pkl") else 1)
-    )
+def with_members(count):
+    """Return an archive of so many members."""
+    missing = count - len(zipfile.ZipFile(io.BytesIO(packed(THREE))).namelist())
+    return packed(THREE, {f"more/{i}": b"" for i in range(missing)})
+
+
+def with_duplicates():
+    return repacked(packed(THREE), lambda name, content: [(name, content)] * 2)
 
 
 def test_a_view_is_read_with_its_offset_and_its_strides():
@@ -69,10 +72,7 @@ def test_an_archive_without_a_byte_order_has_that_of_the_machine():
 
 
 def test_as_many_members_as_there_may_be_are_read():
-    count = len(zipfile.ZipFile(io.BytesIO(packed(THREE))).namelist())
-    content = packed(THREE, {f"more/{i}": b"" for i in range(_MAX_MEMBERS - count)})
-
-    assert read_archive(content, ["a"]).keys() == {"a"}
+    assert read_archive(with_members(_MAX_MEMBERS), ["a"]).keys() == {"a"}
 
 
 def test_the_largest_pickle_and_the_largest_index_are_read():
@@ -117,20 +117,15 @@ def test_the_largest_pickle_and_the_largest_index_are_read():
             lambda: pickled(b"\x80\x02}X\x01\x00\x00\x00actorch\nFloatStorage\ns."),
             "it holds a dtype",
         ),
-        (lambda: with_member(2), "its member 'data.pkl' is there twice"),
+        (with_duplicates, "its member 'data.pkl' is there twice"),
         (
             lambda: packed(THREE, compression=zipfile.ZIP_DEFLATED),
             "its member 'data.pkl' is compressed",
         ),
-        (
-            lambda: repacked(packed(THREE), lambda name, _: [(f"{name}{i}", b"") for i in range(_MAX_MEMBERS)]),
-            "its archive has [0-9],000 members, but should have at most 1,000",
-        ),
+        (lambda: with_members(1001), "its archive has 1,001 members, but should have at most 1,000"),
     ],
     ids=lambda value: "" if callable(value) else value[:32],
 )
 def test_any_other_archive_is_refused_in_a_whole_sentence(make, message):
-    exact = message if "[0-9]" in message else re.escape(message)
-
-    with pytest.raises(ValueError, match=f"^{exact}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_archive(make(), ["a"])
