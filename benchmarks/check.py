@@ -58,8 +58,9 @@ class Balls(NDArrayOperatorsMixin):
 
     def converted(self) -> "Balls":
         """Return the numbers rounded to the narrower type, if there is one."""
-        own = 0.0 if self.RESULTS is None else unit_roundoff(self.RESULTS) * self.magnitude
-        return type(self)(self.centre, self.radius + own)
+        if self.RESULTS is None:
+            return self
+        return type(self)(self.centre, self.radius + unit_roundoff(self.RESULTS) * self.magnitude)
 
     def sum(self, axis: int) -> "Balls":
         """Sum in any order."""
@@ -111,7 +112,8 @@ def _divide(a: Balls, b: Balls) -> Balls:
 
 
 def _matmul(a: Balls, b: Balls) -> Balls:
-    a, b = (type(x)(x.centre, x.radius + x.OPERANDS * x.magnitude) for x in (a, b))
+    if a.OPERANDS:
+        a, b = (type(x)(x.centre, x.radius + x.OPERANDS * x.magnitude) for x in (a, b))
     magnitude = a.magnitude @ b.magnitude
     exact = np.abs(a.centre) @ np.abs(b.centre)
     own = _charge(a.centre.shape[-1] + 1) * magnitude

@@ -260,8 +260,8 @@ def each_parameter_moves_independently(study: Study) -> str | None:
     together = torch.stack(list(reversed(driven.values())))
     if not _same(together, whole):
         _demand_independent(study, study.driven(*rows), rows, given)
-    whole_run = sum(counts)
-    return f"the time limit allowed only {compared} of {whole_run} parameters" if compared < whole_run else None
+    total = sum(counts)
+    return f"the time limit allowed only {compared} of {total} parameters" if compared < total else None
 
 
 def parameters_of_several_types_move_independently(study: Study) -> None:

@@ -148,7 +148,7 @@ def reproductions(adam: Row) -> dict[str, tuple[str, str]]:
 
 
 def written(_context: click.Context, _result: object, /, **_options: object) -> None:
-    """Write the page and the plot; fail if records and expectations disagree."""
+    """Write docs/conformance.md and its plot; fail if the records differ from deviations.toml or faults.toml."""
     records = page.gather()
     page.PAGE.write_text(page.page(records), "utf-8")
     page.plot(records, page.PICTURE)
