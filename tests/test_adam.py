@@ -1,14 +1,16 @@
 """One step of Adam, in each implementation, against Algorithm 1."""
 
+import os
 import sys
 from dataclasses import replace
 from itertools import product
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch.optim import Adam
+from torch.optim import Adam, AdamW
 
 from simplenet.testing.assertions import assert_identical, assert_in_balls, assert_within, refuted
 from simplenet.testing.bounds import TRITON_ROUNDINGS, gamma, smallest_subnormal
@@ -114,11 +116,13 @@ CAPTURABLE = Implementation("capturable on the CPU", {"capturable": True, "forea
 @pytest.fixture(scope="module")
 def capturable():
     """Make torch accept ``capturable`` on the CPU, where its operations are the same and no graph is recorded."""
-    module, name = sys.modules[Adam.__module__], "_get_capturable_supported_devices"
-    if not hasattr(module, name):
+    name = "_get_capturable_supported_devices"
+    modules = [module for cls in (Adam, AdamW) if hasattr(module := sys.modules[cls.__module__], name)]
+    if not modules:
         pytest.skip(f"torch {torch.__version__} does not keep the devices of capturable Adam in a list")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, name, lambda **_: ["cpu"])
+        for module in modules:
+            patched.setattr(module, name, lambda **_: ["cpu"])
         yield AdamUnderTest(CAPTURABLE, CPU)
 
 
@@ -368,12 +372,13 @@ def test_one_traced_step_of_a_parameter_of_any_shape_is_that_of_algorithm_1(dtyp
     p.grad = torch.full(shape, 0.5, dtype=dtype)
     zero, hyper = torch.zeros_like(p), TorchHyper(lr=2.0**-10, beta1=0.0, beta2=0.0)
     expected = one_step(TrainingState(zero, zero, zero, None, 0), p.grad, hyper, tensor_scalars=True)
-    step = torch.compile(torch.optim.Adam([p], lr=hyper.lr, betas=(0.0, 0.0)).step, backend="aot_eager")
+    optimizer = torch.optim.Adam([p], lr=hyper.lr, betas=(0.0, 0.0))
     graphs = torch._dynamo.utils.counters["stats"]  # noqa: SLF001
     before = graphs["unique_graphs"]
 
-    with torch._dynamo.config.patch(cache_size_limit=64):  # noqa: SLF001 - all optimizers share one code object
-        step()
+    # All optimizers share one code object, and the compiler sets environment variables.
+    with patch.dict(os.environ), torch._dynamo.config.patch(cache_size_limit=64):  # noqa: SLF001
+        torch.compile(optimizer.step, backend="aot_eager")()
 
     assert graphs["unique_graphs"] > before, "nothing was traced"
     assert_in_balls(p.flatten(), expected.p, claim="parameter after a traced step")

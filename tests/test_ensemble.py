@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from contextlib import nullcontext, suppress
+from importlib.metadata import version
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -610,6 +612,8 @@ def kernel_states(case, device, finished):
         pytest.skip(f"the kernel needs the Triton of torch 2.4, and this is torch {torch.__version__}")
     if device.type == "cuda":
         return triton_kernel.states(*case, device)
+    if version("triton").startswith("3.0.") and np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        pytest.skip("the interpreter of Triton 3.0 stores nothing under NumPy 2")
     found = torch.load(finished(interpreted) / "interpreted.pt", weights_only=True)[triton_kernel.CASES.index(case)]
     return {name: State(*state) for name, state in found.items()}
 
