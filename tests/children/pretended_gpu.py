@@ -6,6 +6,7 @@ tests/test_devices.py runs it in a new process, because Lightning and torch cach
 import sys
 import tempfile
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 torch.cuda.is_current_stream_capturing = lambda: False
+if hasattr(torch, "accelerator"):  # whose stream an optimizer asks from torch 2.15 on
+    torch.accelerator.current_stream = lambda: SimpleNamespace(is_capturing=lambda: False)  # type: ignore[assignment, misc]
 torch.cuda.get_device_name = lambda device=None: "a simulated GPU"  # noqa: ARG005
 torch.cuda.get_device_capability = lambda device=None: (9, 0)  # noqa: ARG005
 
