@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from simplenet.testing.bounds import gamma
+from simplenet.testing.bounds import gamma, unit_roundoff
 from simplenet.testing.checks import BoundCheck, as_expected, demand_known, parametrized
-from simplenet.testing.optimizers import attempt
+from simplenet.testing.optimizers import SubjectError, attempt
 from simplenet.testing.report import Report, Result, Status
-from simplenet.testing.runner import TIME_LIMIT, Check, NotApplicable, Recorder, run
+from simplenet.testing.runner import TIME_LIMIT, Check, KnownDefect, NotApplicable, Recorder, run
 
 if TYPE_CHECKING:
     import pytest
@@ -146,11 +146,11 @@ class NetworkStudy:
             return attempt(lambda: net(**x), "in forward")
         return attempt(lambda: net(*x), "in forward") if isinstance(x, tuple) else attempt(lambda: net(x), "in forward")
 
-    def loss(self, net: nn.Module, rows: int, seed: int) -> Tensor:
-        """Return the training loss: that of its own ``training_step``, if it has one."""
-        x = self.drawn(net, rows, seed)
+    def loss(self, net: nn.Module, rows: int, seed: int, change: Callable[[Tensor], Tensor] = lambda t: t) -> Tensor:
+        """Return the training loss: that of its own ``training_step``, if it has one; ``change`` applies to inputs."""
+        x = mapped(self.drawn(net, rows, seed), change)
         if self.own_step(net):
-            batch = self._batch(net, x, rows, seed)
+            batch = mapped(self._batch(net, x, rows, seed), change)
             torch.manual_seed(seed)
             returned = attempt(lambda: net.training_step(batch, 0), "in training_step")  # type: ignore[operator]
             loss: Any = returned["loss"] if isinstance(returned, Mapping) else returned
@@ -311,6 +311,7 @@ def each_row_is_independent_of_the_others(study: NetworkStudy) -> None:
     """Its output stays the same whatever the other rows are, also NaN."""
     if not study.independent_rows:
         raise NotApplicable("declared: its rows depend on each other")
+    batched = _batched(study)
     for mode in ("eval", "train") if study.independent_rows is True else ("eval",):
         for rows in study.rows:
             net = study.build(study.seeds[0])
@@ -322,9 +323,16 @@ def each_row_is_independent_of_the_others(study: NetworkStudy) -> None:
                 mixed = _with_row(filling, x, row)
                 net.load_state_dict(kept)
                 output = study.score(net, mixed, rows)
-                own = {name: t[row] for name, t in expected.items() if t.shape[:1] == (rows,)}
+                own = {name: expected[name][row] for name in batched}
                 got = {name: output[name][row] for name in own}
                 _demand_counted(study, got, own, f"row {row} of {rows}, {mode}")
+
+
+def _batched(study: NetworkStudy) -> set[str]:
+    """Name the outputs whose first dimension is the number of rows in every batch."""
+    net = study.build(study.seeds[0]).eval()
+    shapes = [(rows, study.score(net, study.drawn(net, rows, 1))) for rows in study.rows]
+    return set.intersection(*({name for name, t in found.items() if t.shape[:1] == (rows,)} for rows, found in shapes))
 
 
 def _nan_like(values: Tensor) -> Tensor:
@@ -369,6 +377,128 @@ def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) ->
         if float(study.loss(net, study.rows[1], 3).detach()) < value:
             return
     raise AssertionError(f"no step along the negative gradient lowers the loss, {value:.6g}")
+
+
+def gradients_of_two_losses_add_up(study: NetworkStudy) -> None:
+    """Two forward passes and then two backward passes give the sum of the gradients of one after the other."""
+    together, apart = study.build(study.seeds[0]), study.build(study.seeds[0])
+    losses = [study.loss(together, study.rows[1], seed) for seed in (3, 4)]
+    for loss in losses:
+        attempt(loss.backward, "in the backward pass of two losses")
+    expected: dict[str, Tensor] = {}
+    for seed in (3, 4):
+        apart.zero_grad(set_to_none=True)
+        attempt(study.loss(apart, study.rows[1], seed).backward, "in backward")
+        for name, gradient in _gradients(apart).items():
+            expected[name] = expected[name] + gradient if name in expected else gradient
+    _demand(_gradients(together), expected, "two losses")
+
+
+def _gradients(net: nn.Module) -> dict[str, Tensor]:
+    return {f"gradient of {name}": p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def _is_gradient(name: str) -> bool:
+    return name.startswith("gradient of ")
+
+
+def _strided(values: Tensor) -> Tensor:
+    """Copy a tensor into every second number of a larger one."""
+    return torch.stack((values, values.new_full((), 3).expand_as(values)), -1)[..., 0]
+
+
+def _transposed(values: Tensor) -> Tensor:
+    """Copy a tensor with its dimensions in the reverse order in memory."""
+    reverse = tuple(reversed(range(values.dim())))
+    return values.permute(reverse).clone(memory_format=torch.contiguous_format).permute(reverse)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"strided": _strided, "transposed": _transposed}
+
+
+def _float64_run(
+    study: NetworkStudy, arrange: Callable[[Tensor], Tensor], modules: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Compute a loss, its gradients and an output in float64.
+
+    Args:
+        study: The network.
+        arrange: Puts tensors into a memory layout.
+        modules: The names of the modules whose own parameters are arranged; by default, inputs are.
+    """
+
+    def change(values: Tensor) -> Tensor:
+        values = values.double() if values.is_floating_point() else values
+        return arrange(values) if modules is None else values
+
+    net: nn.Module = attempt(study.build(study.seeds[0]).double, "when it is converted to float64")
+    for name in modules or ():
+        for p in net.get_submodule(name).parameters(recurse=False):
+            p.data = arrange(p.data)
+    loss = study.loss(net, study.rows[1], 3, change)
+    attempt(loss.backward, "in backward")
+    found = {"loss": loss.detach(), **_gradients(net)}
+    return found | study.score(net.eval(), mapped(study.drawn(net, study.rows[1], 4), change))
+
+
+def _difference(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describe the first difference between two float64 runs that float32 could represent, if there is one."""
+    largest = {
+        kind: max(float(t.abs().nan_to_num().max()) for name, t in expected.items() if _is_gradient(name) == kind)
+        for kind in {_is_gradient(name) for name in expected}
+    }  # of all gradients, because that of a bias before a normalization is only rounding
+    for name, values in expected.items():
+        other, limit = actual[name], unit_roundoff(torch.float32) * largest[_is_gradient(name)]
+        near = values.is_floating_point() and bool(((other - values).abs() <= limit).all())
+        if not near and not _same(other, values):
+            return f"{name} differs{_by(other, values)}"
+    return ""
+
+
+def _is_torchs_own(study: NetworkStudy, name: str, arrange: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a module of torch, called alone with the input that it has in the network, depends on the layout."""
+    net, calls = study.build(study.seeds[0]).double(), list[tuple[Any, Any]]()
+    module = net.get_submodule(name)
+    if not type(module).__module__.startswith("torch.nn."):
+        return False
+    with module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True):
+        study.loss(net, study.rows[1], 3, lambda t: t.double() if t.is_floating_point() else t)
+    if not calls:
+        return False  # its parameters are used without it
+
+    def run_alone(arrange: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        alone = copy.deepcopy(module)
+        alone.zero_grad()
+        for p in alone.parameters(recurse=False):
+            p.data = arrange(p.data)
+        args, kwargs = mapped(calls[0], lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
+        found = dict(tensors_of(alone(*args, **kwargs)))
+        outputs = [t for t in found.values() if t.requires_grad]
+        generator = torch.Generator().manual_seed(1)
+        torch.autograd.backward(outputs, [torch.rand(t.shape, generator=generator).to(t) for t in outputs])
+        inputs = {f"gradient of input{path}": t.grad for path, t in tensors_of((args, kwargs)) if t.grad is not None}
+        return found | inputs | _gradients(alone)
+
+    return bool(_difference(run_alone(arrange), run_alone(lambda values: values)))
+
+
+def memory_layout_of_inputs_and_parameters_changes_nothing(study: NetworkStudy) -> None:
+    """Outputs and gradients, in float64: kernels may round differently, but not by what float32 can represent."""
+    try:
+        expected = _float64_run(study, lambda values: values)
+    except SubjectError as error:
+        raise NotApplicable(f"it does not run in float64: {error}") from None
+    modules = dict(study.build(study.seeds[0]).named_modules())
+    for layout, arrange in LAYOUTS.items():
+        if difference := _difference(_float64_run(study, arrange), expected):
+            raise AssertionError(f"{difference} [{layout} inputs]")
+        if difference := _difference(_float64_run(study, arrange, modules), expected):
+            guilty = [name for name in modules if _difference(_float64_run(study, arrange, [name]), expected)]
+            named = ", ".join(f"{name or 'the network'}, a {type(modules[name]).__name__}" for name in guilty[:3])
+            message = f"{difference} [{layout} parameters{f' of {named}' if named else ''}]"
+            if guilty and all(_is_torchs_own(study, name, arrange) for name in guilty):
+                raise KnownDefect(f"{message} [torch {torch.__version__}: a call of the module alone, too]")
+            raise AssertionError(message)
 
 
 def _trained(study: NetworkStudy, seed: int) -> dict[str, Tensor]:
@@ -441,6 +571,8 @@ CHECKS: tuple[Check[NetworkStudy], ...] = tuple(
         recording_gradients_does_not_change_the_output,
         each_row_is_independent_of_the_others,
         every_parameter_gets_a_gradient_that_lowers_the_loss,
+        gradients_of_two_losses_add_up,
+        memory_layout_of_inputs_and_parameters_changes_nothing,
         training_repeats_itself,
         its_state_dict_is_complete,
         it_resumes_under_lightning,

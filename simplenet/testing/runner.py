@@ -28,6 +28,10 @@ class NotApplicable(Exception):  # noqa: N818 - not an error
     """The subject lacks what a check needs; the message says what."""
 
 
+class KnownDefect(AssertionError):  # noqa: N818 - torch's error, not the subject's
+    """The check fails because of a defect of torch, which the message describes."""
+
+
 class TimeLimitReached(BaseException):
     """The check took too long; an ``except Exception`` in the code under test does not catch this."""
 
@@ -147,6 +151,8 @@ def run(check: Check[S], subject: S, recorder: Recorder, time_limit: float = TIM
         status, detail = Status.NOT_APPLICABLE, str(reason)
     except TimeLimitReached:
         status, detail = Status.FAILS, f"took more than the {time_limit:g} s that a check may take, and was stopped"
+    except KnownDefect as defect:
+        status, detail = Status.KNOWN, str(defect)
     except (SubjectError, AssertionError) as error:
         status, detail = Status.FAILS, str(error)
         if isinstance(error, SubjectError):

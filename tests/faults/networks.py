@@ -14,6 +14,9 @@ FAULTS = (
     "weight that is no parameter",
     "parameter left out",
     "gradient negated",
+    "activation kept where the next one is",
+    "weight read as contiguous",
+    "input read as contiguous",
     "dropout from a generator of its own",
 )
 
@@ -28,6 +31,26 @@ class _Negated(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: object, upstream: Tensor) -> Tensor:
         return -upstream
+
+
+class _Kept(torch.autograd.Function):
+    """Square the input, which is kept where the next call keeps its own."""
+
+    kept: Tensor
+
+    @staticmethod
+    def forward(_ctx: object, x: Tensor) -> Tensor:
+        _Kept.kept = x
+        return x * x
+
+    @staticmethod
+    def backward(_ctx: object, upstream: Tensor) -> Tensor:
+        return 2 * _Kept.kept * upstream
+
+
+def _contiguous(values: Tensor) -> Tensor:
+    """Read a matrix as if its rows followed one another in memory."""
+    return values.as_strided(values.shape, (values.shape[1], 1))
 
 
 class FaultyNetwork(nn.Module):
@@ -61,7 +84,14 @@ class FaultyNetwork(nn.Module):
             x += 1
         if fault == "calls counted while scoring":
             self.count = self.count + 1
-        h = torch.tanh(self.hidden(x))
+        if fault == "input read as contiguous":
+            x = _contiguous(x)
+        weight = self.hidden.weight
+        if fault == "weight read as contiguous":
+            weight = _contiguous(weight)
+        h = torch.tanh(nn.functional.linear(x, weight, self.hidden.bias))
+        if fault == "activation kept where the next one is":
+            h = _Kept.apply(h)
         if fault == "mean of the batch taken off":
             h = h - h.mean(0)
         if fault == "dropout from a generator of its own" and self.training:

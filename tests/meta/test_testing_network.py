@@ -21,6 +21,9 @@ KILLED_BY = {
     "mean of the batch taken off": "each row is independent of the others",
     "weight that is no parameter": "its state dict is complete",
     "parameter left out": "every parameter gets a gradient that lowers the loss",
+    "activation kept where the next one is": "gradients of two losses add up",
+    "weight read as contiguous": "memory layout of inputs and parameters changes nothing",
+    "input read as contiguous": "memory layout of inputs and parameters changes nothing",
     "gradient negated": "every parameter gets a gradient that lowers the loss",
     "dropout from a generator of its own": "training repeats itself",
 }
@@ -38,6 +41,27 @@ def test_a_correct_network_passes(factory):
     report = check_network(factory)
 
     assert report.passed, str(report)
+
+
+VECTORS, SEQUENCES = torch.zeros(4, 3), torch.zeros(4, 5, 4)
+TORCH_MODULES = {
+    "Bilinear": (lambda: nn.Bilinear(3, 3, 2), (VECTORS, VECTORS)),
+    "Embedding": (lambda: nn.Embedding(5, 3), torch.arange(4)),
+    "BatchNorm1d": (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), VECTORS),
+    "Conv2d": (lambda: nn.Conv2d(3, 2, 3), torch.zeros(4, 3, 5, 5)),
+    "LSTM": (lambda: nn.LSTM(4, 3, batch_first=True, bidirectional=True), SEQUENCES),
+    "TransformerEncoderLayer": (lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True), SEQUENCES),
+}
+
+
+@pytest.mark.parametrize("module", TORCH_MODULES)
+def test_torchs_own_modules_pass_but_for_known_defects(module):
+    """The first dimension of an LSTM's last state is that of its directions; kernels may add in another order."""
+    factory, inputs = TORCH_MODULES[module]
+
+    report = check_network(factory, inputs=inputs, independent_rows="eval", roundings=16)
+
+    assert all(result.status in {Status.HOLDS, Status.NOT_APPLICABLE} for result in report.results), str(report)
 
 
 class TwoInputs(nn.Module):
@@ -132,6 +156,7 @@ def test_rows_that_depend_on_each_other_can_be_declared():
     assert "each row is independent of the others" in check_network(factory).failures
     report = check_network(factory, independent_rows="eval", roundings=8)
     assert report.passed, str(report)
+    assert report["memory layout of inputs and parameters changes nothing"].status is Status.KNOWN
     declared = check_network(
         factory, independent_rows=False, only=["it takes a batch", "each row is independent of the others"]
     )
