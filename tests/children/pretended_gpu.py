@@ -14,7 +14,7 @@ import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 torch.cuda.is_current_stream_capturing = lambda: False
-if hasattr(torch, "accelerator"):  # whose stream an optimizer asks from torch 2.15 on
+if hasattr(torch, "accelerator"):  # whose stream an optimizer asks from torch 2.14 on
     torch.accelerator.current_stream = lambda: SimpleNamespace(is_capturing=lambda: False)  # type: ignore[assignment, misc]
 torch.cuda.get_device_name = lambda device=None: "a simulated GPU"  # noqa: ARG005
 torch.cuda.get_device_capability = lambda device=None: (9, 0)  # noqa: ARG005
