@@ -136,8 +136,8 @@ class NetworkStudy:
         return mapped(example, draw)
 
     def score(self, net: nn.Module, x: Any, seed: int = 0) -> dict[str, Tensor]:
-        """Return the tensors of the output by name, after ``torch.manual_seed(seed)``."""
-        return dict(tensors_of(self.output(net, x, seed)))
+        """Return the tensors of the output by name, detached, after ``torch.manual_seed(seed)``."""
+        return {name: tensor.detach() for name, tensor in tensors_of(self.output(net, x, seed))}
 
     def output(self, net: nn.Module, x: Any, seed: int = 0) -> Any:
         """Call the network after ``torch.manual_seed(seed)``."""
@@ -474,6 +474,7 @@ def _is_torchs_own(study: NetworkStudy, name: str, arrange: Callable[[Tensor], T
         args, kwargs = mapped(calls[0], lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
         found = dict(tensors_of(alone(*args, **kwargs)))
         outputs = [t for t in found.values() if t.requires_grad]
+        found = {name: t.detach() for name, t in found.items()}
         generator = torch.Generator().manual_seed(1)
         torch.autograd.backward(outputs, [torch.rand(t.shape, generator=generator).to(t) for t in outputs])
         inputs = {f"gradient of input{path}": t.grad for path, t in tensors_of((args, kwargs)) if t.grad is not None}
