@@ -416,6 +416,12 @@ def _transposed(values: Tensor) -> Tensor:
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"strided": _strided, "transposed": _transposed}
 
 
+def _arrange(module: nn.Module, arrange: Callable[[Tensor], Tensor]) -> None:
+    """Put a module's own parameters and buffers into a memory layout."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        tensor.data = arrange(tensor.data)
+
+
 def _float64_run(
     study: NetworkStudy, arrange: Callable[[Tensor], Tensor], modules: Collection[str] | None = None
 ) -> dict[str, Tensor]:
@@ -424,7 +430,7 @@ def _float64_run(
     Args:
         study: The network.
         arrange: Puts tensors into a memory layout.
-        modules: The names of the modules whose own parameters are arranged; by default, inputs are.
+        modules: The names of the modules whose own parameters and buffers are arranged; by default, inputs are.
     """
 
     def change(values: Tensor) -> Tensor:
@@ -433,8 +439,7 @@ def _float64_run(
 
     net: nn.Module = attempt(study.build(study.seeds[0]).double, "when it is converted to float64")
     for name in modules or ():
-        for p in net.get_submodule(name).parameters(recurse=False):
-            p.data = arrange(p.data)
+        _arrange(net.get_submodule(name), arrange)
     loss = study.loss(net, study.rows[1], 3, change)
     attempt(loss.backward, "in backward")
     found = {"loss": loss.detach(), **_gradients(net)}
@@ -469,8 +474,7 @@ def _is_torchs_own(study: NetworkStudy, name: str, arrange: Callable[[Tensor], T
     def run_alone(arrange: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         alone = copy.deepcopy(module)
         alone.zero_grad()
-        for p in alone.parameters(recurse=False):
-            p.data = arrange(p.data)
+        _arrange(alone, arrange)
         args, kwargs = mapped(calls[0], lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
         found = dict(tensors_of(alone(*args, **kwargs)))
         outputs = [t for t in found.values() if t.requires_grad]
@@ -484,7 +488,7 @@ def _is_torchs_own(study: NetworkStudy, name: str, arrange: Callable[[Tensor], T
 
 
 def memory_layout_of_inputs_and_parameters_changes_nothing(study: NetworkStudy) -> None:
-    """Outputs and gradients, in float64: kernels may round differently, but not by what float32 can represent."""
+    """Nor that of buffers; in float64, because kernels may round differently, but not by what float32 can represent."""
     try:
         expected = _float64_run(study, lambda values: values)
     except SubjectError as error:
