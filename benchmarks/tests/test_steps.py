@@ -315,7 +315,7 @@ def test_a_step_of_autograd_stays_on_the_device_of_its_network(monkeypatch, stra
     if reason := unavailable(strategy, CPU):
         pytest.skip(reason)
     if strategy == "foreach":
-        skip_where_missing(lambda one: torch._foreach_mul_([one], 0.5), torch.float32, META)
+        skip_where_missing(lambda one: torch._foreach_addcdiv_([one], [one], [one], [0.5]), torch.float32, META)
     # The constructor, or in later versions the first step, checks that the device has fused kernels.
     module = sys.modules[torch.optim.Adam.__module__]
     monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"], raising=False)
