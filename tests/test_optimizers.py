@@ -89,19 +89,6 @@ def test_an_option_given_to_the_constructor_survives_loading(option):
     assert loaded.param_groups[0][option] == values[1]
 
 
-def test_a_loaded_optimizer_shares_no_state_with_its_source():
-    """A step of one does not change the other."""
-    parameters = [torch.ones(3, requires_grad=True) for _ in "ab"]
-    source, loaded = (torch.optim.Adam([p]) for p in parameters)
-    apply_step(source, parameters[:1], [torch.ones(3)])
-    loaded.load_state_dict(source.state_dict())
-    before = source.state[parameters[0]]["exp_avg"].clone()
-
-    apply_step(loaded, parameters[1:], [torch.ones(3)])
-
-    assert_identical(source.state[parameters[0]]["exp_avg"], before, claim="first moment of the source")
-
-
 @pytest.mark.skipif(TORCH < (2, 1), reason="torch takes a learning rate in a tensor from 2.1 on")
 def test_a_schedule_does_not_change_the_callers_lr_tensor():
     """The tensor may be the learning rate of another optimizer too."""

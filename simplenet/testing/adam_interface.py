@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from simplenet.testing.layouts import LAYOUTS, place
 from simplenet.testing.optimizers import SPELLINGS, Driven, SubjectError, attempt
@@ -33,6 +34,11 @@ def _start(shape: tuple[int, ...] = _SHAPE) -> Tensor:
 
 def _gradients(study: Study, steps: int = _STEPS, shape: tuple[int, ...] = _SHAPE) -> list[Tensor]:
     return [study.gradient(g) for g in units(steps, shape, 12)]
+
+
+def _falling(study: Study, steps: int = _STEPS) -> list[Tensor]:
+    """Return gradients that shrink, so that AMSGrad's maximum matters."""
+    return [g * 4.0**-i for i, g in enumerate(_gradients(study, steps))]
 
 
 def _stepped(driven: Driven, gradients: Sequence[Tensor]) -> Driven:
@@ -74,30 +80,49 @@ def _needs_groups(study: Study) -> None:
         _needs(study, "param_groups")
 
 
+# Options that change what a step keeps or computes.
+_OPTIONS: dict[str, Any] = {"weight_decay": 0.1, "amsgrad": True, "maximize": True}
+
+
+def _taken(study: Study, options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in study.subject.takes}
+
+
+def _all_options(study: Study) -> dict[str, Any]:
+    """Return a small beta2 and, unless its constructor refuses them together, all of these options that it takes."""
+    short_average = {"beta2": 0.5}
+    options = short_average | _taken(study, _OPTIONS)
+    try:
+        study.driven(_start(), **options)
+    except SubjectError:
+        return short_average
+    return options
+
+
 def the_same_run_repeats_itself(study: Study) -> None:
     """Twice in one process, bit for bit."""
     _demand_same(_default_result(study), _default_result(study), "second run")
 
 
 def no_option_is_without_effect(study: Study) -> None:
-    """Each hyper-parameter that it takes changes the result; gradients shrink, so that AMSGrad's maximum matters."""
-    gradients = [g * 4.0**-i for i, g in enumerate(_gradients(study))]
-    changed: dict[str, dict[str, Any]] = {
-        "lr": {"lr": 2.0**-4}, "betas": {"beta1": 0.5}, "eps": {"eps": 0.25}, "weight_decay": {"weight_decay": 0.5},
-        "amsgrad": {"amsgrad": True}, "maximize": {"maximize": True},
-    }  # fmt: skip
+    """Each hyper-parameter that it takes changes the result."""
+    gradients = _falling(study)
+    changed: list[tuple[str, str, Any]] = [
+        ("lr", "lr", 2.0**-4), ("betas", "beta1", 0.5), ("betas", "beta2", 0.75), ("eps", "eps", 0.25),
+        ("weight_decay", "weight_decay", 0.5), ("amsgrad", "amsgrad", True), ("maximize", "maximize", True),
+    ]  # fmt: skip
     default = _stepped(study.driven(_start(), beta2=0.5), gradients).values()[0]
     without = []
-    for name, wanted in changed.items():
-        if name in study.subject.takes:
+    for argument, name, value in changed:
+        if argument in study.subject.takes:
             try:
-                end = _stepped(study.driven(_start(), **{"beta2": 0.5} | wanted), gradients).values()[0]
+                end = _stepped(study.driven(_start(), **{"beta2": 0.5, name: value}), gradients).values()[0]
             except SubjectError as error:
                 if not str(error).endswith("when it is constructed"):
                     raise
                 continue  # refusing the value is an effect
             if _same(end, default):
-                without.append(f"{name} {next(iter(wanted.values()))}")
+                without.append(f"{name} {value}")
     if without:
         raise AssertionError(f"{', '.join(without)} does not change the result")
 
@@ -138,9 +163,8 @@ def a_parameter_without_a_gradient_does_not_move(study: Study) -> None:
 
 def gradients_are_not_written_to(study: Study) -> None:
     """With each of the options and with all of them."""
-    wanted: dict[str, Any] = {"weight_decay": 0.1, "amsgrad": True, "maximize": True}
-    for options in ({}, *({name: value} for name, value in wanted.items()), wanted):
-        usable = {name: value for name, value in options.items() if name in study.subject.takes}
+    for options in ({}, *({name: value} for name, value in _OPTIONS.items()), _OPTIONS):
+        usable = _taken(study, options)
         try:
             driven = study.driven(_start(), **usable)
         except SubjectError:
@@ -152,9 +176,9 @@ def gradients_are_not_written_to(study: Study) -> None:
 
 
 def hyper_parameters_are_not_written_to(study: Study) -> None:
-    """The steps do not change the hyper-parameters in the groups."""
+    """The steps do not change the hyper-parameters in the groups, with all of the options."""
     _needs(study, "param_groups")
-    driven = study.driven(_start())
+    driven = study.driven(_start(), **_all_options(study))
 
     def held() -> list[dict[str, Any]]:
         names = study.subject.takes
@@ -408,7 +432,10 @@ def a_tensor_learning_rate_is_not_shared_between_groups(study: Study) -> None:
     groups = driven.optimizer.param_groups
     if not all(isinstance(group.get("lr"), Tensor) for group in groups):
         raise NotApplicable("it takes no tensor as lr")
-    groups[1]["lr"].fill_(0.125)  # as a scheduler does
+    if isinstance(driven.optimizer, torch.optim.Optimizer):
+        LambdaLR(driven.optimizer, [lambda _: 1.0, lambda _: 0.125])  # up to torch 2.3 it replaces the tensors
+    else:
+        groups[1]["lr"].fill_(0.125)
     if float(groups[0]["lr"]) != 1:
         raise AssertionError(f"lr of the first group is {float(groups[0]['lr']):g} after a schedule of the second's")
     if float(lr) != 1:
@@ -474,12 +501,12 @@ def a_saved_run_continues_as_if_never_interrupted(study: Study) -> None:
 
 
 def _copy_goes_on(study: Study, copied: Callable[[Driven], Driven], how: str) -> None:
-    given = _gradients(study, 4)
-    driven = _stepped(study.driven(_start()), given[:2])
+    given, options = _falling(study, 4), _all_options(study)
+    driven = _stepped(study.driven(_start(), **options), given[:2])
     twin = copied(driven)
     _stepped(driven, given[2:])
     end = _stepped(twin, given[2:]).values()[0]
-    expected = _stepped(study.driven(_start()), given).values()[0]
+    expected = _stepped(study.driven(_start(), **options), given).values()[0]
     _demand_same(driven.values()[0], expected, f"parameter of the original of a {how}")
     _demand_same(end, expected, f"parameter of a {how}")
 
@@ -543,7 +570,7 @@ def a_gradient_that_is_not_finite_stays_in_its_entry(study: Study) -> None:
     """The other entries move as they do without it."""
     given = _gradients(study)
     expected = _default_result(study)
-    for value in (float("inf"), float("nan")):
+    for value in (float("inf"), -float("inf"), float("nan")):
         spoilt = [g.clone() for g in given]
         spoilt[1][0, 2] = value
         end = _stepped(study.driven(_start()), spoilt).values()[0]
@@ -594,12 +621,12 @@ def clearing_gradients_clears_them(study: Study) -> None:
 
 def a_new_optimizer_starts_without_state(study: Study) -> None:
     """Another optimizer of the same parameters has no effect on it."""
-    given = _gradients(study, 4)
-    first = _stepped(study.driven(_start()), given[:2])
+    given, wanted = _falling(study, 4), _all_options(study)
+    first = _stepped(study.driven(_start(), **wanted), given[:2])
     start = first.values()[0]
-    options = study.subject.options(study.hyper(**study.gentle()))
+    options = study.subject.options(study.hyper(**study.gentle() | wanted))
     second = _stepped(study.subject.build(first.parameters, **options), given[2:])
-    expected = _stepped(study.driven(start), given[2:]).values()[0]
+    expected = _stepped(study.driven(start, **wanted), given[2:]).values()[0]
     _demand_same(second.values()[0], expected, "parameter after 2 steps of its second optimizer")
 
 

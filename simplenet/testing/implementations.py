@@ -11,6 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from simplenet import ARCHITECTURES, SimpleNet
 from simplenet.environment import TORCH, resolve_device
+from simplenet.testing.optimizers import differentiable
 from simplenet.testing.oracle import fused_rounds_scalars
 
 
@@ -33,8 +34,10 @@ class Implementation:
     """
 
     name: str
-    flags: dict[str, Any] = field(default_factory=dict)
-    since: dict[str, tuple[int, int]] = field(default_factory=lambda: {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)})
+    flags: dict[str, Any] = field(default_factory=dict, hash=False)
+    since: dict[str, tuple[int, int]] = field(
+        default_factory=lambda: {"cpu": (2, 0), "cuda": (2, 0), "mps": (2, 0)}, hash=False
+    )
     tensor_scalars: bool = False
     position_independent: bool = True
     build: Callable[..., Optimizer] = _plain
@@ -63,7 +66,7 @@ IMPLEMENTATIONS = [
     FOR_LOOP,
     Implementation("foreach", {"foreach": True}),
     Implementation("fused", {"fused": True}, since={"cpu": (2, 4), "cuda": (2, 0)}, position_independent=False),
-    Implementation("differentiable", {"differentiable": True}, tensor_scalars=True),
+    Implementation("differentiable", {"differentiable": True}, tensor_scalars=True, build=differentiable),
     Implementation("tensor-lr", {"foreach": False}, since={"cpu": (2, 1), "cuda": (2, 1)}, build=_with_tensor_lr),
     Implementation("capturable", {"capturable": True}, since={"cuda": (2, 0)}, tensor_scalars=True),
 ]
@@ -91,15 +94,9 @@ class AdamUnderTest:
         fused = self.implementation.flags.get("fused", False)
         return self.implementation.tensor_scalars or (fused and fused_rounds_scalars(self.device))
 
-    @property
-    def refuses_strides(self) -> bool:
-        """Whether it raises a RuntimeError if parameter, gradient and moments have different strides."""
-        return self.device.type == "cuda" and self.implementation.flags.get("fused", False)
-
     def parameter(self, values: Tensor) -> Tensor:
-        """Make a parameter that this optimizer takes, which shares the memory of ``values``."""
-        # A differentiable optimizer refuses a leaf that requires gradients.
-        return values.detach().requires_grad_(not self.implementation.flags.get("differentiable"))
+        """Make a parameter, which shares the memory of ``values``."""
+        return values.detach().requires_grad_()
 
     def __call__(self, parameters: Iterable[Any], *, decoupled: bool = False, **options: Any) -> Optimizer:
         """Build an optimizer; ``decoupled`` chooses AdamW; ``weight_decay`` is 0 by default."""

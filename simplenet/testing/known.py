@@ -4,28 +4,20 @@ A failure counts as one only if torch's own class fails the same check in the sa
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from simplenet.testing.optimizers import Subject
+from simplenet.testing.optimizers import Subject, differentiable
 from simplenet.testing.report import Result, Status
 from simplenet.testing.runner import Check, Recorder, run
 from simplenet.testing.study import Study
 
-
-def _differentiable(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
-    given = list(parameters)
-    for group in given:
-        for p in group["params"] if isinstance(group, dict) else [group]:
-            p.requires_grad_(requires_grad=False)  # it refuses a leaf that requires gradients
-    return torch.optim.Adam(given, differentiable=True, **options)
-
-
 _PLAIN, _FUSED = torch.optim.Adam, partial(torch.optim.Adam, fused=True)
+_DIFFERENTIABLE = partial(differentiable, torch.optim.Adam, differentiable=True)
 
 
 @dataclass(frozen=True)
@@ -50,10 +42,10 @@ DEFECTS = (
     Defect("a tensor learning rate", "all groups hold the caller's tensor, and schedulers write to it"),
     Defect("a saved state survives", "state_dict returns the optimizer's own tensors"),
     Defect("two optimizers that load one state", "load_state_dict keeps the tensors that it gets"),
-    Defect("a learning rate of zero", "the denominator is divided by the step size: 0/0", _differentiable),
-    Defect("a short step does not vanish", "the denominator over the step size passes 65504", _differentiable),
+    Defect("a learning rate of zero", "the denominator is divided by the step size: 0/0", _DIFFERENTIABLE),
+    Defect("a short step does not vanish", "the denominator over the step size passes 65504", _DIFFERENTIABLE),
     Defect(
-        "every step is within its bound, bfloat16", "a scalar parameter fails an assertion of torch", _differentiable
+        "every step is within its bound, bfloat16", "a scalar parameter fails an assertion of torch", _DIFFERENTIABLE
     ),
     Defect("memory layout", "the fused kernel assumes contiguous memory, or on CUDA refuses other layouts", _FUSED),
     Defect("each parameter moves independently", "the fused kernel has the same defect", _FUSED),

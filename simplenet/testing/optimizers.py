@@ -104,6 +104,19 @@ class ArrayOptimizer:
                 p.copy_(values.reshape(p.shape))
 
 
+def tensors_of(given: Iterable[Any]) -> list[Tensor]:
+    """List the tensors in parameters or groups."""
+    return [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
+
+
+def differentiable(cls: Callable[..., Any], parameters: Iterable[Any], **options: Any) -> Any:
+    """Construct a differentiable optimizer; its steps raise for leaves that require gradients, so none will."""
+    given = list(parameters)
+    for p in tensors_of(given):
+        p.requires_grad = False
+    return cls(given, **options)
+
+
 @dataclass
 class Subject:
     """A class or function that makes optimizers, and the hyper-parameters that it takes.
@@ -238,8 +251,8 @@ class Subject:
         # Pass all that it takes: some have no default, and some defaults differ from torch's.
         options = {**self.options(Hyper()), **options}
         options = {name: value for name, value in options.items() if name in self.takes}
-        tensors = [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
-        return Driven(attempt(lambda: self.make(given, **self.spelled(options)), "when it is constructed"), tensors)
+        made = attempt(lambda: self.make(given, **self.spelled(options)), "when it is constructed")
+        return Driven(made, tensors_of(given))
 
 
 class Driven:

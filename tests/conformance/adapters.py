@@ -17,14 +17,10 @@ from simplenet.testing.implementations import COMPILED, IMPLEMENTATIONS, AdamUnd
 
 def torch_adam(parameters: Iterable[Any], implementation: str, **options: Any) -> torch.optim.Optimizer:
     """Create ``torch.optim.Adam`` with the flags of a named implementation."""
-    given = list(parameters)
     chosen = next(one for one in [*IMPLEMENTATIONS, COMPILED] if one.name == implementation)
-    if chosen.flags.get("differentiable"):  # such a step raises for leaves that require grad
-        for p in (p for group in given for p in (group["params"] if isinstance(group, dict) else [group])):
-            p.requires_grad_(requires_grad=False)
     if chosen is COMPILED:  # after one step has raised, all others would: compiled-closure in deviations.toml
         torch.compiler.reset()
-    return AdamUnderTest(chosen, torch.device("cpu"))(given, **options)
+    return AdamUnderTest(chosen, torch.device("cpu"))(parameters, **options)
 
 
 def heavyball_uncompiled(parameters: Iterable[Any], **options: Any) -> torch.optim.Optimizer:

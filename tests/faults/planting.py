@@ -1,6 +1,7 @@
 """Planted faults, and three functions to plant them; a fault stays planted until the process ends."""
 
 import ast
+import functools
 import inspect
 import sys
 import textwrap
@@ -138,8 +139,8 @@ def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
     if original is None:
         raise StaleFault(f"{owner!r} has no {name}")
 
+    @functools.wraps(original)
     def wrapped(*arguments: Any, **options: Any) -> Any:
         return around(original, *arguments, **options)
 
-    wrapped.__name__ = name
     setattr(owner, name, wrapped)

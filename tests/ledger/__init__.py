@@ -114,7 +114,7 @@ def defects_page() -> str:
             "",
             defect["consequence"].strip(),
             "",
-            "Found by " + ", ".join(f"`{cell['test']}`" for cell in defect["cell"]) + ".",
+            f"Found by {', '.join(dict.fromkeys(found for cell in defect['cell'] for found in _found_by(cell)))}.",
             "",
             "```python",
             defect["reproduction"].strip(),
@@ -124,6 +124,11 @@ def defects_page() -> str:
 
 
 PAGES = {DOCS / "claims.md": claims_page, DOCS / "defects.md": defects_page}
+
+
+def _found_by(cell: dict[str, Any]) -> list[str]:
+    """Name the checks of a cell, or else its test."""
+    return [f"*{check}*" for check in cell.get("check", ())] or [f"`{cell['test']}`"]
 
 
 def _heading(id_: str) -> str:

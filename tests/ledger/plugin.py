@@ -34,7 +34,7 @@ def _parameters(item: pytest.Function) -> dict[str, Any]:
 def _in_cell(item: pytest.Function, cell: dict[str, Any]) -> bool:
     """Whether a test has all parameters of a defect's cell; ``cuda:1`` counts as ``cuda``."""
     named = {name: re.sub(r"\b(cuda|mps):\d+$", r"\1", str(value)) for name, value in _parameters(item).items()}
-    return all(named.get(name) in values for name, values in cell.items() if name != "test")
+    return all(named.get(name) in cell[name] for name in cell.keys() - {"test", "versions", "error"})
 
 
 def _on_selected_device(cell: dict[str, Any], config: pytest.Config) -> bool:
@@ -67,9 +67,9 @@ def _expect_defects(config: pytest.Config, items: list[pytest.Function]) -> None
     """
     narrowed = any("::" in argument for argument in config.args)
     for id_, defect in ledger.defects().items():
-        if not ledger.applies_here(defect):
-            continue
         for cell in defect["cell"]:
+            if not ledger.applies_here(defect | cell):
+                continue
             namesakes = [item for item in items if item.originalname == cell["test"]]
             found = [item for item in namesakes if _in_cell(item, cell)]
             if namesakes and not found and not narrowed and _on_selected_device(cell, config):
@@ -79,7 +79,7 @@ def _expect_defects(config: pytest.Config, items: list[pytest.Function]) -> None
                 item.add_marker(
                     pytest.mark.xfail(
                         strict=True,
-                        raises=ledger.error(defect),
+                        raises=ledger.error(defect | cell),
                         reason=f"defect {id_}; if this passes, it is fixed here: narrow its versions in defects.toml",
                     )
                 )

@@ -8,8 +8,8 @@ import torch
 from simplenet.environment import TORCH
 from simplenet.testing.adam_interface import CHECKS
 from simplenet.testing.checks import adam_checks, check_adam
-from simplenet.testing.implementations import IMPLEMENTATIONS, Implementation
 from simplenet.testing.known import DEFECTS
+from simplenet.testing.optimizers import differentiable
 from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
 from simplenet.testing.runner import Check, Recorder, run
@@ -120,33 +120,6 @@ def test_without_a_fault_both_optimizers_pass():
         assert not report.failures
 
 
-def as_made(implementation: Implementation):
-    """Return a constructor of torch's implementation with a signature as a user would write it."""
-
-    def make(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False):  # noqa: FBT002
-        given = list(parameters)
-        if implementation.flags.get("differentiable"):
-            for group in given:
-                for p in group["params"] if isinstance(group, dict) else [group]:
-                    p.requires_grad_(requires_grad=False)
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        flags = {**implementation.flags, "amsgrad": amsgrad, "maximize": maximize}
-        return implementation.build(torch.optim.Adam, given, **flags, **options)
-
-    make.__name__ = implementation.name
-    return make
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda implementation: implementation.name)
-def test_torchs_own_implementations_pass_but_for_known_defects(implementation):
-    if not implementation.runs_on(torch.device("cpu")):
-        pytest.skip(f"no {implementation.name} on the CPU in torch {torch.__version__}")
-
-    report = check_adam(as_made(implementation), variant="adam")
-
-    assert report.passed, str(report)
-
-
 def test_a_failure_that_differs_from_torchs_is_not_a_known_defect():
     """In torch, a zero gradient makes a float16 parameter NaN. Any other change by a zero gradient is a failure."""
 
@@ -231,8 +204,7 @@ def test_a_variant_other_than_the_required_one_is_a_failure(demanded, departure)
 
 
 def test_float32_corrections_are_reported_and_can_be_refused():
-    (implementation,) = (i for i in IMPLEMENTATIONS if i.name == "differentiable")
-    make = as_made(implementation)
+    make = partial(differentiable, torch.optim.Adam, differentiable=True)
     options = {"dtypes": [torch.float64], "only": [VARIANT, BOUND.replace("float32", "float64")]}
 
     report = check_adam(make, **options)

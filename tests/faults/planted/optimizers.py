@@ -61,9 +61,14 @@ def around(kind: str, change: Callable[..., Any]) -> None:
                 wrap(module, name, lambda step, *lists, **options: change(step, list(lists), options))
 
 
+def check(name: str, adam: str = "foreach") -> str:
+    """Name the case of a check of ``simplenet.testing``."""
+    return f"test_an_implementation_passes_the_check[{adam}-cpu-{name}]"
+
+
 @fault(
     path(tensors=40, **FOREACH),
-    "test_torchs_own_implementations_pass_but_for_known_defects[foreach]",
+    check("each parameter moves independently"),
     link="https://github.com/NVIDIA/TransformerEngine/issues/3207",
 )
 def foreach_skips_the_last_of_many_parameters() -> None:
@@ -126,7 +131,7 @@ def _late_gradient() -> object:
 
 @fault(
     _late_gradient,
-    "test_torchs_own_implementations_pass_but_for_known_defects[foreach]",
+    check("a parameter without a gradient does not move"),
     link="https://github.com/InfiniTensor/InfiniTrain/issues/235",
 )
 def foreach_corrects_all_by_the_first_count() -> None:
@@ -151,7 +156,7 @@ def foreach_does_not_keep_the_largest_second_moment() -> None:
     around("multi_tensor", _maximum_forgotten)
 
 
-@fault(path(maximize=True, **FUSED), "test_maximizing_is_minimizing_with_the_gradients_negated", since=(2, 4))
+@fault(path(maximize=True, **FUSED), check("maximizing is minimizing the negated gradients", "fused"), since=(2, 4))
 def fused_ignores_maximize() -> None:
     """It goes downhill all the same."""
     around("fused", lambda step, lists, options: step(*lists, **options | {"maximize": False}))
@@ -244,7 +249,7 @@ def the_default_decay_of_adamw_is_zero() -> None:
 
 @fault(
     lambda: Adam([torch.zeros(1, requires_grad=True)]).defaults["eps"],
-    "test_the_defaults_are_those_of_the_documentation",
+    "test_the_defaults_are_those_of_the_documentation[Adam]",
 )
 def the_default_epsilon_of_adam_is_tensorflows() -> None:
     """It is 1e-7 by default."""
@@ -309,7 +314,7 @@ def _copied(how: Callable[[Any], Any]) -> Callable[[], object]:
     return walk
 
 
-@fault(_copied(copy.deepcopy), "test_a_copy_takes_the_same_steps_bit_for_bit")
+@fault(_copied(copy.deepcopy), check("a deep copy continues identically"))
 def a_deep_copy_starts_afresh() -> None:
     """The moments are not copied."""
 
@@ -323,7 +328,7 @@ def a_deep_copy_starts_afresh() -> None:
     Optimizer.__deepcopy__ = change  # type: ignore[attr-defined]
 
 
-@fault(_copied(lambda both: pickle.loads(pickle.dumps(both))), "test_a_copy_takes_the_same_steps_bit_for_bit")
+@fault(_copied(lambda both: pickle.loads(pickle.dumps(both))), check("a pickled copy continues identically"))
 def a_pickled_copy_forgets_the_largest_second_moment() -> None:
     """AMSGrad's maximum starts at 0 again."""
 
@@ -349,12 +354,14 @@ for _kind, _flags, _since in IMPLEMENTATIONS:
         around(kind, change)
 
     _plant.__name__ = f"{_kind}_hides_nan"
-    fault(path(gradients=(math.nan,), **_flags), "test_a_nonfinite_gradient_changes_only_its_own_entry", since=_since)(
-        _plant
-    )
+    fault(
+        path(gradients=(math.nan,), **_flags),
+        "test_a_nonfinite_gradient_stays_in_its_entry_of_the_moments",
+        since=_since,
+    )(_plant)
 
 
-@fault(path(gradients=(math.inf,), **FOREACH), "test_a_nonfinite_gradient_changes_only_its_own_entry")
+@fault(path(gradients=(math.inf,), **FOREACH), check("a gradient that is not finite is seen in its entry"))
 def foreach_cuts_infinity_to_the_largest_number() -> None:
     """So an overflow is not detected."""
 
@@ -375,7 +382,7 @@ def _cleared(set_to_none: bool) -> Callable[[], object]:
     return walk
 
 
-@fault(_cleared(set_to_none=False), "test_zero_grad_clears_nonfinite_gradients")
+@fault(_cleared(set_to_none=False), check("clearing gradients clears them"))
 def zero_grad_multiplies_by_zero() -> None:
     """0 times NaN is NaN."""
 
@@ -391,7 +398,7 @@ def zero_grad_multiplies_by_zero() -> None:
     wrap(Optimizer, "zero_grad", change)
 
 
-@fault(_cleared(set_to_none=True), "test_zero_grad_clears_nonfinite_gradients")
+@fault(_cleared(set_to_none=True), check("clearing gradients clears them"))
 def zero_grad_skips_the_second_group() -> None:
     """Only the first group's gradients are cleared."""
 
@@ -418,7 +425,7 @@ def _with_closure() -> object:
 
 @fault(
     _with_closure,
-    "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once",
+    check("a closure is called once and its loss returned"),
     link="https://github.com/HomebrewML/HeavyBall/issues/10",
 )
 def a_closure_is_called_with_gradients_off() -> None:
@@ -432,7 +439,7 @@ def a_closure_is_called_with_gradients_off() -> None:
 
 @fault(
     _with_closure,
-    "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once",
+    check("a closure is called once and its loss returned"),
     link="https://github.com/davda54/sam/pull/91",
 )
 def a_closure_is_ignored() -> None:
@@ -450,7 +457,7 @@ def _hooked() -> object:
     return seen
 
 
-@fault(_hooked, "test_a_step_calls_its_closure_once_with_gradients_enabled_and_each_hook_once")
+@fault(_hooked, "test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order")
 def hooks_after_a_step_run_before_it() -> None:
     """They see the parameters before the step."""
 
@@ -519,7 +526,7 @@ def _second_optimizer() -> object:
     return p.item()
 
 
-@fault(_second_optimizer, "test_a_new_optimizer_of_trained_parameters_starts_from_a_fresh_state")
+@fault(_second_optimizer, check("a new optimizer starts without state"))
 def the_state_is_kept_by_parameter_and_not_by_optimizer() -> None:
     """A second optimizer of the same parameters continues with the moments of the first."""
     everywhere: dict[int, Any] = {}
@@ -557,7 +564,7 @@ def fused_takes_a_rate_of_zero_for_the_default() -> None:
     around("fused", lambda step, lists, options: step(*lists, **options | {"lr": options["lr"] or 1e-3}))
 
 
-@fault(path(weight_decay=0.5, **FOR_LOOP), "test_neither_gradients_nor_options_are_written_to")
+@fault(path(weight_decay=0.5, **FOR_LOOP), check("gradients are not written to", "for-loop"))
 def the_loop_decays_the_callers_gradient() -> None:
     """L2 decay is added to it in place."""
 
@@ -582,7 +589,7 @@ def every_implementation_is_called_through_another_function() -> None:
         around(kind, lambda step, lists, options: step(*lists, **options))
 
 
-@fault(_loaded(torch.float32), "test_torchs_own_implementations_pass_but_for_known_defects[foreach]", control=True)
+@fault(_loaded(torch.float32), check("a saved run continues as if never interrupted"), control=True)
 def a_state_is_copied_before_it_is_loaded() -> None:
     """As by saving and loading a file."""
     wrap(Optimizer, "load_state_dict", lambda load, self, state: load(self, copy.deepcopy(state)))
