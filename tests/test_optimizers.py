@@ -87,15 +87,3 @@ def test_an_option_given_to_the_constructor_survives_loading(option):
     loaded.load_state_dict(saved.state_dict())
 
     assert loaded.param_groups[0][option] == values[1]
-
-
-@pytest.mark.skipif(TORCH < (2, 1), reason="torch takes a learning rate in a tensor from 2.1 on")
-def test_a_schedule_does_not_change_the_callers_lr_tensor():
-    """The tensor may be the learning rate of another optimizer too."""
-    rate = torch.tensor(1.0)
-    optimizer = torch.optim.Adam([torch.zeros(3, requires_grad=True)], lr=rate)
-
-    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
-
-    assert optimizer.param_groups[0]["lr"] == 0.5
-    assert rate == 1.0, f"the caller's rate is {rate.item()}, but was given as 1.0"
