@@ -106,20 +106,25 @@ class ExactResume(Callback):
     Lightning calls again on resume, such as ``on_train_start``, are not undone.
     """
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] | None = None
-        self._settled: _Generators | None = None  # after the last batch and the validation scheduled after it
-        # Two validations, each by the number of batches trained on before it: the last one that has started and has
-        # not ended or was not scheduled, and the last scheduled one that has ended.
-        self._unsettled_at = self._validated_at = -1
-        self._limit_val_batches: float | None = None
+    _loaded: dict[str, Any] | None = None
+    _loader: ResumableDataLoader[Any] | None = None  # of the run that has started
+    _settled: _Generators  # after the last batch and the validation scheduled after it
+    _unsettled = False  # since a validation has started that has not ended or was not scheduled
+    _validated_at: int | None = None  # number of batches trained on before the last scheduled validation that has ended
+    _limit_val_batches: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Forget an earlier run."""
+        self._restore_limit(trainer)
+        if stage == "fit":
+            self._loaded = self._loader = self._validated_at = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Add the state here, because ``state_dict`` does not get the Trainer."""
         if self._loaded is not None:  # no batch has been trained on since it was loaded
             checkpoint["callbacks"][self.state_key] = self._loaded
-        elif self._settled is not None and isinstance(trainer.train_dataloader, ResumableDataLoader):
-            checkpoint["callbacks"][self.state_key] = self._state(trainer, trainer.train_dataloader, self._settled)
+        elif self._loader is not None:
+            checkpoint["callbacks"][self.state_key] = self._state(trainer, self._loader)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Keep the state until the loader exists, and correct Lightning's counters before Lightning reads them.
@@ -154,7 +159,8 @@ class ExactResume(Callback):
         loader = _supported_loader(trainer, pl_module)
         if self._loaded is not None:
             self._resume(trainer, loader, self._loaded)
-        self._settled = _capture(_own_generators(loader))
+        self._loader = loader
+        self._settle()
 
     def _resume(self, trainer: Trainer, loader: ResumableDataLoader[Any], state: dict[str, Any]) -> None:
         batches, per_epoch = state["batches"], state["batches_per_epoch"]
@@ -169,6 +175,8 @@ class ExactResume(Callback):
         position = {"batches": 0 if complete else batches, "epoch_start": state.get("epoch_start"), "own": now["own"]}
         loader.load_state_dict(position)
         _restore(now, own)
+        if state["validated"]:
+            self._validated_at = _batches(trainer)
         epoch_loop: Any = trainer.fit_loop.epoch_loop
         if not batches:
             epoch_loop.restarting = False  # with max_steps, Lightning would end the last epoch again
@@ -181,60 +189,64 @@ class ExactResume(Callback):
             # Lightning before 2.5 would validate again. The limit is not used otherwise before the next batch.
             self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
-    def _resumed(self, trainer: Trainer) -> None:
-        """Drop the loaded state, which no longer describes the run."""
-        self._loaded = None
+    def _restore_limit(self, trainer: Trainer) -> None:
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """End the resume."""
-        self._resumed(trainer)
+        """End the resume: the loaded state no longer describes the run."""
+        self._loaded = None
+        self._restore_limit(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         """Keep the generators: a run that an exception ends in its next batch resumes from here."""
-        self._settle(trainer)
+        self._settle()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Note that from now on the generators are not those between two batches."""
         if _is_training(trainer):
-            self._unsettled_at = _batches(trainer)
+            self._unsettled = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Keep the generators, unless the validation runs only because training stops in the middle of an epoch."""
         if _is_training(trainer) and _validation_is_due(trainer, trainer.current_epoch):
-            self._unsettled_at, self._validated_at = -1, _batches(trainer)
-            self._settle(trainer)
+            self._validated_at = _batches(trainer)
+            self._settle()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """End the resume, if the epoch had no batch left."""
-        self._resumed(trainer)
+        self._loaded = None
         trainer.fit_loop.epoch_loop.restarting = False  # Lightning 2.5 and later leaves it set
 
-    def _settle(self, trainer: Trainer) -> None:
-        loader: Any = trainer.train_dataloader
-        self._settled = _capture(_own_generators(loader))
+    def on_train_end(self, *_: Any) -> None:
+        """Keep the generators: a validation or test may precede the saving of a checkpoint."""
+        if not self._unsettled:
+            self._settle()
 
-    def _state(self, trainer: Trainer, loader: ResumableDataLoader[Any], settled: _Generators) -> dict[str, Any]:
+    def _settle(self) -> None:
+        loader: Any = self._loader
+        self._settled, self._unsettled = _capture(_own_generators(loader)), False
+
+    def _state(self, trainer: Trainer, loader: ResumableDataLoader[Any]) -> dict[str, Any]:
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         epoch: Any = trainer.fit_loop.epoch_progress.current
         batches, per_epoch = progress.processed, int(trainer.num_training_batches)
         ended = epoch.processed == epoch.started
-        # Lightning also counts an epoch that was stopped in its middle as ended.
-        stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
-        stopped = ended and stopping and 0 < batches < per_epoch
+        # Lightning also counts an epoch that was stopped in its middle, or before its first batch, as ended.
+        fitting = trainer.state.fn == "fit"
+        stopping = not fitting or trainer.should_stop or trainer.global_step == trainer.max_steps
+        stopped = ended and stopping and batches < per_epoch
         if ended and not stopped:
             batches = 0
-        epochs = epoch.processed - stopped
-        in_batch = progress.ready > progress.processed
-        unsettled = in_batch or self._unsettled_at == _batches(trainer)
+        epochs = max(0, epoch.processed - stopped)
+        between_batches = fitting and progress.ready == progress.processed and not self._unsettled
         return {
             "epoch": epochs,
             "batches": batches,
             "batches_per_epoch": per_epoch,
             "validation_due": batches > 0 and _validation_is_due(trainer, epochs),
             "validated": self._validated_at == _batches(trainer),
-            "generators": _encode(settled if unsettled else _capture(_own_generators(loader))),
+            "generators": _encode(_capture(_own_generators(loader)) if between_batches else self._settled),
             "epoch_start": loader.state_dict()["epoch_start"],
         }
 

@@ -236,6 +236,7 @@ class Saver(Callback):
 
     Attributes:
         saved: The step and the checkpoint of each call.
+        trainer: The Trainer of the last call.
     """
 
     def __init__(self, directory, hook):
@@ -244,6 +245,7 @@ class Saver(Callback):
 
     def save(self, trainer, *_):
         if not trainer.sanity_checking:
+            self.trainer = trainer
             self.saved.append((trainer.global_step, self.directory / f"{len(self.saved)}.ckpt"))
             trainer.save_checkpoint(self.saved[-1][1])
 
@@ -305,8 +307,10 @@ class Unreadable(Rows):
         return super().__getitem__(index)
 
 
-def test_a_resumed_run_may_be_interrupted_while_it_fetches_discarded_batches(tmp_path):
-    case, saver = Case(), Saver(tmp_path, "on_exception")
+@pytest.mark.parametrize("validation", ["none", "twice an epoch"])
+def test_a_resumed_run_may_be_interrupted_while_it_fetches_discarded_batches(tmp_path, validation):
+    """And its Trainer still validates."""
+    case, saver = Case(validation=validation), Saver(tmp_path, "on_exception")
     whole = train(case, ExactResume())
     train(case, ExactResume(), max_steps=5).trainer.save_checkpoint(tmp_path / "stopped.ckpt")
     with pytest.raises(InterruptedError):
@@ -319,8 +323,25 @@ def test_a_resumed_run_may_be_interrupted_while_it_fetches_discarded_batches(tmp
         )
 
     resumed = train(case, ExactResume(), checkpoint=saver.saved[0][1])
+    saver.trainer.validate(ValidatedNet(), DataLoader(Rows(5), 2), verbose=False)
 
     assert_resumes_exactly(whole, whole.seen[:5], resumed, "interrupted while fetching")
+    assert saver.trainer.num_val_batches == [3]
+
+
+@pytest.mark.parametrize("validation", VALIDATION)
+def test_a_resumed_run_may_be_interrupted_in_its_first_batch(tmp_path, validation):
+    """Also if it has not repeated the validation before that batch."""
+    case = Case(rows=5, batch_size=2, validation=validation, epochs=2)
+    whole = train(case, ExactResume())
+
+    for step in range(1, case.steps):
+        _, stopped = interrupted(case, "max_steps", step, tmp_path)
+        taken, checkpoint = interrupted(case, "exception in a step", 0, tmp_path, checkpoint=stopped)
+        resumed = train(case, ExactResume(), checkpoint=checkpoint)
+
+        assert taken == step
+        assert_resumes_exactly(whole, whole.seen[:step], resumed, f"after step {step} of {case.steps}")
 
 
 @pytest.mark.parametrize("validation", VALIDATION)
@@ -362,13 +383,15 @@ cases = st.builds(
 
 
 class Stopper(Callback):
-    """Set ``should_stop`` after a step."""
+    """Set ``should_stop`` in a hook after a step."""
 
-    def __init__(self, step):
+    def __init__(self, step, hook="on_train_batch_end"):
         self.step = step
+        setattr(self, hook, self.stop)
 
-    def on_train_batch_end(self, trainer, *_):
-        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+    def stop(self, trainer, *_):
+        if trainer.global_step == self.step and not trainer.sanity_checking:
+            trainer.should_stop = True
 
 
 class Failing(Callback):
@@ -384,17 +407,17 @@ class Failing(Callback):
             raise InterruptedError
 
 
-def interrupted(case, how, step, directory):
-    """Interrupt a run; return the step of its checkpoint, and the checkpoint."""
+def interrupted(case, how, step, directory, checkpoint=None):
+    """Interrupt a run, or one resumed from a checkpoint; return the step of its checkpoint, and the checkpoint."""
     saver = Saver(directory, "on_exception")
     if how == "max_steps":
-        run = train(case, ExactResume(), max_steps=step)
+        run = train(case, ExactResume(), checkpoint=checkpoint, max_steps=step)
     elif how == "should_stop":
-        run = train(case, Stopper(step), ExactResume())
+        run = train(case, Stopper(step), ExactResume(), checkpoint=checkpoint)
     else:
         hook = {"exception in a step": "on_before_backward", "exception in validation": "on_validation_batch_end"}[how]
         with contextlib.suppress(InterruptedError):
-            run = train(case, Failing(hook, step), ExactResume(), saver)
+            run = train(case, Failing(hook, step), ExactResume(), saver, checkpoint=checkpoint)
     if saver.saved:
         return saver.saved[0]
     run.trainer.save_checkpoint(directory / "ended.ckpt")
@@ -417,6 +440,56 @@ def test_a_run_resumes_exactly_after_any_kind_of_interruption(tmp_path_factory, 
         for run in whole, resumed:
             del run.left["counters of validation"]  # it had another validation, or a part of one
         assert_resumes_exactly(whole, whole.seen[:taken], resumed, f"{how} after step {taken} of {case.steps}")
+
+
+@pytest.mark.parametrize("hook", ["on_train_start", *HOOKS])
+def test_a_run_resumes_exactly_whichever_hook_stops_it(tmp_path, hook):
+    """Also before the first batch of an epoch, which Lightning then counts as ended."""
+    case = Case(rows=3, batch_size=2, validation="twice an epoch", epochs=2)
+    whole = train(case, ExactResume())
+
+    for step in range(case.steps):
+        run = train(case, Stopper(step, hook), ExactResume())
+        taken = run.trainer.global_step
+        run.trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+        resumed = train(case, ExactResume(), checkpoint=tmp_path / "stopped.ckpt")
+
+        if taken < case.steps:
+            assert_resumes_exactly(whole, whole.seen[:taken], resumed, f"{hook} after step {taken}")
+
+
+def test_a_callback_may_be_used_for_another_run(tmp_path):
+    """It keeps nothing of a run that has ended, nor of one that could not be resumed."""
+    case, used = Case(validation="twice an epoch"), ExactResume()
+    whole = train(case, ExactResume())
+    train(case, used, max_steps=2)
+
+    train(case, used, save_each_step(tmp_path))
+    for step in range(1, case.steps):
+        resumed = train(case, ExactResume(), checkpoint=tmp_path / f"step={step}.ckpt")
+        assert_resumes_exactly(whole, whole.seen[:step], resumed, f"step {step} of a second run")
+
+    with pytest.raises(ValueError, match="batches_per_epoch is 3 in the checkpoint"):
+        train(replace(case, rows=12), used, checkpoint=tmp_path / "step=4.ckpt")
+    assert_resumes_exactly(whole, [], train(case, used), "a run after one that could not be resumed")
+
+
+@pytest.mark.parametrize("how", ["max_steps", "should_stop"])
+@pytest.mark.parametrize("validation", ["after each epoch", "twice an epoch"])
+def test_a_run_may_be_validated_before_it_is_saved(tmp_path, how, validation):
+    """Which advances generators, and after which the Trainer has no training loader."""
+    case = Case(rows=5, batch_size=2, order="loader", validation=validation, epochs=2)
+    whole = train(case, ExactResume())
+    del whole.left["counters of validation"]  # a stop may add a validation
+
+    for step in range(1, case.steps):
+        stopper = Stopper(step if how == "should_stop" else None)
+        trainer = train(case, stopper, ExactResume(), max_steps=step if how == "max_steps" else -1).trainer
+        trainer.validate(trainer.lightning_module, DataLoader(Rows(5)), verbose=False)
+        trainer.save_checkpoint(tmp_path / "validated.ckpt")
+        resumed = train(case, ExactResume(), checkpoint=tmp_path / "validated.ckpt")
+
+        assert_resumes_exactly(whole, whole.seen[:step], resumed, f"validated after step {step}")
 
 
 def test_the_examples_include_a_stop_at_an_unscheduled_validation():
@@ -700,14 +773,17 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_a_run_that_cannot_be_resumed_exactly_is_refused_before_its_first_step(message):
+def test_a_run_that_cannot_be_resumed_exactly_is_refused_before_its_first_step(tmp_path, message):
+    """And a checkpoint of it has no state, though an earlier run with the same callback had one."""
     options = dict(REFUSED[message])
-    net, callbacks = options.pop("net", Net)(), [options.pop("before", Callback)(), ExactResume()]
+    net, saver, callback = options.pop("net", Net)(), Saver(tmp_path, "on_exception"), ExactResume()
+    train(Case(), callback, max_steps=1)
 
     with pytest.raises(MisconfigurationException, match=exactly(message)):
-        train(Case(), *callbacks, net=net, **options)
+        train(Case(), options.pop("before", Callback)(), callback, saver, net=net, **options)
 
     assert net.seen == []
+    assert "ExactResume" not in torch.load(saver.saved[0][1], weights_only=True)["callbacks"]
 
 
 def test_a_run_of_several_processes_is_refused(monkeypatch):
