@@ -11,7 +11,6 @@ References:
 
 import math
 import random
-import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -135,10 +135,9 @@ class ExactResume(Callback):
         if trainer.state.fn != "fit":
             return
         if self.state_key not in checkpoint["callbacks"]:
-            warnings.warn(
+            rank_zero_warn(
                 "The checkpoint was saved without ExactResume: the run resumes, but its bits will differ from those of "
-                "an uninterrupted run.",
-                stacklevel=2,
+                "an uninterrupted run."
             )
             return
         state = _entry(checkpoint["callbacks"], self.state_key, dict)
@@ -411,7 +410,7 @@ def _decode(state: dict[str, Any], own: list[torch.Generator]) -> _Generators:
     words, position, gauss = _read_twister(state, "numpy")
     decoded: _Generators = {
         "torch": _torch_state(state.get("torch"), "torch", torch.device("cpu")),
-        "numpy": ("MT19937", np.array(words, np.uint32), position, int(gauss is not None), gauss or 0.0),
+        "numpy": ("MT19937", np.array(words), position, int(gauss is not None), gauss or 0.0),
         "own": _own_states(state, own),
     }
     words, position, gauss = _read_twister(state, "random")
@@ -443,14 +442,14 @@ def _read_twister(state: dict[str, Any], name: str) -> tuple[list[int], int, flo
     words: Tensor = _entry(state, f"{name}_words", Tensor)
     position, gauss = _count(state, f"{name}_position"), state.get(f"{name}_gauss")
     dense = words.layout == torch.strided and words.device.type == "cpu"
-    values = words.tolist() if dense and words.dtype == torch.int64 and words.shape == (_WORDS,) else [-1]
-    if not 0 <= min(values) <= max(values) < 2**32:
+    expected = dense and words.dtype == torch.int64 and words.shape == (_WORDS,)
+    if not (expected and 0 <= words.min() <= words.max() < 2**32):
         raise ValueError(f"{name}_words should be {_WORDS} numbers of 32 bits, as int64")
     if position > _WORDS:  # NumPy would read memory beyond the words
         raise ValueError(f"{name}_position is {position}, but should be at most {_WORDS}")
     if gauss is not None and not (isinstance(gauss, float) and math.isfinite(gauss)):
         raise ValueError(f"{name}_gauss is {gauss!r}, but should be None or a finite float")
-    return values, position, gauss
+    return words.tolist(), position, gauss
 
 
 def _count(state: dict[str, Any], name: str) -> int:

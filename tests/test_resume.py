@@ -49,6 +49,8 @@ VALIDATION: dict[str, dict[str, Any] | None] = {
     "none": None,
     "after each epoch": {},
     "after each second epoch": {"check_val_every_n_epoch": 2},
+    "in each epoch": {"val_check_interval": 0.7},
+    "in each third epoch": {"val_check_interval": 0.7, "check_val_every_n_epoch": 3},
     "twice an epoch": {"val_check_interval": 0.5},
     "after each second batch": {"val_check_interval": 2, "check_val_every_n_epoch": None},
 }
@@ -458,6 +460,33 @@ def test_a_run_resumes_exactly_whichever_hook_stops_it(tmp_path, hook):
             assert_resumes_exactly(whole, whole.seen[:taken], resumed, f"{hook} after step {taken}")
 
 
+class Epochs(Callback):
+    """List the epochs that start and end."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_epoch_start(self, trainer, _):
+        self.seen.append(("start", trainer.current_epoch))
+
+    def on_train_epoch_end(self, trainer, _):
+        self.seen.append(("end", trainer.current_epoch))
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
+@pytest.mark.parametrize("stop", [3, 6])
+def test_a_run_that_is_stopped_at_the_end_of_an_epoch_resumes_with_the_next(tmp_path, hook, stop):
+    """Each epoch starts once and ends once, for every callback."""
+    case, saver = Case(validation="after each epoch"), Saver(tmp_path, hook)
+    whole, stopped, resumed = Epochs(), Epochs(), Epochs()
+    train(case, ExactResume(), whole)
+    train(case, ExactResume(), stopped, saver, max_steps=stop)
+
+    train(case, ExactResume(), resumed, checkpoint=saver.saved[-1][1])
+
+    assert stopped.seen + resumed.seen == whole.seen
+
+
 def test_a_callback_may_be_used_for_another_run(tmp_path):
     """It keeps nothing of a run that has ended, nor of one that could not be resumed."""
     case, used = Case(validation="twice an epoch"), ExactResume()
@@ -630,6 +659,127 @@ def test_the_generator_of_a_sampler_without_batches_is_one_of_the_loaders():
     assert len(ResumableDataLoader(Rows(3), batch_size=None, sampler=sampler).state_dict()["own"]) == 1
 
 
+def test_a_position_beyond_the_end_of_the_data_leaves_no_batch():
+    """The data set has fewer rows than when the state was saved; the next epoch has all of them."""
+    long, short = ResumableDataLoader(Rows(5)), ResumableDataLoader(Rows(2))
+    for _ in zip(range(4), long, strict=False):
+        state = long.state_dict()
+
+    short.load_state_dict(state)
+
+    assert [len(list(short)) for _ in range(2)] == [0, 2]
+
+
+words = st.one_of(
+    st.sampled_from([0, 1, 2**32 - 1]).map(lambda word: [word] * 624),
+    st.integers(0).map(lambda seed: random.Random(seed).choices(range(2**32), k=624)),
+).map(torch.tensor)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def of_both(parts):
+    """Return the entries of a state for NumPy's generator and for Python's."""
+    return {f"{name}_{part}": value for name in ("numpy", "random") for part, value in parts.items()}
+
+
+@given(
+    twisters=st.fixed_dictionaries(
+        of_both({"words": words, "position": st.integers(0, 624), "gauss": st.none() | finite})
+    )
+)
+@example(twisters=of_both({"words": torch.zeros(624, dtype=torch.int64), "position": 624, "gauss": 0.0}))
+def test_a_loader_returns_every_state_as_it_was_loaded(twisters):
+    """As tensors, plain numbers and None, and lists and dicts of them."""
+    loader = ResumableDataLoader(Rows(5), 2)
+    state = loader.state_dict() | {"batches": 1}
+    state["epoch_start"] |= twisters
+
+    loader.load_state_dict(state)
+    again = loader.state_dict()
+
+    assert plain(again) == plain(state)
+    assert types(again) <= {torch.Tensor, int, float, type(None)}
+
+
+def types(value):
+    """Return the types of the values in nested lists and dicts."""
+    if isinstance(value, list | dict):
+        return {type_ for part in (value.values() if isinstance(value, dict) else value) for type_ in types(part)}
+    return {type(value)}
+
+
+class Philox:
+    """A generator with a state of 16 bytes, as on a GPU."""
+
+    def __init__(self):
+        self.state = torch.arange(16, dtype=torch.uint8)
+
+    def get_state(self):
+        return self.state.clone()
+
+    def set_state(self, state):
+        if state.shape != (16,):
+            raise RuntimeError("RNG state is wrong size")
+        self.state = state.clone()
+
+    def draw(self):
+        self.state += 1
+        return int(self.state[0])
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Return the generator of a simulated GPU."""
+
+    class Generator(torch.Generator):
+        def __new__(cls, device="cpu"):
+            return Philox() if torch.device(device) == torch.device("cuda") else super().__new__(cls, device)
+
+    generator = Philox()
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", generator.get_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", generator.set_state)
+    return generator
+
+
+def test_the_generator_of_the_current_gpu_is_restored(gpu):
+    """For a data set that draws from it."""
+
+    class Drawn(Rows):
+        def __getitem__(self, index):
+            return gpu.draw()
+
+    def loader():
+        return ResumableDataLoader(Drawn(5), batch_size=None)
+
+    stopped, resumed = loader(), loader()
+    batches = iter(stopped)
+    next(batches)
+    state, now = stopped.state_dict(), gpu.get_state()
+    rest = list(batches)
+    gpu.set_state(torch.zeros(16, dtype=torch.uint8))
+
+    resumed.load_state_dict(state)
+    again = resumed.state_dict()
+    gpu.set_state(now)
+
+    assert plain(again) == plain(state)
+    assert list(resumed) == rest
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_state_that_is_not_that_of_a_gpus_generator_is_refused():
+    loader = ResumableDataLoader(Rows(5))
+    state = loader.state_dict()
+    state["epoch_start"]["cuda"] = torch.get_rng_state()
+
+    wanted = "cuda should be the state of a generator on cuda, but is not: RNG state is wrong size"
+    with pytest.raises(ValueError, match=exactly(wanted)):
+        loader.load_state_dict(state)
+
+
 OURS = ("callbacks", "ExactResume")
 NOW = (*OURS, "generators")
 NO_STATE = "should be the state of a generator on cpu, but is not: "
@@ -663,6 +813,8 @@ FORGED = [
     (f"numpy_words {WORDS}", (*NOW, "numpy_words"), torch.full((624,), 2**32)),
     (f"random_words {WORDS}", (*NOW, "random_words"), torch.full((624,), -1)),
     (f"random_words {WORDS}", (*NOW, "random_words"), torch.full((624,), 0.5)),
+    (f"random_words {WORDS}", (*NOW, "random_words"), torch.ones(624, dtype=torch.int64).to_sparse()),
+    (f"random_words {WORDS}", (*NOW, "random_words"), torch.ones(624, dtype=torch.int64, device="meta")),
     ("numpy_position is 625, but should be at most 624", (*NOW, "numpy_position"), 625),
     ("random_position is -1, but should be a count", (*NOW, "random_position"), -1),
     ("numpy_gauss is nan, but should be None or a finite float", (*NOW, "numpy_gauss"), float("nan")),
