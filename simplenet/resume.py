@@ -232,13 +232,12 @@ class ExactResume(Callback):
         batches, per_epoch = progress.processed, int(trainer.num_training_batches)
         ended = epoch.processed == epoch.started
         # Lightning also counts an epoch that was stopped in its middle, or before its first batch, as ended.
-        fitting = trainer.state.fn == "fit"
-        stopping = not fitting or trainer.should_stop or trainer.global_step == trainer.max_steps
+        stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
         stopped = ended and stopping and batches < per_epoch
         if ended and not stopped:
             batches = 0
         epochs = max(0, epoch.processed - stopped)
-        between_batches = fitting and progress.ready == progress.processed and not self._unsettled
+        between_batches = trainer.state.fn == "fit" and progress.ready == progress.processed and not self._unsettled
         return {
             "epoch": epochs,
             "batches": batches,

@@ -460,6 +460,25 @@ def test_a_run_resumes_exactly_whichever_hook_stops_it(tmp_path, hook):
             assert_resumes_exactly(whole, whole.seen[:taken], resumed, f"{hook} after step {taken}")
 
 
+class SkippingNet(Net):
+    """A network that skips the last batches of each epoch."""
+
+    def on_train_batch_start(self, _, batch_idx):
+        return -1 if batch_idx == 2 else None
+
+
+def test_a_module_may_skip_the_rest_of_an_epoch(tmp_path):
+    """Which does not stop the run: it is resumed with the next epoch."""
+    case, saver = Case(rows=12), Saver(tmp_path, "on_train_epoch_end")
+    whole = train(case, saver, ExactResume(), net=SkippingNet())
+    del whole.left["counters"]  # Lightning counts a skipped batch as processed, but not as started
+
+    for step, checkpoint in saver.saved[:-1]:
+        resumed = train(case, ExactResume(), net=SkippingNet(), checkpoint=checkpoint)
+
+        assert_resumes_exactly(whole, whole.seen[:step], resumed, f"after step {step}")
+
+
 class Epochs(Callback):
     """List the epochs that start and end."""
 
