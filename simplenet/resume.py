@@ -115,7 +115,6 @@ class ExactResume(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Forget an earlier run."""
-        self._restore_limit(trainer)
         if stage == "fit":
             self._loaded = self._loader = self._validated_at = None
 
@@ -188,6 +187,10 @@ class ExactResume(Callback):
             # Lightning before 2.5 would validate again. The limit is not used otherwise before the next batch.
             self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        """Let the Trainer validate again after a resume that fails."""
+        self._restore_limit(trainer)
+
     def _restore_limit(self, trainer: Trainer) -> None:
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
@@ -217,8 +220,9 @@ class ExactResume(Callback):
         self._loaded = None
         trainer.fit_loop.epoch_loop.restarting = False  # Lightning 2.5 and later leaves it set
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         """Keep the generators: a validation or test may precede the saving of a checkpoint."""
+        self._restore_limit(trainer)
         if not self._unsettled:
             self._settle()
 

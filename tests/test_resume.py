@@ -506,6 +506,17 @@ def test_a_run_that_is_stopped_at_the_end_of_an_epoch_resumes_with_the_next(tmp_
     assert stopped.seen + resumed.seen == whole.seen
 
 
+def test_a_resumed_run_that_stops_at_once_leaves_the_limit_of_validation_as_it_was(tmp_path):
+    """After a validation in the middle of an epoch, which is not repeated."""
+    case, checkpoint = Case(validation="twice an epoch"), tmp_path / "stopped.ckpt"
+
+    for step in range(1, case.steps):
+        train(case, ExactResume(), max_steps=step).trainer.save_checkpoint(checkpoint)
+        resumed = train(case, Stopper(step, "on_train_start"), ExactResume(), checkpoint=checkpoint)
+
+        assert resumed.trainer.limit_val_batches == 1.0
+
+
 def test_a_callback_may_be_used_for_another_run(tmp_path):
     """It keeps nothing of a run that has ended, nor of one that could not be resumed."""
     case, used = Case(validation="twice an epoch"), ExactResume()
