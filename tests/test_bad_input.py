@@ -318,7 +318,11 @@ WITHOUT = {
     **dict.fromkeys(
         (
             "SimpleNet.on_save_checkpoint",
-            *(f"ExactResume.{hook}" for hook in vars(simplenet.ExactResume) if hook.startswith("on_")),
+            *(
+                f"ExactResume.{hook}"
+                for hook in vars(simplenet.ExactResume)
+                if hook == "setup" or hook.startswith("on_")
+            ),
         ),
         "a hook, which Lightning's Trainer calls",
     ),
