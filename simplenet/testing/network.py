@@ -8,7 +8,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -398,10 +398,6 @@ def _gradients(net: nn.Module) -> dict[str, Tensor]:
     return {f"gradient of {name}": p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
 
 
-def _is_gradient(name: str) -> bool:
-    return name.startswith("gradient of ")
-
-
 def _strided(values: Tensor) -> Tensor:
     """Copy a tensor into every second number of a larger one."""
     return torch.stack((values, values.new_full((), 3).expand_as(values)), -1)[..., 0]
@@ -413,7 +409,7 @@ def _transposed(values: Tensor) -> Tensor:
     return values.permute(reverse).clone(memory_format=torch.contiguous_format).permute(reverse)
 
 
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"strided": _strided, "transposed": _transposed}
+_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"strided": _strided, "transposed": _transposed}
 
 
 def _arrange(module: nn.Module, arrange: Callable[[Tensor], Tensor]) -> None:
@@ -422,9 +418,25 @@ def _arrange(module: nn.Module, arrange: Callable[[Tensor], Tensor]) -> None:
         tensor.data = arrange(tensor.data)
 
 
+class _Run(NamedTuple):
+    """What a network, or a module of it, has computed: outputs, and gradients; each by name."""
+
+    outputs: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def _double(values: Tensor) -> Tensor:
+    return values.double() if values.is_floating_point() else values
+
+
+def _float64_network(study: NetworkStudy) -> nn.Module:
+    net: nn.Module = attempt(study.build(study.seeds[0]).double, "when it is converted to float64")
+    return net
+
+
 def _float64_run(
     study: NetworkStudy, arrange: Callable[[Tensor], Tensor], modules: Collection[str] | None = None
-) -> dict[str, Tensor]:
+) -> _Run:
     """Compute a loss, its gradients and an output in float64.
 
     Args:
@@ -434,55 +446,55 @@ def _float64_run(
     """
 
     def change(values: Tensor) -> Tensor:
-        values = values.double() if values.is_floating_point() else values
-        return arrange(values) if modules is None else values
+        return arrange(_double(values)) if modules is None else _double(values)
 
-    net: nn.Module = attempt(study.build(study.seeds[0]).double, "when it is converted to float64")
+    net = _float64_network(study)
     for name in modules or ():
         _arrange(net.get_submodule(name), arrange)
     loss = study.loss(net, study.rows[1], 3, change)
     attempt(loss.backward, "in backward")
-    found = {"loss": loss.detach(), **_gradients(net)}
-    return found | study.score(net.eval(), mapped(study.drawn(net, study.rows[1], 4), change))
+    gradients = _gradients(net)
+    outputs = study.score(net.eval(), mapped(study.drawn(net, study.rows[1], 4), change))
+    return _Run({"loss": loss.detach(), **outputs}, gradients)
 
 
-def _difference(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Describe the first difference between two float64 runs that float32 could represent, if there is one."""
-    largest = {
-        kind: max(float(t.abs().nan_to_num().max()) for name, t in expected.items() if _is_gradient(name) == kind)
-        for kind in {_is_gradient(name) for name in expected}
-    }  # of all gradients, because that of a bias before a normalization is only rounding
-    for name, values in expected.items():
-        other, limit = actual[name], unit_roundoff(torch.float32) * largest[_is_gradient(name)]
-        near = values.is_floating_point() and bool(((other - values).abs() <= limit).all())
-        if not near and not _same(other, values):
-            return f"{name} differs{_by(other, values)}"
+def _difference(actual: _Run, expected: _Run) -> str:
+    """Describe the first difference between two float64 runs that float32 could represent, if there is one.
+
+    It is relative to the largest gradient, or output: the gradient of a bias before a normalization is only rounding.
+    """
+    for others, wanted in zip(actual, expected, strict=True):
+        largest = max((float(values.abs().nan_to_num().max()) for values in wanted.values()), default=0.0)
+        for name, values in wanted.items():
+            error = (others[name] - values).abs() if values.is_floating_point() else None
+            near = error is not None and bool((error <= unit_roundoff(torch.float32) * largest).all())
+            if not near and not _same(others[name], values):
+                return f"{name} differs{_by(others[name], values)}"
     return ""
 
 
 def _is_torchs_own(study: NetworkStudy, name: str, arrange: Callable[[Tensor], Tensor]) -> bool:
     """Whether a module of torch, called alone with the input that it has in the network, depends on the layout."""
-    net, calls = study.build(study.seeds[0]).double(), list[tuple[Any, Any]]()
+    net, calls = _float64_network(study), list[tuple[Any, Any]]()
     module = net.get_submodule(name)
     if not type(module).__module__.startswith("torch.nn."):
         return False
     with module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True):
-        study.loss(net, study.rows[1], 3, lambda t: t.double() if t.is_floating_point() else t)
+        study.loss(net, study.rows[1], 3, _double)
     if not calls:
         return False  # its parameters are used without it
 
-    def run_alone(arrange: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def run_alone(arrange: Callable[[Tensor], Tensor]) -> _Run:
         alone = copy.deepcopy(module)
         alone.zero_grad()
         _arrange(alone, arrange)
         args, kwargs = mapped(calls[0], lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
         found = dict(tensors_of(alone(*args, **kwargs)))
         outputs = [t for t in found.values() if t.requires_grad]
-        found = {name: t.detach() for name, t in found.items()}
         generator = torch.Generator().manual_seed(1)
         torch.autograd.backward(outputs, [torch.rand(t.shape, generator=generator).to(t) for t in outputs])
-        inputs = {f"gradient of input{path}": t.grad for path, t in tensors_of((args, kwargs)) if t.grad is not None}
-        return found | inputs | _gradients(alone)
+        of_inputs = {f"gradient of input{path}": t.grad for path, t in tensors_of((args, kwargs)) if t.grad is not None}
+        return _Run({path: t.detach() for path, t in found.items()}, _gradients(alone) | of_inputs)
 
     return bool(_difference(run_alone(arrange), run_alone(lambda values: values)))
 
@@ -494,7 +506,7 @@ def memory_layout_of_inputs_and_parameters_changes_nothing(study: NetworkStudy) 
     except SubjectError as error:
         raise NotApplicable(f"it does not run in float64: {error}") from None
     modules = dict(study.build(study.seeds[0]).named_modules())
-    for layout, arrange in LAYOUTS.items():
+    for layout, arrange in _LAYOUTS.items():
         if difference := _difference(_float64_run(study, arrange), expected):
             raise AssertionError(f"{difference} [{layout} inputs]")
         if difference := _difference(_float64_run(study, arrange, modules), expected):
