@@ -104,15 +104,15 @@ class ArrayOptimizer:
                 p.copy_(values.reshape(p.shape))
 
 
-def tensors_of(given: Iterable[Any]) -> list[Tensor]:
-    """List the tensors in parameters or groups."""
+def parameters_in(given: Iterable[Any]) -> list[Tensor]:
+    """List the parameters in an argument of an optimizer: parameters, or groups of them."""
     return [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
 
 
 def differentiable(cls: Callable[..., Any], parameters: Iterable[Any], **options: Any) -> Any:
     """Construct a differentiable optimizer; its steps raise for leaves that require gradients, so none will."""
     given = list(parameters)
-    for p in tensors_of(given):
+    for p in parameters_in(given):
         p.requires_grad = False
     return cls(given, **options)
 
@@ -252,7 +252,7 @@ class Subject:
         options = {**self.options(Hyper()), **options}
         options = {name: value for name, value in options.items() if name in self.takes}
         made = attempt(lambda: self.make(given, **self.spelled(options)), "when it is constructed")
-        return Driven(made, tensors_of(given))
+        return Driven(made, parameters_in(given))
 
 
 class Driven:
