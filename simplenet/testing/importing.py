@@ -28,5 +28,5 @@ def import_object(path: str, *, callable_: bool = True) -> Any:
     finally:
         sys.path.remove(str(Path.cwd()))
     if callable_ and not callable(found):
-        raise ValueError(f"{path!r} is a {type(found).__name__}, but should be a class or a function")
+        raise ValueError(f"{path!r} is of type {type(found).__name__}, but should be a class or a function")
     return found

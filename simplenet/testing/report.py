@@ -1,7 +1,8 @@
 """The report of checks: a table with a row for each property, and a counter-example for each failure."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -92,22 +93,21 @@ class Report:
 
     def to_json(self) -> str:
         """Return the report as JSON; infinity and NaN are strings."""
-        return json.dumps(_finite(self.as_dict()), indent=2, allow_nan=False) + "\n"
+        return json.dumps(_finite(self.as_dict()), indent=2) + "\n"
 
     def __str__(self) -> str:
         """Format the table: the facts first, the counts last."""
-        lines = [self.subject, ""]
-        width = max(map(len, self.facts), default=0)
-        lines += [f"{name:<{width}}  {value}" for name, value in self.facts.items()]
-        lines += [""] if self.facts else []
-        first, second = (max((len(str(v)) for v in values), default=0) for values in (
-            [result.check for result in self.results], [result.status for result in self.results]))  # fmt: skip
-        for result in self.results:
-            row = f"{result.check:<{first}}  {result.status:<{second}}  {result.detail}"
-            lines.append(row.rstrip())
-        counts = {status: sum(result.status is status for result in self.results) for status in Status}
-        lines += ["", ", ".join(f"{count} {status.lower()}" for status, count in counts.items() if count)]
-        return "\n".join(lines)
+        facts = _table(self.facts.items())
+        results = _table([(result.check, result.status, result.detail) for result in self.results])
+        counts = Counter(result.status for result in self.results)
+        summary = ", ".join(f"{counts[status]} {status.lower()}" for status in Status if status in counts)
+        return "\n\n".join(part for part in (self.subject, facts, results, summary) if part)
+
+
+def _table(rows: Collection[Sequence[str]]) -> str:
+    """Align the columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """``simplenet check`` in a user's directory, and ``parametrize_with_checks`` in a user's suite."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -129,6 +130,31 @@ def test_output_and_warnings_are_reported_and_are_no_failure():
     assert result.exit_code == 0, result.output
     assert "DeprecationWarning: deprecated" in result.output
     assert result.output.count("stepping") == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_an_expected_failure_is_shown_with_its_whole_reason():
+    result = run("adam", "torch.optim:SGD", *ONLY, "--expect-failure", f"{ONLY[-1]}=m = v = 0")
+
+    assert result.exit_code == 0, result.output
+    assert "  expected failure  m = v = 0 (" in result.output
+    assert result.output.endswith("1 holds, 1 expected failure\n")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_progress_bar_counts_the_checks_in_a_terminal_and_is_cleared_at_the_end(terminal, monkeypatch, capsys):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stderr", stderr)
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["check", "adam", "mine:MyAdam", *ONLY])
+
+    assert stderr.getvalue().startswith("\r  0%|") is terminal
+    assert ("0/2 [00:00<?, ?check/s]" in stderr.getvalue()) is terminal
+    assert stderr.getvalue().rpartition("\r")[2] == ""
+    assert "2 holds" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("here")

@@ -1,0 +1,75 @@
+"""Importing the object to check by its path."""
+
+import re
+import sys
+
+import pytest
+
+from simplenet.testing.importing import import_object
+
+CODE = """
+class Outer:
+    class Inner: pass
+value = 7
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Change to a directory with modules; another directory, earlier in the path, has one of the same name."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for path, code in (
+        (tmp_path / "to_import.py", CODE),
+        (other / "to_import.py", "value = 'of another directory'"),
+        (tmp_path / "to_raise.py", "raise RuntimeError('not today')"),
+        (tmp_path / "to_exit.py", "raise SystemExit(3)"),
+        (tmp_path / "to_lack.py", "import there_is_no_such_module"),
+    ):
+        path.write_text(code, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(other), *sys.path])
+    yield tmp_path
+    for name in ("to_import", "to_raise", "to_exit", "to_lack"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_current_directory_is_searched_first_and_only_while_importing():
+    before = [*sys.path]
+
+    assert import_object("to_import:value", callable_=False) == 7
+    assert sys.path == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_name_may_be_an_attribute_of_an_attribute():
+    assert import_object("to_import:Outer.Inner").__qualname__ == "Outer.Inner"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("nowhere:Net", "No module named 'nowhere'"),
+        ("to_lack:Net", "No module named 'there_is_no_such_module'"),
+        ("to_import:Net", "module 'to_import' has no attribute 'Net'"),
+        ("to_import:Outer.Net", "type object 'Outer' has no attribute 'Net'"),
+        (":Net", "Empty module name"),
+        ("to_raise:Net", "RuntimeError: not today"),
+        ("to_exit:Net", "SystemExit: 3"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_with_the_reason(path, reason):
+    before = [*sys.path]
+
+    with pytest.raises(ValueError, match=rf"^'{path}' should be the pkg\.mod:name of an object to check: {reason}$"):
+        import_object(path)
+    assert sys.path == before
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_not_callable_is_refused_with_its_type():
+    message = "'to_import:value' is of type int, but should be a class or a function"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        import_object("to_import:value")
