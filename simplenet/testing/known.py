@@ -5,7 +5,7 @@ A failure counts as one only if torch's own class fails the same check in the sa
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -73,5 +73,5 @@ def recognized(result: Result, check: Check[Study], study: Study, time_limit: fl
         of_torch = run(check, own, Recorder(), time_limit)
         if of_torch.status is Status.FAILS and _kind_of(of_torch.detail) == _kind_of(result.detail):
             text = f"{result.detail} [torch {torch.__version__} itself: {defect.text}]"
-            return Result(result.check, Status.KNOWN, text, result.seconds, result.traceback)
+            return replace(result, status=Status.KNOWN, detail=text)
     return result
