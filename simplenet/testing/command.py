@@ -130,8 +130,8 @@ def _progress(checks: Sequence[Any]) -> Iterable[Any]:
     """Show a progress bar in a terminal."""
     from tqdm import tqdm
 
-    # The bar keeps the current stderr; the output of the code under test is redirected.
-    return tqdm(checks, unit="check", leave=False, disable=not sys.stderr.isatty(), file=sys.stderr)
+    # The bar keeps the current stderr, although that of the code under test is redirected.
+    return tqdm(checks, unit="check", leave=False, disable=None)
 
 
 def _resolved(dtypes: Sequence[str]) -> "list[torch.dtype] | None":

@@ -55,6 +55,7 @@ def test_a_name_may_be_an_attribute_of_an_attribute():
         ("to_lack:Net", "No module named 'there_is_no_such_module'"),
         ("to_import:Net", "module 'to_import' has no attribute 'Net'"),
         ("to_import:Outer.Net", "type object 'Outer' has no attribute 'Net'"),
+        ("to_import:Outer:Inner", "module 'to_import' has no attribute 'Outer:Inner'"),
         (":Net", "Empty module name"),
         ("to_raise:Net", "RuntimeError: not today"),
         ("to_exit:Net", "SystemExit: 3"),

@@ -10,8 +10,8 @@ import torch
 from simplenet.testing import known
 from simplenet.testing.known import Defect, recognized
 from simplenet.testing.optimizers import Subject
-from simplenet.testing.report import Report, Result, Status
-from simplenet.testing.runner import Check, NotApplicable, Recorder
+from simplenet.testing.report import Result, Status
+from simplenet.testing.runner import Check, NotApplicable
 from simplenet.testing.study import Study
 
 FAILURE = Result("it steps, float32", Status.FAILS, "entry 3 is 0.25: too much", 1.5, "Traceback")
@@ -125,21 +125,3 @@ def test_torch_is_stopped_at_the_time_limit_too(monkeypatch):
     judged, _ = judge(monkeypatch, {"Adam": SAME}, Defect("it steps", ""), seconds=0.3)
 
     assert judged is FAILURE
-
-
-def test_output_and_warnings_of_the_code_under_test_are_facts_of_the_report():
-    """The first line of each, at most 160 characters of it, and the number of further lines; all of them as data."""
-    report, recorder = Report("mine:MyAdam"), Recorder()
-
-    recorder.describe(report)
-    assert report == Report("mine:MyAdam")
-
-    recorder.printed = {"x" * 161: None}
-    recorder.warned = {"UserWarning: one": None, "UserWarning: two": None}
-    recorder.describe(report)
-    assert report.facts == {"warns": "UserWarning: one, and 1 more", "prints": "x" * 160}
-    assert report.measured == {"warns": [*recorder.warned], "prints": [*recorder.printed]}
-
-    recorder.warned = dict.fromkeys("abc")
-    recorder.describe(report)
-    assert report.facts["warns"] == "a, and 2 more"
