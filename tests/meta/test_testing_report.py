@@ -1,12 +1,10 @@
 """The report of checks as a user reads it: the table, the JSON, one result by its name."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from simplenet.testing.report import Report, Result, Status
-from simplenet.testing.runner import Check, Recorder, run
 
 FULL = Report(
     "mine:MyAdam",
@@ -96,28 +94,3 @@ def test_a_report_passes_unless_a_check_fails(status):
 
 def test_a_report_without_results_does_not_pass():
     assert not Report("mine:Net").passed
-
-
-@pytest.mark.parametrize(("remark", "detail"), [(None, ""), ("to within 2 roundings", "to within 2 roundings")])
-def test_a_check_that_holds_may_return_a_remark(remark, detail):
-    result = run(Check("it flies", lambda _: remark), None, Recorder())
-
-    assert replace(result, seconds=0.0) == Result("it flies", Status.HOLDS, detail)
-
-
-def test_output_and_warnings_of_the_code_under_test_are_facts_of_the_report():
-    """The first line of each, at most 160 characters of it, and the number of further lines; all of them as data."""
-    report, recorder = Report("mine:MyAdam"), Recorder()
-
-    recorder.describe(report)
-    assert report == Report("mine:MyAdam")
-
-    recorder.printed = {"x" * 161: None}
-    recorder.warned = {"UserWarning: one": None, "UserWarning: two": None}
-    recorder.describe(report)
-    assert report.facts == {"warns": "UserWarning: one, and 1 more", "prints": "x" * 160}
-    assert report.measured == {"warns": [*recorder.warned], "prints": [*recorder.printed]}
-
-    recorder.warned = dict.fromkeys("abc")
-    recorder.describe(report)
-    assert report.facts["warns"] == "a, and 2 more"

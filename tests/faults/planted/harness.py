@@ -162,7 +162,7 @@ def _run(error: Exception) -> Callable[[], object]:
     return run
 
 
-@fault(_run(KeyError("state")), "test_a_check_that_raises_any_exception_fails")
+@fault(_run(KeyError("state")), "test_any_other_exception_is_a_failure_with_its_traceback")
 def a_check_that_raises_holds() -> None:
     """An exception of the code under test is ignored."""
     edit(
