@@ -272,11 +272,11 @@ class Driven:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.steps += 1
-        ordinal = ORDINALS[self.steps - 1] if self.steps <= len(ORDINALS) else f"{self.steps}th"
+        which = f"the {ORDINALS[self.steps - 1]} step" if self.steps <= len(ORDINALS) else f"step {self.steps}"
         if closure is not None:
-            return attempt(lambda: self.optimizer.step(closure), f"at the {ordinal} step, with a closure")
+            return attempt(lambda: self.optimizer.step(closure), f"at {which}, with a closure")
         # The method is looked up inside the call, because it may be missing.
-        return attempt(lambda: self.optimizer.step(), f"at the {ordinal} step")  # noqa: PLW0108
+        return attempt(lambda: self.optimizer.step(), f"at {which}")  # noqa: PLW0108
 
     def state_dict(self) -> Any:
         """Return the state.

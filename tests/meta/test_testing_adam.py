@@ -9,7 +9,7 @@ from simplenet.environment import TORCH
 from simplenet.testing.adam_interface import CHECKS
 from simplenet.testing.checks import adam_checks, check_adam
 from simplenet.testing.known import DEFECTS
-from simplenet.testing.optimizers import differentiable
+from simplenet.testing.optimizers import Subject, SubjectError, differentiable
 from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
 from simplenet.testing.runner import Check, Recorder, run
@@ -235,3 +235,31 @@ def test_a_check_that_runs_out_of_time_reports_how_much_it_compared(monkeypatch)
     result = check_adam(torch.optim.Adam, only=[name])[name]
 
     assert (result.status, result.detail) == (Status.HOLDS, "the time limit allowed only 3 of 128 parameters")
+
+
+def test_the_optimizer_of_a_check_has_parameters_of_the_checks_type_and_a_rate_that_moves_them():
+    """By default of the first type that it takes; in every type, a step of 1 is neither lost nor infinite."""
+    study = Study(Subject(torch.optim.Adam), dtypes=[torch.float64, torch.float16])
+
+    default = study.driven([0.0, 1.0], 2.0)
+    assert [p.dtype for p in default.parameters] == [torch.float64] * 2
+
+    for dtype in study.dtypes:
+        skip_where_missing(adam_arithmetic, dtype, study.device)
+        driven = study.driven([0.0, 1.0], 2.0, dtype=dtype)
+        before = [p.detach().clone() for p in driven.parameters]
+        driven.step(*(torch.ones_like(p) for p in before))
+        moved = [(after - p).abs() for after, p in zip(driven.parameters, before, strict=True)]
+        assert [p.dtype for p in driven.parameters] == [dtype] * 2
+        assert all(bool((step > 0).all() and (step < 1).all()) for step in moved)
+
+
+@pytest.mark.parametrize(("steps", "which"), [(1, "the first step"), (5, "the fifth step"), (21, "step 21")])
+def test_an_exception_is_reported_with_its_step(steps, which):
+    driven = Study(Subject(torch.optim.SGD)).driven([0.0], dtype=torch.float32)
+    for _ in range(steps - 1):
+        driven.step(torch.ones(1))
+    driven.optimizer.step = None
+
+    with pytest.raises(SubjectError, match=f"^raises TypeError: 'NoneType' object is not callable at {which}$"):
+        driven.step(torch.ones(1))
