@@ -143,7 +143,7 @@ def run(check: Check[S], subject: S, recorder: Recorder, time_limit: float = TIM
         time_limit: Seconds after which the check is stopped.
     """
     started = time.monotonic()
-    status, detail, trace = Status.HOLDS, "", ""
+    status, trace = Status.HOLDS, ""
     try:
         with recorder.recording(), _compiled_each_time(), _limited(time_limit):
             detail = check.run(subject) or ""

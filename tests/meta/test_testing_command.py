@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from simplenet.cli import main
 from simplenet.testing import ArrayOptimizer, check_adam, parametrize_with_checks
+from simplenet.testing.checks import adam_checks
 from simplenet.testing.report import Status
 from tests.children.forked import launch
 
@@ -235,9 +236,34 @@ def test_each_check_is_a_test_in_a_users_suite(here):
     assert "Traceback" not in stdout.partition("FAILURES")[2].partition("raises")[0]
 
 
+def test_the_checks_of_a_users_suite_have_its_options():
+    options = {"dtypes": [torch.float64], "device": torch.device("cpu", 0), "variant": "adam", "fixed": {"eps": 1e-3}}
+    expected = {"it is a published variant of Adam": "another epsilon"}
+
+    mark = parametrize_with_checks(
+        [torch.optim.Adam, torch.optim.SGD], **options, expected_failures=expected, time_limit=7
+    )
+
+    names, parameters = mark.args
+    assert names == ("adam", "check")
+    checks = [check.name for check in adam_checks(options["dtypes"])]
+    assert [parameter.id for parameter in parameters] == [f"{of}-{name}" for of in ("Adam", "SGD") for name in checks]
+    for make, check in (parameter.values for parameter in parameters):
+        _, study, _, time_limit = check.judge.args
+        assert (study.subject.make, study.subject.fixed, time_limit) == (make, options["fixed"], 7)
+        assert (study.dtypes, study.device) == ((torch.float64,), options["device"])
+        assert study.demanded.decay == "L2"
+    marked = {parameter.id: parameter.marks for parameter in parameters if parameter.marks}
+    assert marked.keys() == {f"{of}-{name}" for of in ("Adam", "SGD") for name in expected}
+    assert all(mark.kwargs == {"strict": True, "reason": "another epsilon"} for (mark,) in marked.values())
+
+
 def test_expected_failures_have_to_be_checks():
     with pytest.raises(ValueError, match="check is 'it flies', but should be one of: it takes steps;"):
         parametrize_with_checks([torch.optim.Adam], expected_failures={"it flies": "no wings"})
+    float32 = "every step is within its bound, float32"
+    with pytest.raises(ValueError, match=f"check is '{float32}', but should be one of: "):
+        parametrize_with_checks([torch.optim.Adam], dtypes=[torch.float64], expected_failures={float32: ""})
 
 
 def test_expected_failures_are_strict():
