@@ -94,13 +94,19 @@ class ArrayOptimizer:
 
         Raises:
             TypeError: If a parameter is returned in another dtype.
+            ValueError: If the parameters that are returned are of another number or size.
         """
-        moved = self.advance([p.grad.detach().cpu().numpy().copy() for p in self.tensors if p.grad is not None])
+        moved = list(self.advance([p.grad.detach().cpu().numpy().copy() for p in self.tensors if p.grad is not None]))
+        if len(moved) != len(self.tensors):
+            raise ValueError(f"advance returns {len(moved)} parameters, but should return {len(self.tensors)}")
         with torch.no_grad():
             for p, new in zip(self.tensors, moved, strict=True):
                 values = torch.from_numpy(np.array(new))
                 if values.dtype != p.dtype:
-                    raise TypeError(f"a parameter of {p.dtype} is returned as {values.dtype}")
+                    raise TypeError(f"advance returns a parameter of {values.dtype}, but it should be of {p.dtype}")
+                if values.numel() != p.numel():
+                    shapes = f"{tuple(values.shape)}, but it should be of shape {tuple(p.shape)}"
+                    raise ValueError(f"advance returns a parameter of shape {shapes}")
                 p.copy_(values.reshape(p.shape))
 
 

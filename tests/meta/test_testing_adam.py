@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from simplenet.environment import TORCH
 from simplenet.testing.adam_interface import CHECKS
 from simplenet.testing.checks import adam_checks, check_adam
 from simplenet.testing.known import DEFECTS
-from simplenet.testing.optimizers import Subject, SubjectError, differentiable
+from simplenet.testing.optimizers import ArrayOptimizer, Driven, Subject, SubjectError, differentiable
 from simplenet.testing.oracle import Variant
 from simplenet.testing.report import Status
 from simplenet.testing.runner import Check, Recorder, run
@@ -263,3 +264,77 @@ def test_an_exception_is_reported_with_its_step(steps, which):
 
     with pytest.raises(SubjectError, match=f"^raises TypeError: 'NoneType' object is not callable at {which}$"):
         driven.step(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("returned", "error"),
+    [
+        ([np.zeros(3)], "ValueError: advance returns 1 parameters, but should return 2"),
+        ([np.zeros(3), 1.0, 2.0], "ValueError: advance returns 3 parameters, but should return 2"),
+        ([np.zeros(3, np.float32), 1.0],
+         "TypeError: advance returns a parameter of torch.float32, but it should be of torch.float64"),
+        ([np.zeros(4), 1.0], "ValueError: advance returns a parameter of shape (4,), but it should be of shape (3,)"),
+    ],
+    ids=["too few", "too many", "dtype", "size"],
+)  # fmt: skip
+def test_an_adapter_that_returns_other_parameters_than_it_got_is_told_so(returned, error):
+    class Wrong(ArrayOptimizer):
+        def start(self, parameters):
+            assert [p.shape for p in parameters] == [(3,), ()]
+
+        def advance(self, gradients):
+            assert [g.shape for g in gradients] == [(3,), ()]
+            return returned
+
+    driven = Subject(Wrong).build([torch.ones(shape, dtype=torch.float64) for shape in [(3,), ()]])
+    with pytest.raises(SubjectError) as raised:
+        driven.step(*(torch.ones_like(p) for p in driven.parameters))
+
+    assert str(raised.value) == f"raises {error} at the first step"
+
+
+def test_an_adapter_may_return_parameters_in_another_shape_of_the_same_size():
+    class Flat(ArrayOptimizer):
+        def start(self, parameters):
+            self.parameters = parameters
+
+        def advance(self, gradients):
+            return (p.ravel() - g.ravel() for p, g in zip(self.parameters, gradients, strict=True))
+
+    driven = Subject(Flat).build([torch.tensor([[3.0, 4.0]]), torch.tensor(5.0)])
+    driven.step(*(torch.ones_like(p) for p in driven.parameters))
+
+    assert [p.tolist() for p in driven.parameters] == [[[2.0, 3.0]], 4.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "where"),
+    [
+        (lambda driven: driven.state_dict(), "in state_dict after 2 steps"),
+        (lambda driven: driven.load({}), "in load_state_dict"),
+        (lambda driven: driven.copied(), "in deepcopy after 2 steps"),
+        (lambda driven: driven.step(closure=lambda: 1), "at the third step, with a closure"),
+    ],
+    ids=["state_dict", "load_state_dict", "deepcopy", "step"],
+)
+def test_an_exception_is_reported_with_the_method_that_raises_it(call, where):
+    """A long message is cut."""
+
+    class Raises:
+        def step(self, *closure):
+            if closure:
+                self.state_dict()
+
+        def state_dict(self):
+            raise RuntimeError("x" * 201)
+
+        __deepcopy__ = load_state_dict = lambda self, _: self.state_dict()
+
+    driven = Driven(Raises(), [])
+    for _ in range(2):
+        driven.step()
+
+    with pytest.raises(SubjectError) as raised:
+        call(driven)
+    assert str(raised.value) == f"raises RuntimeError: {'x' * 200}... {where}"
+    assert isinstance(raised.value.error, RuntimeError)
