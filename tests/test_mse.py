@@ -447,8 +447,8 @@ def test_autocast_allows_mixed_dtypes_only_if_it_is_enabled_for_their_device(dev
     """Not if it is disabled inside a region, nor in a region of another type of device."""
     pair = torch.ones(4, 1, dtype=torch.bfloat16, device=device), torch.ones(4, 1, device=device)
 
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast(device.type, enabled=False):
-        with pytest.raises(TypeError, match=r"^targets have dtype"):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, enabled=False), pytest.raises(TypeError, match=r"^targets have dtype"):
             mse_loss(*pair)
         with pytest.raises(TypeError, match=r"^targets have dtype"):
             mse_loss(*(part.to("meta") for part in pair))  # which has no autocast
