@@ -420,25 +420,20 @@ def test_the_listings_two_layers_equal_one_layer(data, net):
 
 
 @pytest.mark.claim("4/adam")
-@given(architecture=architectures, hidden=hidden_widths)
-def test_the_optimizer_is_adam_at_a_hundredth_over_all_parameters(architecture, hidden):
-    """The other settings are those of §4.2: betas 0.9 and 0.999, epsilon 1e-8, and no decay."""
-    net = SimpleNet(architecture, hidden=hidden)
+@given(architecture=architectures, hidden=hidden_widths, lr=st.none() | st.floats(0, 1))
+@example(architecture="overview", hidden=4, lr=None)
+def test_the_optimizer_is_adam_at_a_hundredth_over_all_parameters(architecture, hidden, lr):
+    """Or at the rate that is given. The other settings are those of §4.2."""
+    net = SimpleNet(architecture, hidden=hidden, **({} if lr is None else {"lr": lr}))
 
     optimizer = net.configure_optimizers()
 
     assert type(optimizer) is torch.optim.Adam
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in net.parameters()]
-    settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")}
-    assert settings == {
-        "lr": 0.01,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-        "weight_decay": 0,
-        "amsgrad": False,
-        "maximize": False,
-    }
+    settings = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
+    settings["lr"] = 0.01 if lr is None else lr
+    assert {name: group[name] for name in settings} == settings
 
 
 @pytest.mark.claim("4/training-step")
