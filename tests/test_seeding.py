@@ -303,6 +303,14 @@ def test_one_to_the_largest_number_of_seeds_is_accepted(kind):
             check_seeds(kind(count), 3)
 
 
+def test_accepted_seeds_do_not_change_with_the_list_that_they_came_from():
+    given = [1, 2]
+    accepted = check_seeds(given, 2)
+    given[0] = -1
+
+    assert [*accepted] == [1, 2]
+
+
 @pytest.mark.claim("2.3/cuda-seeded")
 @given(seed=torch_seeds, n=counts, disturbance=disturbances)
 def test_manual_seed_all_repeats_every_gpu(device, seed, n, disturbance):
