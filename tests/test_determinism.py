@@ -322,21 +322,17 @@ MEANWHILE = {
 }
 
 
-def order_of_rows(**options):
+def order_of_rows(callbacks=(), **options):
     """Train for three shuffled epochs and return the order of the rows."""
     order = Order()
     # Thirty-two rows: two random orders agree by chance once in 32! times.
     rows = TensorDataset(torch.arange(64.0).reshape(32, 2), torch.zeros(32, 1))
-    options = QUIET | {"max_epochs": 3, "log_every_n_steps": 50, "enable_checkpointing": False} | options
-    options["callbacks"] = [order, *options.get("callbacks", [])]
-    options["enable_checkpointing"] = len(options["callbacks"]) > 1
-    validates = "num_sanity_val_steps" in options
+    loaders = [DataLoader(rows, batch_size=8, shuffle=True)]
+    if "num_sanity_val_steps" in options:
+        loaders.append(DataLoader(rows, batch_size=8))
+    options |= {"max_epochs": 3, "callbacks": [order, *callbacks], "enable_checkpointing": bool(callbacks)}
     set_seed(1996)
-    Trainer(**options).fit(
-        ValidatedNet() if validates else SimpleNet(),
-        DataLoader(rows, batch_size=8, shuffle=True),
-        DataLoader(rows, batch_size=8) if validates else None,
-    )
+    Trainer(**QUIET | options).fit(SimpleNet() if len(loaders) == 1 else ValidatedNet(), *loaders)
     return order.rows
 
 
