@@ -251,18 +251,15 @@ def assert_exact(net, x, upstream):
     numbers = [values.detach().cpu().double().numpy() for values in (*net.parameters(), x, upstream)]
     parameters, rows = reference.Parameters(*numbers[:4]), numbers[4:]
     architecture = net.hparams["architecture"]
-    expected = reference.forward(parameters, rows[0], architecture)[1]
+    hidden, expected = reference.forward(parameters, rows[0], architecture)
     assert_identical(output, torch.from_numpy(expected).to(output), claim="output")
     by_hand = reference.backpropagate(parameters, *rows, architecture)
     for (name, parameter), gradient in zip(net.named_parameters(), by_hand, strict=True):
         assert_identical(parameter.grad, torch.from_numpy(gradient).to(parameter), claim=f"gradient by {name}")
-    # The gradient by the inputs, row by row: through the output weights, both slopes and the input weights.
-    w_in, _, w_out, _ = parameters
-    slopes = [
-        1 / 4 if "Sigmoid" in type(layer).__name__ else 1 for layer in (net.hidden_activation, net.output_activation)
-    ]
-    row = (w_out * slopes[0] * slopes[1]) @ w_in
-    assert_identical(x.grad, torch.from_numpy(rows[1] * row).to(x), claim="gradient by the inputs")
+    # The reference does not continue to the gradient by the inputs.
+    f, g = reference.ARCHITECTURES[architecture]
+    by_inputs = rows[1] * g.slope(expected) @ parameters.w_out * f.slope(hidden) @ parameters.w_in
+    assert_identical(x.grad, torch.from_numpy(by_inputs).to(x), claim="gradient by the inputs")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
