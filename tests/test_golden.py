@@ -329,6 +329,8 @@ def test_record_writes_the_trained_runs(monkeypatch, tmp_path):
 
 ONE = committed.runs[TRAJECTORIES[0]]
 TEXT = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE}))
+NARROW = ONE.marks[10]._replace(after=ONE.marks[10].after[:3])
+SECOND = {TRAJECTORIES[0]: ONE, TRAJECTORIES[1]: ONE._replace(marks={**ONE.marks, 10: NARROW})}
 SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(checksums=ONE.checksums[:-1])}))
 
 
@@ -337,6 +339,7 @@ SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(che
     [
         (None, "should be a file that can be read: No such file or directory"),
         ("", "should be written by pytest --golden-write, but its format is None"),
+        (b"\xff\xfe\x00", "should be written by pytest --golden-write, but its format is None"),
         ("[1, 2]", "should be written by pytest --golden-write, but its format is None"),
         (TEXT[:-400], "should be written by pytest --golden-write, but its format is None"),
         (TEXT.replace("golden 1", "golden 2"), "its format is 'simplenet golden 2' and not 'simplenet golden 1'"),
@@ -344,12 +347,19 @@ SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(che
         (TEXT.replace('"seed": 1996', '"seed": 3'), "should hold known runs, but holds for-loop-overview-3:"),
         (TEXT.replace('"2000": {', '"2001": {'), "should hold 2,000 steps of for-loop-overview-1996, but holds a part"),
         (SHORTER, "should hold 2,000 steps of for-loop-overview-1996, but holds a part"),
+        (
+            dumps(Golden(committed.environment, SECOND)),
+            "should hold 2,000 steps of foreach-overview-1996, but holds a part",
+        ),
         (TEXT.replace('"loss"', '"lost"'), "should be as it was written, but is damaged: TypeError: .*'lost'"),
+        (TEXT.replace('"torch": ', '"touch": '), "should be as it was written, but is damaged: KeyError: 'torch'"),
+        (TEXT.replace('"torch": "', '"torch": "two'), "is damaged: InvalidVersion: Invalid version: 'two2"),
         (TEXT.replace('"crc32": "', '"crc32": "?'), "is damaged: Error: "),
     ],
     ids=[
         "missing",
         "empty",
+        "binary",
         "other JSON",
         "cut",
         "other format",
@@ -357,14 +367,17 @@ SHORTER = dumps(Golden(committed.environment, {TRAJECTORIES[0]: ONE._replace(che
         "other seed",
         "other mark",
         "shorter",
+        "narrower",
         "key",
+        "no torch",
+        "no version",
         "base64",
     ],
 )
 def test_an_incomparable_golden_file_is_refused_in_one_line(text, message, tmp_path):
     path = tmp_path / "golden.json"
     if text is not None:
-        path.write_text(text, "utf-8")
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
     with pytest.raises(ValueError, match=rf"^golden is '.*golden\.json', (but|which) .*{message}") as refused:
         read(path)

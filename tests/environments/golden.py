@@ -147,13 +147,13 @@ def same_release(a: dict[str, str], b: dict[str, str]) -> bool:
     return first == second
 
 
+def _kernels(environment: dict[str, str]) -> tuple[Version, str, str]:
+    return Version(environment["torch"]), environment["python"].rpartition(" on ")[2], environment["device"]
+
+
 def same_kernels(a: dict[str, str], b: dict[str, str]) -> bool:
     """Whether two environments run the same machine code: the same build, system, processor and CPU capability."""
-
-    def kernels(environment: dict[str, str]) -> tuple[str, ...]:
-        return environment["torch"], environment["python"].rpartition(" on ")[2], environment["device"]
-
-    return kernels(a) == kernels(b)
+    return _kernels(a) == _kernels(b)
 
 
 def bits(values: Tensor) -> bytes:
@@ -190,7 +190,7 @@ def _parse(run: dict[str, Any]) -> tuple[Trajectory, Run]:
     return Trajectory(run["implementation"], run["architecture"], run["seed"]), Run(marks, checksums)
 
 
-def loads(text: str) -> Golden:
+def loads(text: str | bytes) -> Golden:
     """Parse the output of ``dumps``.
 
     Raises:
@@ -205,8 +205,8 @@ def loads(text: str) -> Golden:
         raise ValueError(f"should be written by pytest --golden-write, but its format is {kind!r} and not {FORMAT!r}")
     try:
         training, environment = file["training"], {name: str(value) for name, value in file["environment"].items()}
+        _kernels(environment)  # which a comparison reads
         runs = dict(map(_parse, file["runs"]))
-        sizes = {len(part) for run in runs.values() for mark in run.marks.values() for part in (*mark[:3], mark.after)}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"should be as it was written, but is damaged: {type(error).__name__}: {error}") from None
     if training != TRAINING:
@@ -214,6 +214,7 @@ def loads(text: str) -> Golden:
     for trajectory, run in runs.items():
         if trajectory not in TRAJECTORIES:
             raise ValueError(f"should hold known runs, but holds {trajectory}: record it anew")
+        sizes = {len(part) for mark in run.marks.values() for part in (*mark[:3], mark.after)}
         if (tuple(run.marks), len(run.checksums), sizes) != (MARKS, STEPS + 1, {17}):
             raise ValueError(f"should hold {STEPS:,} steps of {trajectory}, but holds a part: record it anew")
     return Golden(environment, runs)
@@ -226,7 +227,7 @@ def read(path: Path) -> Golden:
         ValueError: If it cannot be read, or ``loads`` refuses its content.
     """
     try:
-        return loads(path.read_text("utf-8"))
+        return loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"golden is '{path}', but should be a file that can be read: {error.strerror}") from None
     except ValueError as error:
