@@ -23,6 +23,9 @@ DEVICE_AXES = ("adam", "network", "device")
 # Options that test an object supplied by the user, to which the ledger of torch's defects does not apply.
 USERS = (*USER_TESTS, "--golden")
 
+# Options that leave tests out.
+PARTIAL = ("keyword", "deselect", "ignore", "ignore_glob", "lf", "stepwise", "benchmark_only", "collectonly", *USERS)
+
 # The default of -m, from pyproject.toml: it deselects only tests that no floor counts.
 NOT_SOAK = "not soak"
 
@@ -125,8 +128,8 @@ class Tally:
             name = str(value)
             if kind == "axis":
                 self.checks[name] += as_expected
-            elif kind == "defect":
-                self.defects |= {name} if as_expected and report.skipped else set()
+            elif kind == "defect" and as_expected and report.skipped:
+                self.defects.add(name)
             elif kind == "claim" and report.failed:
                 self.failed.add(name)
             elif kind == "claim" and as_expected:
@@ -137,11 +140,9 @@ class Tally:
 
         The floor of a GPU is that of CUDA; without one, each axis of the CPU's floor needs one check on the GPU too.
         """
-        options = self.config.option
-        users = any(map(self.config.getoption, USERS))
-        chosen = options.keyword or options.markexpr not in {"", NOT_SOAK}
-        partial = users or chosen or options.benchmark_only
-        if partial or self.config.args != self.config.getini("testpaths") or options.collectonly:
+        option = self.config.getoption
+        partial = any(option(name, None) for name in PARTIAL) or option("markexpr") not in {"", NOT_SOAK}
+        if partial or self.config.args != self.config.getini("testpaths"):
             return {}
         rows = [row for row in ledger.floors() if ledger.applies_here(row)]
         floor = {axis: count for row in rows for axis, count in row["checks"].items()}
@@ -149,7 +150,7 @@ class Tally:
         on_cuda |= {axis.removesuffix("cuda"): floor.pop(axis) for axis in list(floor) if axis.endswith("cuda")}
         gpus = [str(device) for device in selected_devices(self.config) if device.type == "cuda"]
         on_gpus = {axis + gpu: count for axis, count in on_cuda.items() for gpu in gpus}
-        floor = floor | on_gpus if options.device == "all" else on_gpus
+        floor = floor | on_gpus if option("--device") == "all" else on_gpus
         return {axis: count - self.checks[axis] for axis, count in floor.items() if self.checks[axis] < count}
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -41,11 +40,11 @@ class Config:
 
     args = ("tests", "benchmarks")
 
-    def __init__(self, expression, device="all"):
-        self.option = Namespace(keyword="", markexpr=expression, benchmark_only=False, device=device, collectonly=False)
+    def __init__(self, markexpr, **options):
+        self.options = {"markexpr": markexpr, "device": "all", **options}
 
-    def getoption(self, name):
-        return {"--device": self.option.device}.get(name)
+    def getoption(self, name, default=None):
+        return self.options.get(name.removeprefix("--"), default)
 
     def getini(self, name):
         return {"testpaths": self.args}[name]
@@ -57,6 +56,14 @@ class Config:
 def test_a_run_without_soak_tests_must_reach_the_floor(expression, whole):
     """So must a run with soak tests; a run of soak tests alone need not."""
     assert bool(Tally(Config(expression)).missing()) == whole
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["keyword", "deselect", "ignore", "ignore_glob", "lf", "stepwise", "benchmark_only", "collectonly", "adam"],
+)
+def test_a_run_that_leaves_tests_out_need_not_reach_the_floor(option):
+    assert not Tally(Config("", **{option: "chosen"})).missing()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,7 @@ def test_a_run_with_too_few_checks_on_a_gpu_fails(monkeypatch, chosen, gpus, che
     monkeypatch.setattr("tests.ledger.floors", lambda: floors)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    tally = Tally(Config("", chosen))
+    tally = Tally(Config("", device=chosen))
     tally.checks.update(checked)
 
     found = [axis for axis in tally.missing() if axis.startswith(("cuda", "fused-cuda"))]
