@@ -175,10 +175,9 @@ class Clock:
         device: torch.device,
         *,
         strategy: str,
-        steps: int = 1,
-        rows: int | None = None,
-        hidden: int | None = None,
-        networks: int = 1,
+        steps: int,
+        rows: int,
+        hidden: int,
         training: bool = False,
         rounds: int | None = None,
         launch: Callable[[int], object] | None = None,
@@ -192,7 +191,6 @@ class Clock:
             steps: Number of steps in one call.
             rows: Rows in the batch.
             hidden: Width of the network.
-            networks: Number of networks that take each step.
             training: Whether a step is a training step; only its operations and bytes are counted.
             rounds: Number of calls to time, for a slow function; by default pytest-benchmark chooses.
             launch: Launches that many steps on the device without waiting; needed for the device's own time.
@@ -202,18 +200,14 @@ class Clock:
             function()
             synchronize(device)
 
-        device_seconds = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         if rounds is None:
             self.benchmark(run)
         else:
             self.benchmark.pedantic(run, rounds=rounds)
-        if device.type == "cuda" and launch is not None:
-            device_seconds = device_seconds_per_step(launch, device)
-        flops = moved = None
-        if training and rows is not None and hidden is not None:
-            flops, moved = (count(rows, hidden) * networks for count in (flops_per_step, bytes_per_step))
+        device_seconds = device_seconds_per_step(launch, device) if device.type == "cuda" and launch else None
+        flops, moved = (count(rows, hidden) if training else None for count in (flops_per_step, bytes_per_step))
         in_torch = device.type == "cuda" and strategy in STRATEGIES  # torch does not count a peer's memory
         info: dict[str, Any] = {
             "device": device.type,
@@ -225,7 +219,7 @@ class Clock:
             "strategy": strategy,
             "rows": rows,
             "hidden": hidden,
-            "parameters": None if hidden is None else 4 * hidden + 1,
+            "parameters": 4 * hidden + 1,
             "steps": steps,
             "flops_per_step": flops,
             "bytes_per_step": moved,
@@ -241,8 +235,7 @@ class Clock:
         }
         if self.benchmark.stats is not None:
             seconds = self.benchmark.stats.stats.median / steps
-            if rows is not None:
-                info["samples_per_second"] = rows * networks / seconds
+            info["samples_per_second"] = rows / seconds
             if flops is not None:
                 info["flops_per_second"] = flops / seconds
                 info["fraction_of_matmul"] = flops / seconds / matmul_flops_per_second(device)

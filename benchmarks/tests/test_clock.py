@@ -160,7 +160,7 @@ def test_a_timed_function_waits_for_the_result_and_its_time_is_that_of_the_work(
     """Measured in real time; a sleep never ends early."""
     stopwatch = Stopwatch(queue)
 
-    Clock(stopwatch)(queue.launch, CUDA, strategy="stand-in", steps=2, rounds=rounds)
+    Clock(stopwatch)(queue.launch, CUDA, strategy="stand-in", steps=2, rows=4, hidden=4, rounds=rounds)
 
     assert stopwatch.left == [0] * (rounds or 1)
     assert min(stopwatch.seconds) >= WORK
