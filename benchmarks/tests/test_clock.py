@@ -307,6 +307,12 @@ def test_benchmarks_run_on_the_selected_device(monkeypatch, chosen, devices):
     assert list(asked) == [device.type for device in asked.values()]
 
 
+def test_nothing_is_timed_on_a_device_for_which_the_clock_does_not_wait():
+    """The clock waits for CUDA; work on the CPU ends before the call."""
+    with pytest.raises(pytest.skip.Exception, match="the clock does not wait for mps"):
+        conftest.timed_device.__wrapped__(SimpleNamespace(param=torch.device("mps")))
+
+
 def test_the_time_of_an_ensemble_excludes_drawing_its_weights(monkeypatch):
     """As for JAX. Drawing takes as long as hundreds of compiled steps."""
 
