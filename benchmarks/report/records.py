@@ -73,8 +73,8 @@ class Run:
 def _number(holder: dict[str, Any], name: str, least: float = 0.0) -> float:
     value = holder.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        bound = {0.0: "", _LEAST: " above 0"}.get(least, f" of at least {least:g}")
-        raise ValueError(f"{name} is {value!r}, but should be a finite number{bound}")
+        bound = "above 0" if least == _LEAST else f"of at least {least:g}"
+        raise ValueError(f"{name} is {value!r}, but should be a finite number {bound}")
     return value
 
 

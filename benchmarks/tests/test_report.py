@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from benchmarks import steps
 from benchmarks.report import __main__ as command
 from benchmarks.report.comparison import crossovers, verdicts
 from benchmarks.report.plots import common_scale, plot_sizes, plot_strategies
-from benchmarks.report.records import read_all
+from benchmarks.report.records import STRATEGIES, read_all
+from benchmarks.test_training_step import KINDS
 
 MICROSECOND = 1e-6
 
@@ -74,15 +76,21 @@ def document(*benchmarks, dirty=False):
     }
 
 
+def written(directory, documents):
+    """Write documents as A.json, B.json, ... and return their paths."""
+    paths = [directory / f"{letter}.json" for letter, _ in zip("ABC", documents, strict=False)]
+    for path, content in zip(paths, documents, strict=True):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return paths
+
+
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    """Report on documents called A.json, B.json, ... in an empty directory."""
+    """Report on documents in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
     def run(*documents, options=()):
-        names = [f"{letter}.json" for letter, _ in zip("ABC", documents, strict=False)]
-        for name, content in zip(names, documents, strict=True):
-            Path(name).write_text(content if isinstance(content, str) else json.dumps(content))
+        names = [path.name for path in written(tmp_path, documents)]
         return CliRunner().invoke(command.main, [*names, *options])
 
     return run
@@ -377,6 +385,7 @@ def test_a_file_with_mixed_conditions_is_named(cautions):
         (document(benchmark(float("nan"))), "median is nan, but should be"),
         (document(benchmark(1.0) | {"stats": {"median": True}}), "median is True, but should be"),
         (document(benchmark(1.0) | {"stats": {"median": 1.0}}), "iqr is None, but should be a finite number"),
+        (document(benchmark(1.0) | {"stats": {"median": 1, "iqr": -2}}), "iqr is -2, but should be a finite number of"),
         (document(benchmark(1.0, steps=0)), "steps is 0, but should be a finite number of at least 1"),
         (document(benchmark(1.0, rows="4", flops_per_step=1)), "rows is '4', but should be a finite number"),
         (document(benchmark(1.0, device="tpu")), "device is 'tpu', but should be one of cpu, cuda"),
@@ -428,10 +437,7 @@ def marks(figure):
 
 
 def runs(tmp_path, *documents):
-    paths = [tmp_path / f"{letter}.json" for letter, _ in zip("ABC", documents, strict=False)]
-    for path, content in zip(paths, documents, strict=True):
-        path.write_text(json.dumps(content))
-    return read_all(paths)
+    return read_all(written(tmp_path, documents))
 
 
 def test_the_crossover_is_marked_where_the_curves_cross(tmp_path):
@@ -509,6 +515,11 @@ def test_the_fastest_curve_excludes_peers(tmp_path):
         "A, eager: CPU is faster at 2 of 2 sizes timed on both.",
         "A, fastest strategy: CUDA is faster from 1.02 kFLOP a step, between 4x4 and 64x4.",
     ]
+
+
+def test_the_report_knows_every_strategy_that_computes_in_float32():
+    """It has its own list, because it does not import torch."""
+    assert tuple(name for name in steps.STRATEGIES if name not in KINDS) == STRATEGIES
 
 
 def test_strategies_are_plotted_at_the_scale_where_most_were_timed(tmp_path):
