@@ -112,6 +112,13 @@ def check_five_steps(net, x, y, take, start):
         check_step(net, x, y, before, take.read(), **terms)
 
 
+def check_drawn_steps(data, make, net, *of_the_batch):
+    """Check five steps of a drawn network from a drawn state on a drawn batch."""
+    net, (x, y) = data.draw(net), data.draw(batches(few, *of_the_batch))
+    start = data.draw(trainings(net))
+    check_five_steps(net, x, y, make(net, x, y), start)
+
+
 @a_few
 @given(data=st.data())
 def test_five_steps_from_any_state_are_those_of_algorithm_1(strategy, architecture, dtype, device, data):
@@ -160,11 +167,8 @@ def test_the_network_itself_is_trained(strategy, architecture, dtype, device):
 def test_the_formulas_take_any_number_of_rows_and_units(device, strategy, data, dtype):
     if reason := unavailable(strategy, device):
         pytest.skip(reason)
-    net = data.draw(networks(architectures, few, dtype, device))
-    x, y = data.draw(batches(few, dtype, device))
 
-    start = data.draw(trainings(net))
-    check_five_steps(net, x, y, stepper(strategy, net, x, y), start)
+    check_drawn_steps(data, partial(stepper, strategy), networks(architectures, few, dtype, device), dtype, device)
 
 
 @pytest.mark.parametrize("rounded", [True, False])
@@ -201,13 +205,11 @@ def test_a_narrower_type_needs_a_bound_of_its_own(strategy, needed):
 
     @given(data=st.data())
     def steps_are_within_the_bound(data):
-        net = data.draw(networks())
-        x, y = data.draw(batches(few))
-        take = steps._STRATEGIES[strategy].make(net, x, y)  # noqa: SLF001
+        make = steps._STRATEGIES[strategy].make  # noqa: SLF001
         with pytest.MonkeyPatch.context() as patched, Tf32Products() if strategy == "tf32" else nullcontext():
             if not needed:
                 patched.setitem(globals(), "arithmetic", lambda *_: Balls)
-            check_five_steps(net, x, y, take, data.draw(trainings(net)))
+            check_drawn_steps(data, make, networks())
 
     (a_few if needed else refuted)(steps_are_within_the_bound)()
 
@@ -247,18 +249,14 @@ def test_a_strategy_launches_the_operations_of_its_name(device, strategy):
 def by_hand(monkeypatch, net, x, y):
     """Make the stepper of the compiled strategy without compiling, which takes a hundredth of the time."""
     monkeypatch.setattr(steps, "_compile", lambda function, _device: function)
-    return steps._Compiled(net, x, y, chunk=False)  # noqa: SLF001
+    return steps._Compiled(net, x, y)  # noqa: SLF001
 
 
 @a_few
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_the_formulas_are_those_of_the_reference_whatever_the_rows_and_width(data, dtype):
-    net = data.draw(networks(architectures, few, dtype))
-    x, y = data.draw(batches(few, dtype))
-
     with pytest.MonkeyPatch.context() as patched:
-        start = data.draw(trainings(net))
-        check_five_steps(net, x, y, by_hand(patched, net, x, y), start)
+        check_drawn_steps(data, partial(by_hand, patched), networks(architectures, few, dtype), dtype)
 
 
 class OnMeta(TorchDispatchMode):
@@ -444,10 +442,7 @@ def test_steps_compiled_for_cuda_get_the_bound_of_tritons_arithmetic(data):
         sigmoid = formulas._ACTIVATIONS[torch.nn.Sigmoid]._replace(value=sigmoid_on_cuda)  # noqa: SLF001
         patched.setitem(formulas._ACTIVATIONS, torch.nn.Sigmoid, sigmoid)  # noqa: SLF001
         patched.setitem(globals(), "arithmetic", lambda *_: TritonBalls)
-        net = data.draw(networks())
-        x, y = data.draw(batches(few))
-        start = data.draw(trainings(net))
-        check_five_steps(net, x, y, by_hand(patched, net, x, y), start)
+        check_drawn_steps(data, partial(by_hand, patched), networks())
 
 
 def half_the_gradient(*arguments):
@@ -480,17 +475,11 @@ def test_the_oracle_detects_every_planted_fault(fault):
     def steps_are_those_of_algorithm_1(data):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(*FAULTS[fault])
-            net = data.draw(networks())
-            x, y = data.draw(batches(few))
-            start = data.draw(trainings(net))
             steps._table.cache_clear()  # noqa: SLF001
-            check_five_steps(net, x, y, by_hand(patched, net, x, y), start)
+            check_drawn_steps(data, partial(by_hand, patched), networks())
 
     try:
-        if fault is None:
-            a_few(steps_are_those_of_algorithm_1)()
-        else:
-            refuted(steps_are_those_of_algorithm_1)()
+        (refuted if fault else a_few)(steps_are_those_of_algorithm_1)()
     finally:
         steps._table.cache_clear()  # noqa: SLF001
 
