@@ -614,7 +614,6 @@ def test_the_readme_shows_rows_of_the_records(monkeypatch):
     assert set(shown) - set(printed) == set(), "stale: show what python -m benchmarks.report prints"
 
 
-@pytest.mark.filterwarnings("ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning")
 def test_pytest_benchmark_compares_the_same_files(tmp_path, monkeypatch, capsys):
     """In an empty directory, because in the checkout it would load conftest.py a second time."""
     monkeypatch.chdir(tmp_path)
