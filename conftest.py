@@ -132,5 +132,5 @@ def _global_state_is_restored(request: pytest.FixtureRequest) -> Iterator[None]:
     if torch.cuda.is_available():  # set_seed changes these flags by design
         cudnn.deterministic, cudnn.benchmark = cudnn_flags
     after = _global_state()
-    changed = {name for name in before if before[name] != after[name]}
-    assert not changed, {name: (before[name], after[name]) for name in changed}
+    changed = {name: (value, after[name]) for name, value in before.items() if value != after[name]}
+    assert not changed, changed

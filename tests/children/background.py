@@ -1,4 +1,4 @@
-"""Other processes that tests ask, started before the first test so that they work beside the others."""
+"""Background processes, which start before the first test, so that they run while the other tests do."""
 
 import os
 import subprocess
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from tests.children.forked import Forked
 
-# Several of them share what one process of tests leaves of the cores, and nobody waits for them yet.
+# Several of them share the cores that one process of tests leaves idle, and no test waits for them yet.
 NICENESS = 10
 
 
 class Background:
-    """Processes and the directory they write into.
+    """Processes, and the temporary directory that they write to.
 
-    A module holds one as a global, and its tests get at it by the fixture ``finished``: ``conftest.py`` starts it
-    before the first test, and has the tests that ask for it come last.
+    A module has one as a global variable. ``conftest.py`` starts it before the first test, and moves the tests that
+    wait for it, by the fixture ``finished``, to the end.
 
     Args:
-        launch: Start the processes, in the directory it is given.
+        launch: Starts the processes, given the directory.
     """
 
     def __init__(self, launch: Callable[[Path], Sequence["Forked | subprocess.Popen[bytes]"]]) -> None:
@@ -27,7 +27,7 @@ class Background:
         self._processes: Sequence[Forked | subprocess.Popen[bytes]] | None = None
 
     def start(self) -> None:
-        """Start, unless started already."""
+        """Start the processes, unless they have been started."""
         if self._processes is None:
             self._directory = tempfile.TemporaryDirectory()
             self._processes = self._launch(Path(self._directory.name))
@@ -35,7 +35,7 @@ class Background:
                 os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
 
     def finish(self) -> Path:
-        """Wait until all have ended well; return the directory."""
+        """Wait until all have exited with status 0; return the directory."""
         self.start()
         assert self._processes is not None
         for process in self._processes:

@@ -80,7 +80,7 @@ def _run(arguments: list[str], directory: Path, environment: dict[str, str], str
     if kind == "-m":
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
-        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        exec(program, {"__name__": "__main__"})
 
 
 def launch(

@@ -33,9 +33,8 @@ def train_on_the_cpu() -> None:
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(SimpleNet(), XORDataModule(), max_epochs=2, device="cpu", checkpoint_dir=directory)
-    sys.stdout.write(
-        f"warnings: {[str(warning.message) for warning in caught if 'GPU' in str(warning.message)]}" + "\n"
-    )
+    messages = [str(warning.message) for warning in caught]
+    sys.stdout.write(f"warnings: {[message for message in messages if 'GPU' in message]}\n")
 
 
 if __name__ == "__main__":
