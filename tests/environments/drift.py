@@ -9,6 +9,11 @@ def kernels(environment: dict[str, str]) -> str:
     return f"torch {environment['torch']}, {environment['device']}"
 
 
+def by_implementation(drifts: list[Drift]) -> dict[str, list[Drift]]:
+    """Group drifts by implementation, in the order of ``ADAMS``."""
+    return {name: own for name in ADAMS if (own := [one for one in drifts if one.implementation == name])}
+
+
 def earliest(drifts: list[Drift]) -> Drift:
     """Return the run that differs first; a run that never differs comes last."""
     return min(drifts, key=lambda one: STEPS + 1 if one.first is None else one.first)
@@ -33,9 +38,8 @@ def line(golden: Golden, drifts: list[Drift]) -> str:
     changed = sum(one.first == 0 for one in drifts)
     initial = f"initial weights differ in {changed} of {len(drifts)}" if changed else "initial weights identical"
     firsts: dict[str, list[str]] = {}
-    for name in ADAMS:
-        if own := [one for one in drifts if one.implementation == name]:
-            firsts.setdefault(first_step(earliest(own)), []).append(name)
+    for name, own in by_implementation(drifts).items():
+        firsts.setdefault(first_step(earliest(own)), []).append(name)
     steps = ", ".join(f"{first} ({', '.join(names)})" for first, names in firsts.items())
     worst, t = max((ulps, t) for one in drifts for ulps, t in zip(one.weights, MARKS, strict=True))
     return f"{start}{initial}; first differing step {steps}; up to {worst:,} ulps, at {t:,}"

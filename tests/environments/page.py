@@ -14,7 +14,7 @@ from typing import Any
 from packaging.version import Version
 
 from tests import ledger
-from tests.environments.drift import earliest, farthest, first_step
+from tests.environments.drift import by_implementation, earliest, farthest, first_step
 from tests.environments.golden import ADAMS, MARKS, STEPS, Drift
 
 RECORDS = ledger.DOCS / "drift"
@@ -84,16 +84,10 @@ def versions_of(record: Record, *names: str) -> list[str]:
     return [Version(record["environment"][name].split()[0]).base_version for name in names]
 
 
-def by_implementation(record: Record) -> dict[str, list[Drift]]:
-    """Sort a record's drifts by implementation."""
-    sorted_ = {name: [one for one in record["drifts"] if one.implementation == name] for name in ADAMS}
-    return {name: drifts for name, drifts in sorted_.items() if drifts}
-
-
 def _drift_rows(name: str, record: Record) -> list[str]:
     """Merge implementations with the same drift into one row."""
     merged: dict[tuple[str, ...], list[str]] = {}
-    for implementation, drifts in by_implementation(record).items():
+    for implementation, drifts in by_implementation(record["drifts"]).items():
         first = earliest(drifts)
         where = "" if first.first is None else f" ({first.architecture}, seed {first.seed})"
         initial = f"{sum(one.first != 0 for one in drifts)} of {len(drifts)}"
@@ -206,8 +200,8 @@ def plot(records: dict[str, Record], path: Path) -> None:
     for i, name in enumerate(ADAMS):
         look = {"color": f"C{i}", "markersize": 5}
         shift = 0.2 * (i - 1)  # they often coincide
-        found = {x + shift: by_implementation(record).get(name) for x, record in enumerate(records.values())}
-        drifts = {x: own for x, own in found.items() if own}
+        found = [by_implementation(record["drifts"]).get(name) for record in records.values()]
+        drifts = {x + shift: own for x, own in enumerate(found) if own}
         firsts = [earliest(own).first for own in drifts.values()]
         heights = [never if first is None else max(first, 0.5) for first in firsts]  # 0 has no place on this scale
         first_axes.plot(drifts.keys(), heights, "o", label=name, **look)

@@ -105,17 +105,11 @@ def golden(pytestconfig: pytest.Config) -> Golden:
 
 
 class Report:
-    """Collect the drifts from the tests' reports, and print them.
-
-    Attributes:
-        drifts: The drifts so far.
-        recorded: The environment of the recorded runs.
-    """
+    """Collect the drifts from the tests' reports, and print them."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.drifts: list[Drift] = []
-        self.recorded = kernels(config.stash[_GOLDEN].environment)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
@@ -144,9 +138,8 @@ class Writer:
         if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
             terminalreporter.write_line(f"drift: not written, because the run was aborted ({exitstatus})", red=True)
             return
-        tally: Any
-        report: Any
-        tally, report = map(self.config.pluginmanager.get_plugin, ("simplenet-tally", "simplenet-drift"))
+        tally: Any = self.config.pluginmanager.get_plugin("simplenet-tally")
+        collected: Any = self.config.pluginmanager.get_plugin("simplenet-drift")
         stats = terminalreporter.stats
         kinds = {"passed": "passed", "failed": "failed", "errors": "error", "xfailed": "xfailed", "skipped": "skipped"}
         record = {
@@ -156,8 +149,8 @@ class Writer:
             "failures": sorted({report.nodeid for key in ("failed", "error") for report in stats.get(key, [])}),
             "defects": sorted(tally.defects),
             "checks": dict(sorted(tally.checks.items())),
-            "golden": report.recorded,
-            "drifts": [one._asdict() for one in sorted(report.drifts)],
+            "golden": kernels(self.config.stash[_GOLDEN].environment),
+            "drifts": [one._asdict() for one in sorted(collected.drifts)],
         }
         path = Path(self.config.option.drift_write)
         path.write_text(dumps(record), "utf-8")
