@@ -114,12 +114,12 @@ class NetworkStudy:
 
     def drawn(self, net: nn.Module, rows: int, seed: int) -> Any:
         """Draw the arguments of ``forward``; tensors of integers, which may be indices, take rows of the example."""
-        example = self.inputs
-        if example is None:
-            example = getattr(net, "example_input_array", None)
-        if example is None:
-            example = torch.zeros(4, 2)
-        return self._like(example, rows, seed)
+        example = self.example(net)
+        return self._like(torch.zeros(4, 2) if example is None else example, rows, seed)
+
+    def example(self, net: nn.Module) -> Any:
+        """Return the example batch of the user, or ``None``."""
+        return getattr(net, "example_input_array", None) if self.inputs is None else self.inputs
 
     def _like(self, example: Any, rows: int, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
@@ -188,7 +188,13 @@ def it_takes_a_batch(study: NetworkStudy) -> str:
     """The network can be constructed, and returns tensors for a batch."""
     net = study.build(study.seeds[0]).eval()
     x = study.drawn(net, study.rows[0], 0)
-    outputs = study.score(net, x)
+    try:
+        outputs = study.score(net, x)
+    except SubjectError as error:
+        if study.example(net) is not None:
+            raise
+        where = "in forward of the default batch, rows of two numbers; give another by inputs or --inputs"
+        raise SubjectError(error.error, where) from error
     if not outputs:
         raise AssertionError("its output holds no tensor")
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items())
