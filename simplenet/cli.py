@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from simplenet.files import check_writable, write_file
+from simplenet.files import check_writable, unwritable, write_file
 from simplenet.reference import ARCHITECTURES
 from simplenet.signals import EndingSignal, ending_by_exception, kill_children, status
 from simplenet.testing.command import check
@@ -171,11 +171,7 @@ def _check_writable(option: str, path: Path) -> None:
     try:
         check_writable(path)
     except OSError as error:
-        raise click.UsageError(_unwritable(option, path, error)) from None
-
-
-def _unwritable(option: str, path: Path, error: OSError) -> str:
-    return f"--{option} is '{path}', which cannot be written: {error.strerror}"
+        raise click.UsageError(unwritable(f"--{option}", path, error)) from None
 
 
 def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None:
@@ -187,7 +183,7 @@ def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None
                 write(path)
                 click.echo(f"{name:<10} {path}")
             except OSError as error:
-                click.echo(f"Error: {_unwritable(name, path, error)}", err=True)
+                click.echo(f"Error: {unwritable(f'--{name}', path, error)}", err=True)
                 failed = True
     if failed:
         sys.exit(_BadInput.exit_code)

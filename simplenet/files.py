@@ -36,6 +36,11 @@ def check_writable(path: Path) -> None:
         _write_temporary(path, b"").unlink()
 
 
+def unwritable(option: str, path: Path, error: OSError) -> str:
+    """Say that the file that an option names cannot be written, and why."""
+    return f"{option} is '{path}', which cannot be written: {error.strerror}"
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file; replace an existing one.
 

@@ -1,5 +1,6 @@
 """``simplenet check``: check an importable Adam or network, and print the report."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simplenet.files import check_writable, write_file
+from simplenet.files import check_writable, unwritable, write_file
 from simplenet.testing.importing import import_object
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ _device = click.option("--device", default="cpu", show_default=True, help="auto,
 def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
     """Refuse a file that could not be written, before any work is done."""
     if path is not None:
-        check_writable(path)
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise click.UsageError(unwritable("--json", path, error)) from None
     return path
 
 
@@ -90,12 +94,22 @@ def network(path: str, device: str, json_path: Path | None, independent_rows: st
 
     for name in ("inputs", "batch"):
         if options[name] is not None:
-            given = import_object(options[name], callable_=False)
-            options[name] = given() if callable(given) else given
+            options[name] = _example(name, options[name])
     options["loss"] = None if options["loss"] is None else import_object(options["loss"])
     rows = {"always": True, "eval": "eval", "no": False}[independent_rows]
     report = _checked(check_network, import_object(path), device=device, independent_rows=rows, **options)
     _print(report, json_path)
+
+
+def _example(option: str, path: str) -> Any:
+    """Import an example batch; if it is a function, call it."""
+    given = import_object(path, callable_=False)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return given() if callable(given) else given
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
+        raised = f"raises {type(error).__name__}: {error}"
+        raise click.UsageError(f"--{option} is {path!r}, which should return a batch, but {raised}") from None
 
 
 def _checked(

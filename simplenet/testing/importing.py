@@ -2,12 +2,15 @@
 
 import importlib
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 
 def import_object(path: str, *, callable_: bool = True) -> Any:
     """Import an object by its path; the current directory is searched first.
+
+    What the module prints goes to stderr, because stdout is for results.
 
     Args:
         path: The module and the name in it, separated by a colon.
@@ -17,9 +20,12 @@ def import_object(path: str, *, callable_: bool = True) -> Any:
         ValueError: If it cannot be imported.
     """
     module, _, name = path.partition(":")
+    if not module or not name:
+        raise ValueError(f"{path!r} should be pkg.mod:name, a module and the name of an object in it")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = importlib.import_module(module)
+        with redirect_stdout(sys.stderr):
+            found = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the import runs the user's code
