@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,12 @@ class _Group(click.Group):
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            with warnings.catch_warnings(), ending_by_exception():
+            with (
+                warnings.catch_warnings(),
+                ending_by_exception(),
+                Path(os.devnull).open("w", encoding="utf-8") as null,
+                redirect_stderr(sys.stderr or null),  # None if it is closed, which tqdm does not expect
+            ):
                 warnings.filterwarnings("ignore", module=r"(lightning|torch)\.")
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -297,6 +297,18 @@ def test_a_closed_pipe_ends_a_command_with_the_status_of_sigpipe(monkeypatch):
     assert ending.value.code == 128 + signal.SIGPIPE
 
 
+@pytest.mark.usefixtures("cli")
+def test_training_without_stderr_is_training_without_a_progress_bar(monkeypatch):
+    """Python sets ``sys.stderr`` to None if a program is started with it closed."""
+    monkeypatch.setattr("sys.stderr", None)
+
+    with pytest.raises(SystemExit) as ending:
+        main(["train", "--max-epochs", "2"])
+
+    assert ending.value.code == 1
+    assert list(Path("checkpoints").iterdir())
+
+
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.CRITICAL])
 def test_commands_hide_warnings_of_torch_and_lightning_but_not_their_errors(cli, monkeypatch, level):
     """Warnings of other modules are shown, and the logging level is restored."""
