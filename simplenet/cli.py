@@ -137,6 +137,7 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
 
     environment = describe(resolve_device(device))
     net, data, checkpoint, origin = _start(context, resume, options)
+    _check_directory(options["checkpoint_dir"])
     for name in ("python", "torch", "lightning", "device"):
         click.echo(f"{name:<10} {environment[name]}")
     click.echo(f"network    {net.hparams['architecture']}, {origin}, batch {data.hparams['batch_size']}")
@@ -178,6 +179,15 @@ def _check_writable(option: str, path: Path) -> None:
         check_writable(path)
     except OSError as error:
         raise click.UsageError(unwritable(f"--{option}", path, error)) from None
+
+
+def _check_directory(path: Path) -> None:
+    """Make the directory for checkpoints; refuse one in which no file can be written, before any work is done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        check_writable(path / "checkpoint")
+    except OSError as error:
+        raise click.UsageError(unwritable("--checkpoint-dir", path, error)) from None
 
 
 def _write(files: dict[str, tuple[Path | None, Callable[[Path], None]]]) -> None:

@@ -163,7 +163,8 @@ def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
         (["--resume", "none.ckpt"], "'none.ckpt' does not exist"),
         (["--resume", "text.ckpt"], "text.ckpt should be a checkpoint of a SimpleNet"),
         (["--resume", "text.ckpt", "--seed", "3"], "--seed cannot be combined with --resume"),
-        (["--checkpoint-dir", "text.ckpt/inside"], "text.ckpt/inside"),
+        (["--checkpoint-dir", "text.ckpt"], "--checkpoint-dir is 'text.ckpt', which cannot be written: File exists"),
+        (["--checkpoint-dir", "text.ckpt/inside"], "--checkpoint-dir is 'text.ckpt/inside', which cannot be written"),
         (["--plot", "run.docx"], "plot is 'run.docx', but should end in one of"),
         (["--plot", "none/run.png"], "plot is 'none/run.png', but should be in a directory that exists"),
         (["--unknown"], "No such option"),
@@ -178,6 +179,7 @@ def test_bad_input_to_train_ends_with_one_clear_line_and_status_2(cli, tmp_path,
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
     assert message in result.output.splitlines()[-1]
+    assert not result.stdout
 
 
 @pytest.mark.parametrize(
