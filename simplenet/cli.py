@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -149,7 +150,7 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
         checkpoint_dir=options["checkpoint_dir"],
         resume=checkpoint,
     )
-    click.echo(_report(run))
+    click.echo(_report(run, _resume_command(context, run)))
 
     def draw(path: Path) -> None:
         from simplenet.plot import plot_run
@@ -237,7 +238,20 @@ def _start(
     return from_checkpoint(checkpoint), XORDataModule(state.batch_size), checkpoint, f"resumed from {checkpoint.path}"
 
 
-def _report(run: "TrainingRun") -> str:
+def _resume_command(context: click.Context, run: "TrainingRun") -> str:
+    """Return a command that resumes the run, with those of its options that the checkpoint does not decide."""
+    words = ["simplenet", "train", "--resume", str(run.checkpoint)]
+    for name in ("max_epochs", "device", "checkpoint_dir", "plot"):
+        value = context.params[name]
+        if name == "max_epochs" and run.stopped_by == "budget":
+            value *= 2
+        elif context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def _report(run: "TrainingRun", resume_command: str) -> str:
     """Format the truth table, the result and a hint for the next step."""
     from simplenet.data import xor
 
@@ -259,10 +273,9 @@ def _report(run: "TrainingRun") -> str:
         kept = "no state was saved before" if run.checkpoint is None else "the checkpoint was saved before"
         lines += [f"Stopped: {run.divergence}; {kept}. Try a smaller --lr."]
     elif run.stopped_by == "budget" and not listing:
-        more = "resume with a larger --max-epochs"
-        lines += [f"Stopped at --max-epochs; {more}: simplenet train --resume '{run.checkpoint}'"]
+        lines += [f"Stopped at --max-epochs; resume with: {resume_command}"]
     elif run.stopped_by.startswith("SIG"):
-        lines += [f"Stopped by {run.stopped_by}; resume with: simplenet train --resume '{run.checkpoint}'"]
+        lines += [f"Stopped by {run.stopped_by}; resume with: {resume_command}"]
     return "\n".join(lines)
 
 
