@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,6 @@ def test_a_name_may_be_an_attribute_of_an_attribute():
         ("to_import:Net", "module 'to_import' has no attribute 'Net'"),
         ("to_import:Outer.Net", "type object 'Outer' has no attribute 'Net'"),
         ("to_import:Outer:Inner", "module 'to_import' has no attribute 'Outer:Inner'"),
-        (":Net", "Empty module name"),
         ("to_raise:Net", "RuntimeError: not today"),
         ("to_exit:Net", "SystemExit: 3"),
     ],
@@ -67,6 +67,22 @@ def test_what_cannot_be_imported_is_refused_with_the_reason(path, reason):
     with pytest.raises(ValueError, match=rf"^'{path}' should be the pkg\.mod:name of an object to check: {reason}$"):
         import_object(path)
     assert sys.path == before
+
+
+@pytest.mark.parametrize("path", ["", ":", "to_import", "to_import:", ":Net"])
+def test_a_path_without_a_module_or_a_name_is_refused(path):
+    message = f"{path!r} should be pkg.mod:name, a module and the name of an object in it"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        import_object(path)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_a_module_prints_goes_to_stderr(capsys):
+    Path("to_import.py").write_text("print('importing')\n" + CODE, "utf-8")
+
+    import_object("to_import:Outer")
+
+    assert capsys.readouterr() == ("", "importing\n")
 
 
 @pytest.mark.usefixtures("here")
