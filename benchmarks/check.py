@@ -39,6 +39,7 @@ class Balls(NDArrayOperatorsMixin):
 
     ROUNDINGS, EXP_GROWTH = ROUNDINGS, 0  # per operation; per exponential and unit of its exponent
     OPERANDS, RESULTS = balls.Balls.OPERANDS, balls.Balls.RESULTS
+    terms = 0  # the number of products that are summed, if this is a matrix product
 
     def __init__(self, centre: Any, radius: Any = 0.0) -> None:
         self.centre, self.radius = np.asarray(centre, np.float64), np.asarray(radius, np.float64)
@@ -99,6 +100,13 @@ class Tf32Balls(Balls):
     OPERANDS = balls.Tf32Balls.OPERANDS
 
 
+def _add(a: Balls, b: Balls) -> Balls:
+    """Add; a kernel may add a bias before the products, so each partial sum is rounded with the bias in it."""
+    total = type(a)(a.centre + b.centre, a.radius + b.radius)
+    total.radius = total.radius + _charge(max(a.terms, b.terms)) * total.magnitude
+    return total.rounded()
+
+
 def _multiply(a: Balls, b: Balls) -> Balls:
     radius = a.magnitude * b.radius + np.abs(b.centre) * a.radius
     return type(a)(a.centre * b.centre, radius).rounded()
@@ -117,7 +125,9 @@ def _matmul(a: Balls, b: Balls) -> Balls:
     magnitude = a.magnitude @ b.magnitude
     exact = np.abs(a.centre) @ np.abs(b.centre)
     own = _charge(a.centre.shape[-1] + 1) * magnitude
-    return type(a)(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + own).converted()
+    product = type(a)(a.centre @ b.centre, np.maximum(magnitude - exact, 0) + own).converted()
+    product.terms = a.centre.shape[-1]
+    return product
 
 
 def _power(a: Balls, exponent: Balls) -> Balls:
@@ -137,7 +147,7 @@ def _sqrt(a: Balls) -> Balls:
 
 
 _OPERATIONS: dict[Any, Callable[..., Any]] = {
-    np.add: lambda a, b: type(a)(a.centre + b.centre, a.radius + b.radius).rounded(),
+    np.add: _add,
     np.subtract: lambda a, b: type(a)(a.centre - b.centre, a.radius + b.radius).rounded(),
     np.multiply: _multiply,
     np.divide: _divide,

@@ -83,6 +83,19 @@ def test_triton_balls_cover_the_errors_of_triton(kind, covered):
     assert (np.exp(kind(-20.0)).radius >= 44 * u * np.exp(-20.0)) == covered
 
 
+def test_the_bound_of_a_layer_covers_a_sum_that_starts_with_the_bias():
+    """Each of a thousand products is lost in the bias: less than half the spacing of float32 numbers near 1."""
+    x, w, bias = np.ones((1, 1000)), np.full((1000, 1), 2.0**-25), 1.0
+
+    layer = Balls(x) @ Balls(w) + bias
+
+    total = np.float32(bias)
+    for product in np.float32(w[:, 0]):
+        total += product
+    assert total == bias
+    assert np.abs(total - layer.centre) <= layer.radius
+
+
 # --- an asynchronous device ---
 
 WORK = 0.005  # seconds of a launch
