@@ -101,10 +101,9 @@ class Tf32Balls(Balls):
 
 
 def _add(a: Balls, b: Balls) -> Balls:
-    """Add; a kernel may add a bias before the products, so each partial sum is rounded with the bias in it."""
-    total = type(a)(a.centre + b.centre, a.radius + b.radius)
-    total.radius = total.radius + _charge(max(a.terms, b.terms)) * total.magnitude
-    return total.rounded()
+    """Add; a kernel may begin a matrix product with the bias, which takes part in the rounding of each partial sum."""
+    own = _charge(a.terms) * b.magnitude + _charge(b.terms) * a.magnitude
+    return type(a)(a.centre + b.centre, a.radius + b.radius + own).rounded()
 
 
 def _multiply(a: Balls, b: Balls) -> Balls:
