@@ -21,7 +21,7 @@ def import_object(path: str, *, callable_: bool = True) -> Any:
     """
     module, _, name = path.partition(":")
     if not module or not name:
-        raise ValueError(f"{path!r} should be pkg.mod:name, a module and the name of an object in it")
+        raise ValueError(f"{path!r} should be the pkg.mod:name of an object to check")
     sys.path.insert(0, str(Path.cwd()))
     try:
         with redirect_stdout(sys.stderr):

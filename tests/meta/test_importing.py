@@ -71,7 +71,7 @@ def test_what_cannot_be_imported_is_refused_with_the_reason(path, reason):
 
 @pytest.mark.parametrize("path", ["", ":", "to_import", "to_import:", ":Net"])
 def test_a_path_without_a_module_or_a_name_is_refused(path):
-    message = f"{path!r} should be pkg.mod:name, a module and the name of an object in it"
+    message = f"{path!r} should be the pkg.mod:name of an object to check"
     with pytest.raises(ValueError, match=f"^{message}$"):
         import_object(path)
 

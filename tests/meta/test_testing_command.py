@@ -150,7 +150,6 @@ def test_an_expected_failure_is_shown_with_its_whole_reason():
     assert result.output.endswith("1 holds, 1 expected failure\n")
 
 
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_progress_bar_counts_the_checks_in_a_terminal_and_is_cleared_at_the_end(terminal, monkeypatch, capsys):
     stderr = io.StringIO()
@@ -158,7 +157,7 @@ def test_a_progress_bar_counts_the_checks_in_a_terminal_and_is_cleared_at_the_en
     monkeypatch.setattr("sys.stderr", stderr)
 
     with pytest.raises(SystemExit, match="0"):
-        main(["check", "adam", "mine:MyAdam", *ONLY])
+        main(["check", "adam", "torch.optim:Adam", *ONLY])
 
     assert stderr.getvalue().startswith("\r  0%|") is terminal
     assert ("0/2 [00:00<?, ?check/s]" in stderr.getvalue()) is terminal
