@@ -561,6 +561,14 @@ MESSAGES = [
     (lambda: net()(X[0, 0]), "inputs have shape (), but the last dimension should be 2"),
     (lambda: net().training_step({}), "batch is {} of type dict, but should be a tuple or a list"),
     (lambda: net().training_step((X,)), "batch has length 1, but should have length 2: inputs and targets"),
+    (
+        lambda: net().training_step((X, Y.half())),
+        "targets have dtype torch.float16, but should have that of the predictions, torch.float32",
+    ),
+    (
+        lambda: net().training_step((X, Y.flatten())),
+        "targets have shape (4,), but should have that of the predictions, (4, 1)",
+    ),
     (lambda: simplenet.mse_loss(Y, Y.int()), "targets have dtype torch.int32, but should be floating-point"),
     (
         lambda: simplenet.mse_loss(Y, Y.double()),
