@@ -97,8 +97,8 @@ def test_twice_the_learning_rate_is_twice_the_displacement(adam, g):
 
 
 @given(p=parameters, gradients=runs, data=st.data())
-def test_splitting_and_permuting_parameters_beside_an_empty_one_changes_no_step(adam, p, gradients, data):
-    """A matrix moves as its rows do, in any order, beside an empty one: bit for bit, or within a step's bound."""
+def test_splitting_and_permuting_parameters_with_an_empty_one_changes_no_step(adam, p, gradients, data):
+    """A matrix moves as its rows do, in any order, with an empty one too: bit for bit, or within a step's bound."""
     if not adam.implementation.position_independent:
         gradients = gradients[:1]  # only the first step has a bound
     rows = [adam.parameter(row.clone().to(adam.device)) for row in p]

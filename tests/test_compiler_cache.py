@@ -1,4 +1,4 @@
-"""What torch.compile keeps on disk is used only where it computes the same."""
+"""Code that torch.compile has cached on disk is used only where it computes the same."""
 
 import json
 
@@ -15,7 +15,7 @@ CAPABILITIES = ("avx2", "default")
 
 
 def compile_in_turn(directory):
-    """Compile the same function in the same directory; the second process finds what the first has kept."""
+    """Compile the same function in the same directory; the second process finds what the first has cached."""
     if TORCH < (2, 5) or not has_avx2():
         return []
     settings = {"TORCHINDUCTOR_CACHE_DIR": str(directory), FX_GRAPH_CACHE: "1"}
@@ -26,8 +26,8 @@ shared = Background(compile_in_turn)
 
 
 pytestmark = [
-    pytest.mark.skipif(TORCH < (2, 5), reason="torch keeps compiled graphs from 2.5 on, unless it is asked to"),
-    pytest.mark.skipif(not has_avx2(), reason="the instructions of AVX2 are not here"),
+    pytest.mark.skipif(TORCH < (2, 5), reason="torch caches compiled graphs by default from 2.5 on"),
+    pytest.mark.skipif(not has_avx2(), reason="Linux reports no processor with AVX2"),
 ]
 
 

@@ -281,7 +281,6 @@ def test_an_upstream_gradient_multiplies_the_gradient(device, pair, upstream):
 
 @given(a=eighths, b=eighths)
 def test_the_loss_of_tensors_without_dimensions_has_a_gradient(device, a, b):
-    """Without any dimension."""
     pair = [torch.tensor(value, device=device) for value in (a, b)]
 
     assert mse_loss(*pair).item() == (a - b) ** 2
@@ -432,7 +431,7 @@ def test_an_autocast_region_computes_the_loss_of_any_two_dtypes_in_float32(devic
 
 @pytest.mark.parametrize("narrow", NARROW, ids=str)
 @pytest.mark.parametrize("wide_first", [True, False])
-def test_float64_beside_another_type_is_refused_in_an_autocast_region_too(device, narrow, wide_first):
+def test_float64_with_another_type_is_refused_in_an_autocast_region_too(device, narrow, wide_first):
     """Autocast does not cast float64."""
     pair = torch.ones(4, 1, dtype=torch.float64, device=device), torch.ones(4, 1, dtype=narrow, device=device)
 
