@@ -14,7 +14,7 @@ from simplenet.testing.report import Result, Status
 from simplenet.testing.runner import Check, NotApplicable
 from simplenet.testing.study import Study
 
-FAILURE = Result("it steps, float32", Status.FAILS, "entry 3 is 0.25: too much", 1.5, "Traceback")
+FAILURE = Result("it steps, float32", Status.FAILS, "entry 3 is 0.25: too much: 2", 1.5, "Traceback")
 SAME = AssertionError(FAILURE.detail)
 
 
@@ -53,7 +53,7 @@ def test_a_failure_like_torchs_keeps_its_detail_and_names_the_defect(monkeypatch
 
     judged, seen = judge(monkeypatch, torchs, Defect("it steps", "its step is wrong"))
 
-    text = f"entry 3 is 0.25: too much [torch {torch.__version__} itself: its step is wrong]"
+    text = f"entry 3 is 0.25: too much: 2 [torch {torch.__version__} itself: its step is wrong]"
     assert judged == replace(FAILURE, status=Status.KNOWN, detail=text)
     assert len(seen) == 1
 
