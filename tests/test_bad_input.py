@@ -37,7 +37,7 @@ from simplenet.environment import describe, processor, resolve_device
 from simplenet.seeding import check_seeds
 from simplenet.validation import check_choice, check_float, check_int, check_type, shown
 
-# Seconds allowed for a refused call, a hundred times what it takes.
+# Seconds of all threads allowed for a refused call, a hundred times what it takes.
 AT_ONCE = 0.1
 
 # Seconds after which a call is stopped that is not refused, and may run forever.
@@ -446,11 +446,11 @@ def refuse(name, parameter, value):
     arguments = {**call.good(), parameter: value}
     names = "|".join({parameter, (call.names or {}).get(parameter, parameter)})
     gc.disable()  # a collection may take as long
-    began = time.thread_time()
+    began = time.process_time()
     try:
         call.function(**arguments)
     except (TypeError, ValueError) as error:
-        seconds = time.thread_time() - began
+        seconds = time.process_time() - began
         refusal = error
     else:
         pytest.fail(f"{name} accepts {parameter} = {shown(value)}")
