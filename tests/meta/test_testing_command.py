@@ -39,7 +39,11 @@ class Endless(torch.optim.Adam):
 def fails(parameters, lr):
     raise RuntimeError("not here")
 def inputs():
+    print("drawing")
     return (torch.zeros(3, 2),)
+batch = torch.zeros(5, 2)
+def unread():
+    raise OSError("no disk")
 class Net(torch.nn.Linear):
     def __init__(self):
         super().__init__(2, 1)
@@ -171,6 +175,26 @@ def test_checking_a_users_network_prints_a_table_and_exits_with_a_status():
 
     assert result.exit_code == 0, result.output
     assert "training repeats itself" in result.output
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("inputs", "printed"), [("inputs", "drawing\n"), ("batch", "")])
+def test_an_example_batch_is_an_object_or_what_a_function_returns(inputs, printed):
+    """What the function prints goes to stderr, because stdout is for the report."""
+    result = run("network", "mine:Net", "--inputs", f"mine:{inputs}", "--only", "it takes a batch")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("Net\n")
+    assert result.stderr.endswith(printed)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_example_batch_that_cannot_be_made_is_refused_with_the_error():
+    result = run("network", "mine:Net", "--inputs", "mine:unread")
+
+    assert result.exit_code == 2
+    message = "Error: --inputs is 'mine:unread', which should return a batch, but raises OSError: no disk"
+    assert result.stderr.splitlines()[-1] == message
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_checks(monkeypatch):
