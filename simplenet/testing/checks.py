@@ -64,19 +64,39 @@ def check_adam(  # noqa: PLR0913 - options for the user
     Raises:
         ValueError: If there is no such variant, hyper-parameter or check.
     """
-    checks = adam_checks(dtypes)
-    expected = dict(expected_failures or {})
-    demand_known([*expected, *(only or ())], checks)
-    checks = [check for check in checks if only is None or check.name in only]
     if unknown := set(fixed or {}) - set(vars(Hyper())):
         raise ValueError(f"fixed has {', '.join(sorted(unknown))}, but should have names of hyper-parameters")
     study = Study(Subject(make, fixed=fixed or {}), dtypes=dtypes, device=device, variant=variant)
     report, recorder = Report(str(study.subject)), Recorder()
-    for check in progress(checks):
-        result = run_adam(check, study, recorder, time_limit)
-        report.results.append(as_expected(result, expected))
+    judge = partial(run_adam, study=study, recorder=recorder, time_limit=time_limit)
+    add_results(report, adam_checks(dtypes), judge, only=only, expected_failures=expected_failures, progress=progress)
     _describe(report, study, recorder, time_limit)
     return report
+
+
+def add_results(  # noqa: PLR0913 - the options of check_adam
+    report: Report,
+    checks: Sequence[Check[Any]],
+    judge: Callable[[Check[Any]], Result],
+    *,
+    only: Collection[str] | None,
+    expected_failures: Mapping[str, str] | None,
+    progress: Progress,
+) -> None:
+    """Add the results of the chosen checks to a report.
+
+    All checks depend on the first one, so if that fails, it is reported in any case.
+
+    Raises:
+        ValueError: If there is no such check.
+    """
+    expected = dict(expected_failures or {})
+    demand_known([*expected, *(only or ())], checks)
+    chosen = [check for check in checks if only is None or check.name in only]
+    for check in progress(chosen):
+        report.results.append(as_expected(judge(check), expected))
+    if checks[0] not in chosen and (first := judge(checks[0])).status is Status.FAILS:
+        report.results.insert(0, as_expected(first, expected))
 
 
 class BoundCheck:

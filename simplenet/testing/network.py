@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from simplenet.testing.bounds import gamma, unit_roundoff
-from simplenet.testing.checks import BoundCheck, as_expected, demand_known, parametrized
+from simplenet.testing.checks import BoundCheck, Progress, add_results, demand_known, parametrized
 from simplenet.testing.optimizers import SubjectError, attempt
 from simplenet.testing.report import Report, Result, Status
 from simplenet.testing.runner import TIME_LIMIT, Check, KnownDefect, NotApplicable, Recorder, run
@@ -633,7 +633,7 @@ def check_network(  # noqa: PLR0913 - options for the user
     expected_failures: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
     time_limit: float = TIME_LIMIT,
-    progress: Callable[[Sequence[Check[Any]]], Any] = list,
+    progress: Progress = list,
 ) -> Report:
     """Check a network.
 
@@ -658,12 +658,9 @@ def check_network(  # noqa: PLR0913 - options for the user
     """
     options = {"inputs": inputs, "batch": batch, "loss": loss, "independent_rows": independent_rows}
     study = NetworkStudy(factory, device=device, roundings=roundings, **options)
-    expected = dict(expected_failures or {})
-    demand_known([*expected, *(only or ())], CHECKS)
-    checks = [check for check in CHECKS if only is None or check.name in only]
     report, recorder = Report(study.name), Recorder()
-    for check in progress(checks):
-        report.results.append(as_expected(run_network(check, study, recorder, time_limit), expected))
+    judge = partial(run_network, study=study, recorder=recorder, time_limit=time_limit)
+    add_results(report, CHECKS, judge, only=only, expected_failures=expected_failures, progress=progress)
     recorder.describe(report)
     report.facts["time limit"] = f"{time_limit:g} s a check"
     report.facts["torch"] = f"{torch.__version__}, {study.device}"

@@ -135,6 +135,24 @@ def test_an_optimizer_that_takes_no_steps_fails_one_check_and_the_others_are_not
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("kind", "only", "first"),
+    [("adam", "gradients are not written to", "it takes steps"),
+     ("network", "training repeats itself", "it takes a batch")],
+)  # fmt: skip
+def test_what_cannot_be_constructed_fails_whichever_check_is_chosen(kind, only, first):
+    """The others are not applicable, and would pass."""
+    chosen = run(kind, "mine:fails", "--only", only)
+    expected = run(kind, "mine:fails", "--only", only, "--expect-failure", f"{first}=not yet")
+
+    assert chosen.exit_code == 1
+    assert f"{first}  " in chosen.stdout
+    assert chosen.stdout.endswith("1 fails, 1 not applicable\n")
+    assert expected.exit_code == 0
+    assert expected.stdout.endswith("1 not applicable, 1 expected failure\n")
+
+
+@pytest.mark.usefixtures("here")
 def test_output_and_warnings_are_reported_and_are_no_failure():
     result = run("adam", "mine:Loud", *ONLY)
 
