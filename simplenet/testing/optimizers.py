@@ -183,11 +183,11 @@ class Subject:
             options = {name: values[name] for name in self.takes}
             try:
                 self.sample = self.make(parameters(), **self.spelled(options))
-            except TypeError as error:
-                if not self._drop_unknown(str(error), refused):
-                    _blame(error, "when it is constructed")
             except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception is a failure of the subject
-                _blame(error, "when it is constructed")
+                # With ``**kwargs``, it may refuse a name by any exception.
+                unknown = names is None or isinstance(error, TypeError)
+                if not (unknown and self._drop_unknown(str(error), refused)):
+                    _blame(error, "when it is constructed")
             else:
                 break
         for name in {"amsgrad", "maximize"} & self.takes.keys():
@@ -210,7 +210,7 @@ class Subject:
         return {p.name for p in parameters}
 
     def _drop_unknown(self, message: str, refused: set[tuple[str, ...]]) -> bool:
-        """Try the next name of the hyper-parameter in a TypeError, or drop it; return whether it names one."""
+        """Try the next name of the hyper-parameter in a message, or drop it; return whether it names one."""
         for name, spelling in list(self.takes.items()):
             if any(re.search(rf"\b{re.escape(word)}\b", message) for word in spelling):
                 refused.add(spelling)

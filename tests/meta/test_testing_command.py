@@ -363,6 +363,13 @@ def test_an_optimizer_of_another_framework_is_checked_through_an_adapter():
     assert report["groups keep their own options"].status is Status.NOT_APPLICABLE
 
 
+def refuses_others(params, **options):
+    """Take any name, and refuse those that torch's Adam has besides the three of Algorithm 1."""
+    if unknown := options.keys() - {"lr", "betas", "eps"}:
+        raise ValueError(f"unknown: {min(unknown)}")
+    return torch.optim.Adam(params, **options)
+
+
 @pytest.mark.parametrize(
     ("make", "takes", "decay"),
     [
@@ -370,6 +377,7 @@ def test_an_optimizer_of_another_framework_is_checked_through_an_adapter():
          "0.01 by default"),
         (lambda params, lr: torch.optim.AdamW(params, lr=lr), "lr", "0.01, always"),
         (lambda params, lr, beta1, beta2: torch.optim.Adam(params, lr, (beta1, beta2)), "lr, beta1/beta2", None),
+        (refuses_others, "lr, betas, eps", None),
     ],
 )  # fmt: skip
 def test_the_accepted_hyper_parameters_are_detected(make, takes, decay):
