@@ -193,7 +193,7 @@ def it_takes_a_batch(study: NetworkStudy) -> str:
     except SubjectError as error:
         if study.example(net) is not None:
             raise
-        where = "in forward of the default batch, rows of two numbers; give another by inputs or --inputs"
+        where = "in forward of the default batch, rows of two numbers; give inputs or example_input_array"
         raise SubjectError(error.error, where) from error
     if not outputs:
         raise AssertionError("its output holds no tensor")

@@ -203,7 +203,7 @@ def test_a_network_that_takes_no_batch_fails_one_check():
 def test_a_network_that_does_not_take_the_default_batch_is_said_to_need_an_example():
     default, given = (check_network(lambda: nn.Linear(3, 1), inputs=x) for x in (None, torch.zeros(4, 5)))
 
-    where = "in forward of the default batch, rows of two numbers; give another by inputs or --inputs"
+    where = "in forward of the default batch, rows of two numbers; give inputs or example_input_array"
     assert default.failures["it takes a batch"].endswith(where)
     assert given.failures["it takes a batch"].endswith("in forward")
 
