@@ -167,7 +167,7 @@ def _check_plot(plot: Path | None) -> None:
     if plot is None:
         return
     if find_spec("matplotlib") is None:
-        raise click.UsageError('--plot needs matplotlib, which is not installed: pip install "simplenet[plot]"')
+        raise click.UsageError("--plot needs matplotlib, which is not installed: pip install matplotlib")
     from simplenet.plot import check_picture
 
     check_picture(plot)

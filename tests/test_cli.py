@@ -427,7 +427,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(cli, monkeypatch):
     result = cli("train", "--plot", "run.png")
 
     assert result.exit_code == 2
-    message = 'Error: --plot needs matplotlib, which is not installed: pip install "simplenet[plot]"'
+    message = "Error: --plot needs matplotlib, which is not installed: pip install matplotlib"
     assert result.output.splitlines()[-1] == message
 
 

@@ -81,7 +81,7 @@ def main(files: tuple[Path, ...], plots: Path, scale: Scale | None) -> None:
     Exit status: 0, or 2 on bad usage or for a file that is not a record of these benchmarks.
     """
     if find_spec("matplotlib") is None:
-        raise click.UsageError('the plots need matplotlib, which is not installed: pip install "simplenet[plot]"')
+        raise click.UsageError("the plots need matplotlib, which is not installed: pip install matplotlib")
     try:
         runs = read_all(files)
         lines = list(_report(runs, list(_write(runs, plots, scale))))

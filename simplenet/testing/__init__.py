@@ -1,7 +1,7 @@
 """Check an Adam or a network as a black box: by its parameters and gradients, its inputs and outputs.
 
-Requires ``pip install "simplenet[testing]"``. The rest of the package never imports it. Names are imported when first
-used.
+A report needs no other package. Tests need pytest, and ``strategies`` and ``refuted`` need Hypothesis: the extra
+``testing`` installs both. Names are imported when first used.
 """
 
 from importlib import import_module
