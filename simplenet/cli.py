@@ -123,7 +123,7 @@ main.add_command(check)
 @click.option("--plot", type=click.Path(path_type=Path), help="Plot the loss and the decision surface to this file.")
 @click.pass_context
 def train(context: click.Context, /, device: str, resume: Path | None, plot: Path | None, **options: Any) -> None:
-    """Train on XOR until it is solved, and print the predictions for the truth table.
+    """Train until XOR is solved, and print the predictions.
 
     The first Ctrl-C, SIGTERM or SIGHUP ends the run after the current epoch and saves its state; the second ends
     it at once. Each run keeps its newest checkpoint and removes only its own files.
@@ -283,7 +283,10 @@ def _report(run: "TrainingRun", resume_command: str) -> str:
 @click.argument("checkpoint", type=_file)
 @click.argument("rows", type=_Row(), nargs=-1, required=True)
 def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
-    """Predict ROWS such as 0,1 with the network in CHECKPOINT; a prediction above 1/2 is true."""
+    """Predict ROWS such as 0,1 with the network in CHECKPOINT.
+
+    A prediction above 1/2 is true.
+    """
     import torch
 
     from simplenet.model import load_checkpoint
@@ -338,7 +341,7 @@ def certify(  # noqa: PLR0913 - an argument for each option
     record: Path | None,
     **options: Any,
 ) -> None:
-    """Train thousands of seeds and bound the rate at which they solve XOR.
+    """Bound the rate at which thousands of seeds solve XOR.
 
     Exit status: 0 if the lower bound reaches the target for every architecture, 1 if not, 2 on bad usage or if a
     file cannot be written, 130 on Ctrl-C, 143 on SIGTERM, 129 on SIGHUP. An interrupted run gives no certificate.

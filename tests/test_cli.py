@@ -508,6 +508,15 @@ def test_info_names_versions_device_threads_and_flags(cli):
     assert lines["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("group", [(), ("check",)], ids=" ".join)
+def test_no_summary_in_a_list_of_commands_is_cut_off(cli, group):
+    """In a terminal of 80 columns."""
+    commands = cli(*group, "--help").output.partition("Commands:\n")[2].splitlines()
+
+    assert len(commands) > 1
+    assert [line for line in commands if line.endswith("...")] == []
+
+
 def test_help_and_the_reference_do_not_import_torch():
     """In a new process; importing torch takes seconds."""
     command = [sys.executable, "-m", "tests.children.light_import"]
