@@ -78,6 +78,11 @@ def _needs_groups(study: Study) -> None:
         raise NotApplicable("an adapter takes a list of parameters, without groups")
     if hasattr(study.subject.sample, "param_groups"):
         _needs(study, "param_groups")
+        return
+    try:
+        study.subject.build([{"params": [study.parameter([0.0])]}])
+    except SubjectError as error:
+        raise NotApplicable(f"it takes no groups: {error}") from None
 
 
 # Options that change what a step keeps or computes.
@@ -397,8 +402,8 @@ def a_group_may_be_added_later(study: Study) -> None:
 def a_schedule_is_followed(study: Study) -> None:
     """The learning rate is changed in the groups between steps, as torch's schedulers do."""
     _needs(study, "param_groups")
-    if study.subject.takes.get("lr") != ("lr",):
-        raise NotApplicable("it takes no lr")
+    if _held_by(study, "lr") != ("lr",) or "lr" not in study.subject.takes:
+        raise NotApplicable("it has no lr that a schedule could change")
     rates = (2.0**-6, 2.0**-4, 0.0, 2.0**-7)
     hyper = replace(study.hyper(**study.gentle()), lr=rates[0])
     gradients = units(len(rates), (3,), 4)

@@ -429,3 +429,51 @@ def test_param_groups_and_a_state_with_other_contents_than_torchs_are_not_failur
     for name in ("a schedule is followed", "groups keep their own options", "hyper-parameters are not written to"):
         assert report[name].detail == "its param_groups are not dictionaries"
     assert report["a loaded state brings its options"].detail == "its state holds no options"
+
+
+class OwnGroups(torch.optim.Adam):
+    """Adam whose groups hold the learning rate by another name than torch's schedulers use."""
+
+    def __init__(self, params, lr=1e-3):
+        super().__init__(params, lr)
+        for options in (self.defaults, *self.param_groups):
+            options["alpha"] = options.pop("lr")
+
+    def step(self):
+        for group in self.param_groups:
+            group["lr"] = group["alpha"]
+        super().step()
+        for group in self.param_groups:
+            del group["lr"]
+
+
+class NoGroups:
+    """Adam of a list of parameters, without torch's interface of groups."""
+
+    def __init__(self, params, lr=1e-3):
+        if not all(isinstance(p, torch.Tensor) for p in params):
+            raise TypeError("params should be tensors")
+        self.inner = torch.optim.Adam(params, lr)
+
+    def step(self):
+        self.inner.step()
+
+    def zero_grad(self):
+        self.inner.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("make", "reasons"),
+    [
+        (OwnGroups, {"a schedule is followed": "it has no lr that a schedule could change"}),
+        (NoGroups, dict.fromkeys(
+            ("the caller's group is not written to", "groups keep their own options", "clearing gradients clears them"),
+            "it takes no groups: raises TypeError: params should be tensors when it is constructed")),
+    ],
+)  # fmt: skip
+def test_an_interface_that_an_adam_lacks_is_not_applicable(make, reasons):
+    report = check_adam(make, dtypes=[torch.float32])
+
+    assert {name: report[name].detail for name in reasons} == reasons
+    assert all(report[name].status is Status.NOT_APPLICABLE for name in reasons)
+    assert report.passed, str(report)
