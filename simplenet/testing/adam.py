@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simplenet.testing.assertions import shown
 from simplenet.testing.bounds import gamma, unit_roundoff
 from simplenet.testing.optimizers import SubjectError
 from simplenet.testing.oracle import Judgement, Run, judge
@@ -37,10 +38,7 @@ def is_a_published_variant(study: Study) -> str | None:
     """Its steps are those of a published variant of Adam, and of the required one."""
     found = study.found
     if not found.published:
-        nearest = f"the nearest is: {found.variant}"
-        raise AssertionError(
-            f"its steps are those of no variant of Adam; {nearest}; {found.excess:.3g} times its bound"
-        )
+        raise AssertionError(f"its steps are those of no variant of Adam; {found.nearest}")
     if departures := found.variant.departures(study.demanded):
         raise AssertionError("; ".join(departures))
     return "cannot be told apart: " + "; ".join(found.undecided) if found.undecided else None
@@ -80,8 +78,9 @@ def first_step_has_its_closed_form(study: Study, dtype: torch.dtype) -> None:
         i = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
         if not error[i] <= rtol:
             raise AssertionError(
-                f"the first step from 0 leads to {actual[i]:.9g}, but should lead to {expected[i]:.9g} to within "
-                f"{rtol:.2g} of it, and is off by {error[i]:.2g} [{hyper}, gradient {g[i]:g}]"
+                f"the first step from 0 leads to {shown(actual[i], dtype)}, but should lead to "
+                f"{shown(expected[i], dtype)} with a relative error of at most {rtol:.2g}, and has one of "
+                f"{error[i]:.2g} [{hyper}, gradient {g[i]:g}]"
             )
 
 
@@ -207,16 +206,17 @@ def _with_scalars(study: Study, recorded: list[Run]) -> tuple[list[Judgement], s
     """Judge the runs with bias corrections in float64 and, if they fail and may have been computed so, in float32.
 
     Returns:
-        The judgements for the type of corrections that fits better; that type; and the largest excess for the type
-        that was tried first.
+        The judgements for the first type that fits, or for that of the variant that was found; that type; and the
+        largest excess for the type that was tried first.
     """
     tried = {}
     for scalars in (study.demanded.scalars,) if study.demanded.scalars else ("float64", "float32"):
         tried[scalars] = judge(recorded, replace(study.variant, scalars=scalars))
         if _worst(tried[scalars]) <= 1:
             break
-    nearest = min(tried, key=lambda scalars: _worst(tried[scalars]))
-    return tried[nearest], nearest, _worst(next(iter(tried.values())))
+    else:
+        scalars = study.variant.scalars or scalars
+    return tried[scalars], scalars, _worst(next(iter(tried.values())))
 
 
 def _worst(judgements: list[Judgement]) -> float:

@@ -11,6 +11,11 @@ from torch import Tensor
 from simplenet.testing.balls import Balls
 
 
+def shown(number: float, dtype: torch.dtype) -> str:
+    """Format a number with as many digits as it takes to tell it from the others of its type."""
+    return f"{number:.{17 if dtype is torch.float64 else 9}g}"
+
+
 def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
     """Assert the same dtype, shape and bits; NaN equals NaN, and 0 differs from -0."""
     __tracebackhide__ = True

@@ -250,8 +250,7 @@ def _describe(report: Report, study: Study, recorder: Recorder, time_limit: floa
     steps = study.first is not None and study.first.status is Status.HOLDS
     if steps and "found" in vars(study):
         found = study.found
-        nearest = "" if found.published else f"none; the nearest, with {found.excess:.3g} times its bound, is "
-        facts["variant"] = f"{nearest}{found.variant}"
+        facts["variant"] = str(found.variant) if found.published else f"none; {found.nearest}"
         if found.undecided:
             facts["cannot be told apart"] = "; ".join(found.undecided)
         report.measured["variant"] = vars(found.variant) if found.published else None

@@ -21,6 +21,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from simplenet.environment import TORCH
+from simplenet.testing.assertions import shown
 from simplenet.testing.balls import Balls, Pair
 from simplenet.testing.bounds import unit_roundoff
 
@@ -211,10 +212,11 @@ class Judgement:
             return None
         t, i = outside[0].tolist()
         run = self.run
+        before, after, expected = (shown(x[t, i], run.dtype) for x in (run.before, run.after, self.expected))
         times = f"{self.excess[t, i]:.3g} times the bound" if np.isfinite(self.excess[t, i]) else "not finite"
         return (
-            f"step {t + 1} leads from {run.before[t, i]:.9g} to {run.after[t, i]:.9g}, but should lead to "
-            f"{self.expected[t, i]:.9g} ± {self.radius[t, i]:.2g}: {times} "
+            f"step {t + 1} leads from {before} to {after}, but should lead to "
+            f"{expected} ± {self.radius[t, i]:.2g}: {times} "
             f"[{run.label}{run.hyper}, gradient {run.gradients[t, i]:.6g}, entry {i}]"
         )
 

@@ -275,6 +275,11 @@ class Found:
             self.variant = replace(self.variant, scalars="float32")
 
     @property
+    def nearest(self) -> str:
+        """The nearest variant, for a message that its steps are those of none."""
+        return f"the nearest, with {self.excess:.3g} times its bound, is {self.variant}"
+
+    @property
     def undecided(self) -> list[str]:
         """The axes on which the variants that are left differ, with their values."""
         axes = ("epsilon", "correction", "decay", "amsgrad")

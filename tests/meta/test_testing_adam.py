@@ -1,5 +1,6 @@
 """The checks of an Adam kill every planted fault, pass correct optimizers, and identify other optimizers."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -148,6 +149,38 @@ def test_an_optimizer_that_is_not_an_adam_is_named(name):
     assert "no variant of Adam" in report[VARIANT].detail
     assert report.failures.keys() == {VARIANT, BOUND}
     assert report.facts["variant"].startswith("none; the nearest")
+
+
+class Longer(torch.optim.Adam):
+    """Each step is longer than it should be, by more than its bound in float64, but by no digit of float32."""
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+        super().__init__(params, lr * (1 + 2.0**-40), betas, eps)
+
+
+@pytest.mark.parametrize(
+    ("check", "numbers"),
+    [
+        ("the first step has its closed form", r"leads to (\S+), but should lead to (\S+) with a relative error of"),
+        ("every step is within its bound", r"from 0 to (\S+), but should lead to (\S+) ± "),
+    ],
+)
+def test_a_message_has_the_digits_that_differ(check, numbers):
+    name, variant = f"{check}, float64", Variant(scalars="float64")
+
+    detail = check_adam(Longer, dtypes=[torch.float64], variant=variant, only=[name]).failures[name]
+
+    actual, expected = re.search(numbers, detail).groups()
+    assert actual != expected
+
+
+def test_a_failure_in_both_types_of_corrections_is_measured_in_that_of_the_variant():
+    """By default float64, in which the report says that the nearest variant computes them."""
+    report = check_adam(torch.optim.NAdam, dtypes=[torch.float32], only=[VARIANT, BOUND])
+
+    assert report.facts["variant"].endswith("corrections in float64")
+    assert "corrections" not in report.facts["accuracy, float32"]
+    assert report.failures[VARIANT].endswith(report.facts["variant"].removeprefix("none; "))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
