@@ -19,6 +19,7 @@ FAULTS = (
     "first moment not loaded",
     "count not copied",
     "gradient decayed in place",
+    "gradient clipped in place",
     "betas written to",
     "no gradient taken for zero",
     "last parameter skipped",
@@ -162,6 +163,8 @@ class FaultyBookkeeping(torch.optim.Adam):
                 for p in group["params"]:
                     if p.grad is not None and group["weight_decay"]:
                         p.grad.add_(p, alpha=1e-3)
+        for p in given if fault == "gradient clipped in place" else []:
+            p.grad.clamp_(-100, 100)
         if fault == "no gradient taken for zero":
             for p in together:
                 if p.grad is None:

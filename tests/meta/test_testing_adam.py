@@ -54,6 +54,7 @@ INTERFACE = {
     "first moment not loaded": "a saved run continues as if never interrupted",
     "count not copied": "a deep copy continues identically",
     "gradient decayed in place": "gradients are not written to",
+    "gradient clipped in place": "gradients are not written to",
     "betas written to": "hyper-parameters are not written to",
     "no gradient taken for zero": "a parameter without a gradient does not move",
     "last parameter skipped": "each parameter moves independently",
@@ -99,6 +100,14 @@ def test_a_fault_in_the_arithmetic_is_named(fault):
 
     assert result.status is Status.FAILS, result
     assert "\n" not in result.detail
+
+
+def test_an_exception_in_a_memory_layout_names_the_layout():
+    """Numbers that share their memory cannot be written to."""
+    result = killed_by(broken("gradient clipped in place"), "memory layout changes nothing")
+
+    assert result.detail.startswith("raises RuntimeError: unsupported operation: more than one element")
+    assert result.detail.endswith("at step 1 [contiguous parameter, expanded gradient]")
 
 
 @pytest.mark.parametrize("fault", INTERFACE)
@@ -260,15 +269,19 @@ def test_names_of_checks_are_distinct_sentences():
     assert all("_" not in check.name for check in CHECKS)
 
 
-def test_a_check_that_runs_out_of_time_reports_how_much_it_compared(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "compared"),
+    [("each parameter moves independently", "3 of 128 parameters"),
+     ("memory layout changes nothing", "3 of 30 pairs of layouts")],
+)  # fmt: skip
+def test_a_check_that_runs_out_of_time_reports_how_much_it_compared(name, compared, monkeypatch):
     """Of 2, 6 and 120 parameters, the first of each is compared in any case, unless there is no time to begin."""
     asked = iter([True, True, True])
     monkeypatch.setattr(Study, "in_time", lambda _: next(asked, False))
 
-    name = "each parameter moves independently"
     result = check_adam(torch.optim.Adam, only=[name])[name]
 
-    assert (result.status, result.detail) == (Status.HOLDS, "the time limit allowed only 3 of 128 parameters")
+    assert (result.status, result.detail) == (Status.HOLDS, f"the time limit allowed only {compared}")
 
 
 def test_the_optimizer_of_a_check_has_parameters_of_the_checks_type_and_a_rate_that_moves_them():
