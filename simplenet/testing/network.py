@@ -25,22 +25,26 @@ if TYPE_CHECKING:
 _STEPS = 3
 
 
-def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """List the tensors in a nested structure, each with the path to it as its name."""
+def tensors_of(value: Any, name: str = "", within: frozenset[int] = frozenset()) -> Iterator[tuple[str, Tensor]]:
+    """List the tensors in a nested structure, each with the path to it as its name; a cycle is followed once."""
     if isinstance(value, Tensor):
         yield name or "output", value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors_of(item, f"{name}[{key!r}]")
+    elif id(value) not in within:
+        for step, item in _parts(value):
+            yield from tensors_of(item, name + step, within | {id(value)})
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from tensors_of(item, f"{name}[{i}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_of(getattr(value, field.name), f"{name}.{field.name}")
+        yield from ((f"[{i}]", item) for i, item in enumerate(value))
+    elif isinstance(value, type):
+        return  # of an Enum's member, for instance
+    elif dataclasses.is_dataclass(value):
+        yield from ((f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value))
     elif hasattr(value, "__dict__"):
-        for key, item in vars(value).items():
-            yield from tensors_of(item, f"{name}.{key}")
+        yield from ((f".{key}", item) for key, item in vars(value).items())
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -96,6 +100,9 @@ class NetworkStudy:
         independent_rows: bool | str = True,
         roundings: int = 0,
     ) -> None:
+        if isinstance(factory, nn.Module):
+            name = type(factory).__name__
+            raise ValueError(f"{name} is a network, but should be a class or function that builds one")  # noqa: TRY004
         if independent_rows not in (True, False, "eval"):
             raise ValueError(f"independent_rows is {independent_rows!r}, but should be True, False or 'eval'")
         self.factory, self.inputs, self.batch, self.given_loss = factory, inputs, batch, loss
@@ -365,7 +372,8 @@ def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) ->
     attempt(before.backward, "in backward")
     without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
     if without:
-        raise AssertionError(f"{', '.join(without[:3])} of {len(without)} get no gradient")
+        more = f" and {len(without) - 3} more" * (len(without) > 3)  # noqa: PLR2004 - a line of a table
+        raise AssertionError(f"no gradient reaches {', '.join(without[:3])}{more}")
     slope = sum(float(p.grad.double().square().sum()) for p in net.parameters() if p.grad is not None)
     if not slope < float("inf"):
         raise AssertionError(f"the gradient's squared length is {slope}")

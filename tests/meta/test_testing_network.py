@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from enum import Enum
 
 import pytest
 import torch
@@ -82,6 +83,19 @@ class Output:
     hidden: tuple
 
 
+class Kind(Enum):
+    """A member refers to its class, which refers to its members."""
+
+    SCORES = 1
+
+
+class Cyclic:
+    """Refers to itself."""
+
+    def __init__(self, scores):
+        self.scores, self.kind, self.itself = scores, Kind.SCORES, [self]
+
+
 class Returned(dict):
     """A subclass of a dictionary, as many libraries return."""
 
@@ -95,8 +109,9 @@ class Returned(dict):
         lambda a, b: {"scores": a + b, "hidden": [a, b]},
         lambda a, b: Returned(scores=a + b),
         lambda a, b: Output(a + b, (a, b)),
+        lambda a, b: Cyclic(a + b),
     ],
-    ids=["tensor", "tuple", "dictionary", "subclass", "object"],
+    ids=["tensor", "tuple", "dictionary", "subclass", "object", "cycle"],
 )
 def test_forward_may_take_and_return_anything(named, wrap):
     example = (torch.zeros(4, 2), torch.arange(4))
@@ -206,6 +221,24 @@ def test_a_network_that_does_not_take_the_default_batch_is_said_to_need_an_examp
     where = "in forward of the default batch, rows of two numbers; give inputs or example_input_array"
     assert default.failures["it takes a batch"].endswith(where)
     assert given.failures["it takes a batch"].endswith("in forward")
+
+
+def test_a_network_instead_of_a_function_that_builds_one_is_refused():
+    """It can be called too, but only with a batch."""
+    with pytest.raises(ValueError, match=r"^Linear is a network, but should be a class or function that builds one$"):
+        check_network(nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize(("unused", "named"), [(2, "0.weight, 0.bias"), (4, "0.weight, 0.bias, 1.weight and 1 more")])
+def test_parameters_that_no_gradient_reaches_are_named(unused, named):
+    class Unused(nn.ModuleList):
+        def forward(self, x):
+            return self[-1](x)
+
+    check = "every parameter gets a gradient that lowers the loss"
+    report = check_network(lambda: Unused(nn.Linear(2, 1) for _ in range(unused // 2 + 1)), only=[check])
+
+    assert report.failures == {check: f"no gradient reaches {named}"}
 
 
 def test_warnings_are_recorded_and_are_no_failure():
