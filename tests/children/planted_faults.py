@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from simplenet.testing import bounds
+from simplenet.testing.report import Report, Result, Status
 from tests.faults.planted import FAULTS
 from tests.faults.planting import Fault, edit, replace
 from tests.faults.runner import Outcome, run
@@ -53,6 +54,12 @@ def witness() -> object:
         return error
 
 
+def judged(name: str, *results: Result, control: bool = False) -> Fault:
+    """Make a fault that is an optimizer or a network, of which a check reports this."""
+    return Fault(name, "own", "", lambda: None, None, control=control, judge=lambda: Report("it", list(results)))
+
+
+HOLDS, KNOWN, FAILS = Result("a", Status.HOLDS), Result("b", Status.KNOWN, "1"), Result("c", Status.FAILS, "2")
 OWN = [
     Fault("noticed", "own", "", planted(doubled), witness, (TEST,)),
     Fault("not noticed", "own", "", planted(doubled), witness, ("test_every_layout_has_its_strides_tested",)),
@@ -64,6 +71,9 @@ OWN = [
     Fault("control", "own", "", planted(same), witness, (TEST,), control=True),
     Fault("control that fails", "own", "", planted(doubled_in_float64), witness, (TEST,), control=True),
     Fault("later", "own", "", planted(raises), witness, (TEST,), since=(99, 0)),
+    judged("judged", HOLDS, KNOWN, FAILS),
+    judged("judged, and only by torch's own defect", HOLDS, KNOWN),
+    judged("judged control", HOLDS, KNOWN, control=True),
 ]
 
 

@@ -53,8 +53,8 @@ def main(names: Sequence[str], processes: int, record: Path | None, *, listed: b
 
     NAME is a fault or a subject of faults; by default, all faults are planted.
 
-    Exit status: 0 if every fault is killed by an assertion and every control passes, 1 if not, 2 on bad usage,
-    130 on Ctrl-C.
+    Exit status: 0 if every fault is killed by an assertion or a check and every control passes, 1 if not, 2 on bad
+    usage, 130 on Ctrl-C.
     """
     faults = _selected(names)
     width = max(len(fault.name) for fault in faults)
