@@ -13,7 +13,7 @@ from tests.children.background import Background
 from tests.children.forked import launch
 from tests.faults.planted import FAULTS
 from tests.faults.planting import Fault, StaleFault, edit, replace, wrap
-from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome
+from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome, files
 
 ROOT = Path(sys.modules[Fault.__module__].__file__).parents[2]
 
@@ -106,6 +106,15 @@ def test_the_catalogue_is_complete():
         assert fault.text.endswith("."), fault.name
         assert (fault.judge is None) == (fault.witness is not None) == bool(fault.killed_by), fault.name
     assert set(DOZEN) <= set(names)
+
+
+def test_only_the_files_with_the_named_tests_are_collected():
+    """None for a fault that names no test, rather than all."""
+    by_name = {fault.name: fault for fault in FAULTS}
+
+    assert [Path(file).name for file in files([by_name["one-half-is-right"]])] == ["test_training.py"]
+    (folder,) = files([by_name["network-none"]])
+    assert not list(Path(folder).rglob("test_*.py"))
 
 
 def double(x):
