@@ -105,6 +105,7 @@ def test_the_catalogue_is_complete():
     for fault in FAULTS:
         assert fault.text.endswith("."), fault.name
         assert (fault.judge is None) == (fault.witness is not None) == bool(fault.killed_by), fault.name
+        assert len(set(fault.killed_by)) == len(fault.killed_by), fault.name
     assert set(DOZEN) <= set(names)
 
 
