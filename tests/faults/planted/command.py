@@ -4,6 +4,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -69,30 +70,30 @@ def only_one_failed_seed_is_described() -> None:
     cli._EXPLAINED = 1
 
 
-@fault(lambda: _interrupted(), "test_everything_but_results_goes_to_stderr")
-def the_message_of_an_interrupt_goes_to_stdout() -> None:
-    """A pipe takes it for a result."""
-    edit(certify, (", err=True", ""))
-
-
 def _interrupted() -> object:
     with patch("simplenet.certificate.certify", side_effect=KeyboardInterrupt), patch.object(cli, "kill_children"):
         return _printed("certify", "--seeds", "1", "--steps", "1")
 
 
-@fault(lambda: _predicted(0.5), "test_a_prediction_of_one_half_is_false")
-def a_score_of_one_half_reads_as_true() -> None:
-    """A score of 1/2 should be false."""
-    edit(predict, ("prediction > 1 / 2", "prediction >= 1 / 2"))
+@fault(_interrupted, "test_everything_but_results_goes_to_stderr")
+def the_message_of_an_interrupt_goes_to_stdout() -> None:
+    """A pipe takes it for a result."""
+    edit(certify, (", err=True", ""))
 
 
-def _predicted(bias: float) -> object:
+def _predicted() -> object:
     net = SimpleNet()
     for p in net.parameters():
         p.data.zero_()
-    net.output_layer.bias.data.fill_(bias)
+    net.output_layer.bias.data.fill_(0.5)
     with patch("simplenet.model.load_checkpoint", return_value=net):
         return _printed("predict", __file__, "0,1")
+
+
+@fault(_predicted, "test_a_prediction_of_one_half_is_false")
+def a_score_of_one_half_reads_as_true() -> None:
+    """A score of 1/2 should be false."""
+    edit(predict, ("prediction > 1 / 2", "prediction >= 1 / 2"))
 
 
 def _failed() -> object:
@@ -106,12 +107,6 @@ def an_unexpected_error_has_status_1() -> None:
     cli._DEFECT = 1
 
 
-@fault(lambda: _skipped(), "test_a_directory_is_resumed_from_its_newest_intact_checkpoint")
-def a_skipped_checkpoint_is_named_on_stdout() -> None:
-    """A pipe takes it for a result."""
-    edit(cli._start, (", err=True", ""))
-
-
 def _skipped() -> object:
     with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
         train(SimpleNet(), XORDataModule(4), max_epochs=1, device="cpu", checkpoint_dir="kept")
@@ -120,21 +115,35 @@ def _skipped() -> object:
     return "skipped" in result.stdout, "skipped" in result.stderr
 
 
-@fault(
-    lambda: environment.describe(torch.device("cpu"))["cudnn"],
-    "test_each_entry_of_a_description_follows_the_flag_that_it_names",
-)
+@fault(_skipped, "test_a_directory_is_resumed_from_its_newest_intact_checkpoint")
+def a_skipped_checkpoint_is_named_on_stdout() -> None:
+    """A pipe takes it for a result."""
+    edit(cli._start, (", err=True", ""))
+
+
+def _described(entry: str, setting: Callable[[], Any]) -> Callable[[], object]:
+    """Witness an entry of the description under a setting."""
+
+    def describe() -> object:
+        with setting():
+            return environment.describe(torch.device("cpu"))[entry]
+
+    return describe
+
+
+@fault(_described("cudnn", deterministic), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
 def the_flags_of_cudnn_are_exchanged() -> None:
     """Deterministic is benchmark."""
+    edit(
+        environment.describe,
+        (
+            "deterministic {torch.backends.cudnn.deterministic}, benchmark {torch.backends.cudnn.benchmark}",
+            "deterministic {torch.backends.cudnn.benchmark}, benchmark {torch.backends.cudnn.deterministic}",
+        ),
+    )
 
-    def change(describe: Callable[..., dict[str, str]], device: torch.device) -> dict[str, str]:
-        cudnn = torch.backends.cudnn
-        return describe(device) | {"cudnn": f"deterministic {not cudnn.benchmark}, benchmark {cudnn.deterministic}"}
 
-    wrap_described(change)
-
-
-@fault(lambda: _deterministic_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
+@fault(_described("algorithms", deterministic), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
 def describe_always_reports_any_algorithm() -> None:
     """Also in deterministic mode."""
     edit(
@@ -143,42 +152,22 @@ def describe_always_reports_any_algorithm() -> None:
     )
 
 
-@fault(lambda: _matmul_described(), "test_each_entry_of_a_description_follows_the_flag_that_it_names")
+@fault(
+    _described("matmul", partial(matmul_precision, "medium")),
+    "test_each_entry_of_a_description_follows_the_flag_that_it_names",
+)
 def describe_always_reports_the_highest_precision() -> None:
     """Also where TF32 is allowed."""
     edit(environment.describe, ("{torch.get_float32_matmul_precision()}", "highest"))
 
 
 @fault(
-    lambda: environment.describe(torch.device("cpu"))["dtype"] == "float32" and _default_described(),
+    _described("dtype", partial(default_dtype, torch.float64)),
     "test_each_entry_of_a_description_follows_the_flag_that_it_names",
 )
 def describe_always_reports_float32() -> None:
     """For any default dtype."""
     edit(environment.describe, ("str(torch.get_default_dtype()).removeprefix('torch.')", "'float32'"))
-
-
-def wrap_described(change: Callable[..., dict[str, str]]) -> None:
-    """Change the description in every module that imports the function."""
-    from tests.faults.planting import replace
-
-    original = environment.describe
-    replace(original, lambda device: change(original, device))
-
-
-def _deterministic_described() -> object:
-    with deterministic():
-        return environment.describe(torch.device("cpu"))["algorithms"]
-
-
-def _matmul_described() -> object:
-    with matmul_precision("medium"):
-        return environment.describe(torch.device("cpu"))["matmul"]
-
-
-def _default_described() -> object:
-    with default_dtype(torch.float64):
-        return environment.describe(torch.device("cpu"))["dtype"]
 
 
 def drawn(figure_of: Callable[[Path], None]) -> Callable[[], object]:
@@ -242,16 +231,16 @@ def the_boundary_is_drawn_at_another_score() -> None:
     edit(plot.plot_run, ("levels=[0.5]", "levels=[0.6]"))
 
 
-@fault(lambda: _fabric(), "test_devices_and_strategy_reach_fabric")
-def one_device_is_used_instead_of_two() -> None:
-    """The option is checked but not passed on."""
-    edit(certify, ("devices=one if devices == 1 else devices", "devices=one"))
-
-
 def _fabric() -> object:
     with patch("lightning.fabric.Fabric", side_effect=ValueError) as make:
         CliRunner().invoke(main, ["certify", "--devices", "2", "--strategy", "ddp"])
     return str(make.mock_calls)
+
+
+@fault(_fabric, "test_devices_and_strategy_reach_fabric")
+def one_device_is_used_instead_of_two() -> None:
+    """The option is checked but not passed on."""
+    edit(certify, ("devices=one if devices == 1 else devices", "devices=one"))
 
 
 @fault(

@@ -21,12 +21,10 @@ DTYPES = (torch.float32,)
 FAULTS: list[Fault] = []
 
 
-def _add(name: str, text: str, check: Callable[[], Report], *, control: bool) -> None:
-    def nothing() -> None:
-        """Do nothing: the checked object is faulty itself."""
-
+def _add(name: str, text: str, check: Callable[[], Report], *, control: bool = False) -> None:
     name = re.sub(r"[^\w.]+", "-", name)
-    FAULTS.append(Fault(name, "implementations", text, nothing, None, control=control, judge=check))
+    # Nothing is planted: what is checked is faulty itself.
+    FAULTS.append(Fault(name, "implementations", text, lambda: None, None, control=control, judge=check))
 
 
 def _adam(make: Callable[..., Any], variant: str, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Callable[[], Report]:
@@ -36,18 +34,13 @@ def _adam(make: Callable[..., Any], variant: str, dtypes: tuple[torch.dtype, ...
 for _fault in adam.FAULTS:
     _variant = "adamw" if _fault == "L2 for decoupled" else "adam"
     _make = partial(adam.FaultyAdam, fault=_fault, decoupled=_variant == "adamw")
-    _add(f"adam: {_fault}", f"A faulty Adam: {_fault}.", _adam(_make, _variant), control=False)
+    _add(f"adam: {_fault}", f"A faulty Adam: {_fault}.", _adam(_make, _variant))
 for _fault in bookkeeping.FAULTS:
-    _text = f"Torch's Adam with a fault in its bookkeeping: {_fault}."
-    _add(
-        f"bookkeeping: {_fault}",
-        _text,
-        _adam(bookkeeping.broken(_fault), "adam", bookkeeping.TYPES.get(_fault, DTYPES)),
-        control=False,
-    )
+    _judge = _adam(bookkeeping.broken(_fault), "adam", bookkeeping.TYPES.get(_fault, DTYPES))
+    _add(f"bookkeeping: {_fault}", f"Torch's Adam with a fault in its bookkeeping: {_fault}.", _judge)
 for _fault in networks.FAULTS:
     _check = partial(check_network, partial(networks.FaultyNetwork, _fault))
-    _add(f"network: {_fault}", f"A faulty network: {_fault}.", _check, control=False)
+    _add(f"network: {_fault}", f"A faulty network: {_fault}.", _check)
 
 
 class ForgetsWhenPickled(torch.optim.Adam):
@@ -67,24 +60,13 @@ class ForgetsWhenResumed(SimpleNet):
         checkpoint["state_dict"] = {name: torch.zeros_like(t) for name, t in checkpoint["state_dict"].items()}
 
 
-_add(
-    "bookkeeping: copied without its state",
-    "A copy has no state.",
-    _adam(ForgetsWhenPickled, "adam"),
-    control=False,
-)
+_add("bookkeeping: copied without its state", "A copy has no state.", _adam(ForgetsWhenPickled, "adam"))
 _add(
     "network: weights not resumed",
     "It ignores the weights of a checkpoint.",
     partial(check_network, ForgetsWhenResumed),
-    control=False,
 )
-_add(
-    "network: another width",
-    "It takes rows of three numbers.",
-    partial(check_network, partial(nn.Linear, 3, 1)),
-    control=False,
-)
+_add("network: another width", "It takes rows of three numbers.", partial(check_network, partial(nn.Linear, 3, 1)))
 _add("adam: none", "A correct Adam.", _adam(partial(adam.FaultyAdam, fault=None), "adam"), control=True)
 _add("adamw: none", "A correct AdamW.", _adam(partial(adam.FaultyAdam, decoupled=True), "adamw"), control=True)
 _add("bookkeeping: none", "Torch's Adam, unchanged.", _adam(bookkeeping.broken(None), "adam"), control=True)

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.fabric.utilities.seed as lightning_seed
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from simplenet import deterministic, seeding, set_seed
+from simplenet import SimpleNet, deterministic, seeding, set_seed
 from simplenet.model import from_checkpoint
 from simplenet.validation import check_int
 from tests.faults.planting import catalogue, edit, replace, wrap
@@ -74,22 +75,33 @@ def the_hash_seed_is_a_constant() -> None:
     edit(set_seed, ("str(seed)", "'0'"))
 
 
-@fault(lambda: _seeds_workers(), "test_set_seed_makes_lightning_seed_the_workers")
-def lightning_does_not_seed_the_workers() -> None:
-    """``seed_everything`` is called without ``workers=True``."""
-    edit(set_seed, ("workers=True", "workers=False"))
-
-
 def _seeds_workers() -> str:
     os.environ.pop("PL_SEED_WORKERS", None)
     set_seed(1)
     return os.environ["PL_SEED_WORKERS"]
 
 
+@fault(_seeds_workers, "test_set_seed_makes_lightning_seed_the_workers")
+def lightning_does_not_seed_the_workers() -> None:
+    """``seed_everything`` is called without ``workers=True``."""
+    edit(set_seed, ("workers=True", "workers=False"))
+
+
 def _worker(worker: int, base: int = 5) -> tuple[int, ...]:
     torch.manual_seed(base + worker)  # as torch does first
     lightning_seed.pl_worker_init_function(worker, rank=0)
     return torch.randint(2**31, (1,)).item(), np.random.randint(2**31), random.getrandbits(31)  # noqa: NPY002
+
+
+def _worker_init(change: Callable[[int], None]) -> None:
+    """Call this after Lightning has seeded a worker."""
+    init = lightning_seed.pl_worker_init_function
+
+    def seeded(worker: int, rank: int | None = None) -> None:
+        init(worker, rank)
+        change(worker)
+
+    replace(init, seeded)
 
 
 @fault(
@@ -99,13 +111,7 @@ def _worker(worker: int, base: int = 5) -> tuple[int, ...]:
 )
 def every_worker_draws_the_same_from_numpy() -> None:
     """The worker's number is ignored."""
-
-    def change(init: Callable[..., None], worker: int, rank: int | None = None) -> None:
-        init(worker, rank)
-        np.random.seed(7)  # noqa: NPY002
-
-    wrap(lightning_seed, "pl_worker_init_function", change)
-    _everywhere(lightning_seed.pl_worker_init_function)
+    _worker_init(lambda _worker: np.random.seed(7))  # noqa: NPY002
 
 
 @fault(
@@ -115,21 +121,7 @@ def every_worker_draws_the_same_from_numpy() -> None:
 )
 def every_base_seed_gives_workers_the_same() -> None:
     """Torch draws the same numbers in them for every base seed."""
-
-    def change(init: Callable[..., None], worker: int, rank: int | None = None) -> None:
-        init(worker, rank)
-        torch.manual_seed(worker)
-
-    wrap(lightning_seed, "pl_worker_init_function", change)
-    _everywhere(lightning_seed.pl_worker_init_function)
-
-
-_INIT = lightning_seed.pl_worker_init_function
-
-
-def _everywhere(new: object) -> None:
-    """Replace the function in the tests that import it, too."""
-    replace(_INIT, new)
+    _worker_init(torch.manual_seed)
 
 
 def _flags() -> object:
@@ -188,10 +180,6 @@ def the_last_batch_is_dropped_where_it_is_short() -> None:
 
 
 def _checked() -> object:
-    from types import SimpleNamespace
-
-    from simplenet import SimpleNet
-
     torch.manual_seed(1)
     weights = SimpleNet().state_dict()
     arguments = {"architecture": "overview", "hidden": 4, "lr": 0.01}

@@ -3,9 +3,11 @@
 import io
 import math
 import random
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, TrainingRun, XORDataModule, checkpoint, resume, set_seed, signals, train, training, xor
+from simplenet.model import from_checkpoint
 from tests.faults.planting import catalogue, edit, wrap
 
 FAULTS, fault = catalogue("training")
@@ -37,21 +40,17 @@ def trained(
             if value:
                 rows = TensorDataset(torch.full((4, 2), value), xor()[1])
                 data.train_dataloader = lambda: DataLoader(rows, batch_size=4)  # type: ignore[method-assign]
-            first = train(
-                SimpleNet(architecture, lr=lr), data, max_epochs=epochs, device="cpu", checkpoint_dir=directory
-            )
+
+            def fit(max_epochs: int, **options: Any) -> TrainingRun:
+                options |= {"device": "cpu", "checkpoint_dir": directory}
+                return train(SimpleNet(architecture, lr=lr), data, max_epochs=max_epochs, **options)
+
+            first = fit(epochs)
             seen = [first.losses, first.steps, first.stopped_by, first.divergence]
             if first.checkpoint is not None:
                 seen.append(sorted(path.name for path in Path(directory).iterdir()))
                 if then:
-                    on = train(
-                        SimpleNet(architecture, lr=lr),
-                        data,
-                        max_epochs=then,
-                        device="cpu",
-                        checkpoint_dir=directory,
-                        resume=first.checkpoint,
-                    )
+                    on = fit(then, resume=first.checkpoint)
                     assert on.checkpoint is not None
                     saved = torch.load(on.checkpoint, weights_only=True)
                     seen += [on.losses, on.steps, on.checkpoint.name, saved["global_step"], str(saved["loops"])]
@@ -182,19 +181,17 @@ def a_run_stops_before_the_margin() -> None:
     training.MARGIN = 0.5
 
 
-@fault(lambda: _second_signal(), "test_the_second_signal_ends_the_run_at_once")
-def the_second_signal_is_recorded_like_the_first() -> None:
-    """Nothing ends a run before its epoch."""
-    edit(signals.FirstSignal._note, ("self._restore()", "pass"))
-
-
 def _second_signal() -> object:
-    import signal
-
     with signals.FirstSignal() as first:
         first.listen()
         first._note(signal.SIGTERM, None)
         return signal.getsignal(signal.SIGTERM) == first._note
+
+
+@fault(_second_signal, "test_the_second_signal_ends_the_run_at_once")
+def the_second_signal_is_recorded_like_the_first() -> None:
+    """Nothing ends a run before its epoch."""
+    edit(signals.FirstSignal._note, ("self._restore()", "pass"))
 
 
 def _tampered() -> object:
@@ -235,20 +232,14 @@ def the_newest_checkpoint_is_the_last_by_name() -> None:
 def _in_float64() -> object:
     net = SimpleNet().double()
     arguments = {"architecture": "overview", "hidden": 4, "lr": 0.01}
-    from types import SimpleNamespace
-
-    import simplenet.model
-
-    loaded = simplenet.model.from_checkpoint(SimpleNamespace(arguments=arguments, weights=net.state_dict()))  # type: ignore[arg-type]
+    loaded = from_checkpoint(SimpleNamespace(arguments=arguments, weights=net.state_dict()))  # type: ignore[arg-type]
     return loaded.output_layer.bias.dtype
 
 
 @fault(_in_float64, "test_a_network_is_loaded_in_the_dtype_it_was_saved_in")
 def a_network_is_loaded_in_float32() -> None:
     """Instead of the dtype of its training."""
-    import simplenet.model
-
-    edit(simplenet.model.from_checkpoint, ("net.to(checkpoint.weights['output_layer.bias'].dtype)", "pass"))
+    edit(from_checkpoint, ("net.to(checkpoint.weights['output_layer.bias'].dtype)", "pass"))
 
 
 def _generators() -> object:
