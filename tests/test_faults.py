@@ -8,9 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.children.background import Background
 from tests.children.forked import launch
+from tests.faults.__main__ import idle, main
 from tests.faults.planted import FAULTS
 from tests.faults.planting import Fault, StaleFault, edit, replace, wrap
 from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome, files
@@ -116,6 +118,26 @@ def test_only_the_files_with_the_named_tests_are_collected():
     assert [Path(file).name for file in files([by_name["one-half-is-right"]])] == ["test_training.py"]
     (folder,) = files([by_name["network-none"]])
     assert not list(Path(folder).rglob("test_*.py"))
+
+
+def test_the_checks_that_kill_no_fault_are_listed():
+    """The tests that faults name, not those of controls, and the checks of ``simplenet.testing``."""
+    of_fault, of_control = (
+        Fault("f", "own", "", lambda: None, None, killed_by, control=control)
+        for killed_by, control in ((("test_a[1]", "test_b"), False), (("test_c",), True))
+    )
+
+    listed = idle([Outcome("f", KILLED, checks=["test_a", "it takes steps"])], [of_fault, of_control])
+
+    assert {"test_b", "a schedule is followed", "it takes a batch"} <= set(listed)
+    assert not {"test_a", "test_a[1]", "test_c", "it takes steps"} & set(listed)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_fault_is_planted(tmp_path):
+    result = CliRunner().invoke(main, ["network-none", "--json", str(tmp_path / "none" / "outcomes.json")])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "No such file or directory" in result.stderr
 
 
 def double(x):

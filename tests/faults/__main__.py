@@ -5,11 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TextIO
 
 import click
 
+from simplenet.testing.checks import adam_checks
+from simplenet.testing.network import CHECKS
 from tests.faults.planted import FAULTS
+from tests.faults.planted.implementations import DTYPES
 from tests.faults.planting import Fault
 from tests.faults.runner import ABSENT, Outcome, run
 
@@ -28,10 +31,6 @@ def _row(outcome: Outcome, width: int) -> str:
 
 def idle(outcomes: Sequence[Outcome], faults: Sequence[Fault]) -> list[str]:
     """List the checks that kill no fault: of the tests that faults name, and of the checks of ``simplenet.testing``."""
-    from simplenet.testing.checks import adam_checks
-    from simplenet.testing.network import CHECKS
-    from tests.faults.planted.implementations import DTYPES
-
     killers = {check for outcome in outcomes for check in outcome.checks}
     planted = [fault for fault in faults if fault.is_here and not fault.control]
     named = {name.partition("[")[0] for fault in planted for name in fault.killed_by}
@@ -45,10 +44,8 @@ def idle(outcomes: Sequence[Outcome], faults: Sequence[Fault]) -> list[str]:
 @click.option(
     "--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="How many at a time."
 )
-@click.option(
-    "--json", "record", type=click.Path(path_type=Path, dir_okay=False), help="Write the outcomes to this file."
-)
-def main(names: Sequence[str], processes: int, record: Path | None, *, listed: bool) -> None:
+@click.option("--json", "record", type=click.File("w", lazy=False), help="Write the outcomes to this file.")
+def main(names: Sequence[str], processes: int, record: TextIO | None, *, listed: bool) -> None:
     """Plant faults, each in a process forked after import, and print which test detects each.
 
     NAME is a fault or a subject of faults; by default, all faults are planted.
@@ -80,7 +77,7 @@ def main(names: Sequence[str], processes: int, record: Path | None, *, listed: b
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     if record is not None:
-        record.write_text(json.dumps([vars(outcome) for outcome in outcomes], indent=2) + "\n", "utf-8")
+        print(json.dumps([vars(outcome) for outcome in outcomes], indent=2), file=record)
     bad = [outcome for outcome in outcomes if not outcome.good]
     if not names and (checks := idle(outcomes, faults)):
         click.echo(f"checks that kill no fault: {'; '.join(checks)}")
