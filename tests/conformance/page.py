@@ -1,9 +1,8 @@
 """docs/conformance.md and docs/conformance.png, from the records in docs/conformance."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conformance import CONTROL, FORMAT, RECORDS, Row, adams, deviations, environments, reproduction
+from tests.conformance import CONTROL, FORMAT, RECORDS, Row, adams, deviations, environments, found_in, reproduction
 from tests.environments.page import head, read, row, stamp
 
 PAGE, PICTURE = RECORDS.with_suffix(".md"), RECORDS.with_suffix(".png")
@@ -25,14 +24,6 @@ def gather(directory: Path = RECORDS) -> dict[str, Row]:
     """
     paths = {name: directory / f"{name}.json" for name in environments()}
     return {name: read(path, FORMAT, "python -m tests.conformance") for name, path in paths.items() if path.exists()}
-
-
-def found_in(records: dict[str, Row]) -> Iterator[tuple[str, Row, Row]]:
-    """List each implementation that was checked, with its row of the catalogue and its results."""
-    for name, adam in adams().items():
-        record = records.get(adam["environment"]["name"], {})
-        if found := record.get("checks", {}).get(name):
-            yield name, adam, found | {"times": record.get("times", {}).get(name, {})}
 
 
 def version_of(records: dict[str, Row], environment: Row) -> str:
