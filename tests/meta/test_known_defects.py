@@ -22,7 +22,7 @@ class Own(torch.optim.Adam):
     """A class that is not torch's."""
 
 
-def judge(monkeypatch, of_torch, *defects, result=FAILURE, make=Own, seconds=0.0, **options):
+def judge(monkeypatch, of_torch, *defects, result=FAILURE, make=Own, seconds=0.0, time_limit=60.0, **options):
     """Return the result after a comparison with what the check finds in the study of each class of torch's.
 
     Args:
@@ -32,6 +32,7 @@ def judge(monkeypatch, of_torch, *defects, result=FAILURE, make=Own, seconds=0.0
         result: The result of the class that is checked.
         make: The class that is checked.
         seconds: How long the check takes.
+        time_limit: How long it may take.
         options: Options of the study.
     """
     seen = []
@@ -44,7 +45,7 @@ def judge(monkeypatch, of_torch, *defects, result=FAILURE, make=Own, seconds=0.0
 
     monkeypatch.setattr(known, "DEFECTS", defects)
     study = Study(Subject(make, sample=make([torch.zeros(1)])), **options)
-    return recognized(result, Check(result.check, run), study, 0.1), seen
+    return recognized(result, Check(result.check, run), study, time_limit), seen
 
 
 def test_a_failure_like_torchs_keeps_its_detail_and_names_the_defect(monkeypatch):
@@ -122,6 +123,6 @@ def test_torch_is_checked_in_the_same_types_on_the_same_device(monkeypatch):
 
 
 def test_torch_is_stopped_at_the_time_limit_too(monkeypatch):
-    judged, _ = judge(monkeypatch, {"Adam": SAME}, Defect("it steps", ""), seconds=0.3)
+    judged, _ = judge(monkeypatch, {"Adam": SAME}, Defect("it steps", ""), seconds=0.3, time_limit=0.1)
 
     assert judged is FAILURE
