@@ -16,6 +16,11 @@ def shown(number: float, dtype: torch.dtype) -> str:
     return f"{number:.{17 if dtype is torch.float64 else 9}g}"
 
 
+def identical(actual: Tensor, expected: Tensor) -> Tensor:
+    """Whether each entry has the same bits; NaN equals NaN, and 0 differs from -0."""
+    return (actual == expected) & (actual.signbit() == expected.signbit()) | (actual.isnan() & expected.isnan())
+
+
 def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
     """Assert the same dtype, shape and bits; NaN equals NaN, and 0 differs from -0."""
     __tracebackhide__ = True
@@ -23,7 +28,7 @@ def assert_identical(actual: Tensor, expected: Tensor, *, claim: str) -> None:
         raise AssertionError(f"{claim}: dtype is {actual.dtype}, but should be {expected.dtype}")
     _demand_shape(actual, tuple(expected.shape), claim)
     actual, expected = actual.detach().cpu(), expected.detach().cpu()
-    same = (actual == expected) & (actual.signbit() == expected.signbit()) | (actual.isnan() & expected.isnan())
+    same = identical(actual, expected)
     if not same.all():
         where = tuple(np.argwhere(~same.numpy())[0].tolist())
         raise AssertionError(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from simplenet.testing.assertions import identical
 from simplenet.testing.bounds import gamma, unit_roundoff
 from simplenet.testing.checks import BoundCheck, Progress, add_results, demand_known, parametrized
 from simplenet.testing.optimizers import SubjectError, attempt
@@ -58,14 +60,25 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(value)(mapped(item, change) for item in value) if isinstance(value, list | tuple) else value
 
 
+def _real(values: Tensor) -> Tensor:
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Convert to real numbers of float32 or wider."""
+    values = _real(values)
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit for bit; all NaN are equal."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    same = a == b
-    if a.is_floating_point():
-        same = same & (a.signbit() == b.signbit()) | a.isnan() & b.isnan()
-    return bool(same.all())
+    return a.shape == b.shape and a.dtype == b.dtype and bool(identical(_real(a), _real(b)).all())
+
+
+def _call(net: nn.Module, x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return net(**x)
+    return net(*x) if isinstance(x, tuple) else net(x)
 
 
 class NetworkStudy:
@@ -111,12 +124,25 @@ class NetworkStudy:
         self.name = str(getattr(factory, "__name__", type(factory).__name__))
         self.first: Result | None = None
 
-    def build(self, seed: int) -> nn.Module:
-        """Build the network after ``set_seed(seed)``."""
+    def constructed(self, seed: int) -> nn.Module:
+        """Construct the network after ``set_seed(seed)``; the weights of lazy modules are drawn in a first call."""
         from simplenet import set_seed
 
         set_seed(seed)
         net: nn.Module = attempt(lambda: self.factory().to(self.device), "when it is constructed")
+        if any(is_lazy(tensor) for tensor in (*net.parameters(), *net.buffers())):
+            mode, x = net.training, self.drawn(net, self.rows[0], seed)
+            with torch.no_grad():
+                attempt(lambda: _call(net.eval(), x), "in forward")
+            net.train(mode)
+        return net
+
+    def build(self, seed: int) -> nn.Module:
+        """Construct the network; its embeddings have dense gradients, because torch's Adam takes no sparse ones."""
+        net = self.constructed(seed)
+        for module in net.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                module.sparse = False
         return net
 
     def drawn(self, net: nn.Module, rows: int, seed: int) -> Any:
@@ -149,9 +175,7 @@ class NetworkStudy:
     def output(self, net: nn.Module, x: Any, seed: int = 0) -> Any:
         """Call the network after ``torch.manual_seed(seed)``."""
         torch.manual_seed(seed)
-        if isinstance(x, Mapping):
-            return attempt(lambda: net(**x), "in forward")
-        return attempt(lambda: net(*x), "in forward") if isinstance(x, tuple) else attempt(lambda: net(x), "in forward")
+        return attempt(lambda: _call(net, x), "in forward")
 
     def loss(self, net: nn.Module, rows: int, seed: int, change: Callable[[Tensor], Tensor] = lambda t: t) -> Tensor:
         """Return the training loss: that of its own ``training_step``, if it has one; ``change`` applies to inputs."""
@@ -167,10 +191,10 @@ class NetworkStudy:
                 given = self.given_loss
                 loss = attempt(lambda: given(output), "in the loss")
             else:
-                floats = [t.float() for _, t in tensors_of(output) if t.is_floating_point() and t.requires_grad]
-                if not floats:
+                outputs = [t for _, t in tensors_of(output) if t.requires_grad]
+                if not outputs:
                     raise NotApplicable("its output requires no gradient")
-                loss = torch.stack([(values - 0.5).square().mean() for values in floats]).sum()
+                loss = sum((_wide(values) - 0.5).square().mean() for values in outputs)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise AssertionError(f"the loss is {loss!r}, but should be a tensor with one element")
         return loss
@@ -250,12 +274,6 @@ def prediction_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None
             raise AssertionError(f"forward in eval mode draws from torch's generator [{rows} rows]")
         _demand(second, first, f"second call, {rows} rows")
         _demand(held(), before, f"after two calls, {rows} rows")
-
-
-def _call(net: nn.Module, x: Any) -> Any:
-    if isinstance(x, Mapping):
-        return net(**x)
-    return net(*x) if isinstance(x, tuple) else net(x)
 
 
 def _demand_counted(
@@ -374,7 +392,7 @@ def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) ->
     if without:
         more = f" and {len(without) - 3} more" * (len(without) > 3)  # noqa: PLR2004 - a line of a table
         raise AssertionError(f"no gradient reaches {', '.join(without[:3])}{more}")
-    slope = sum(float(p.grad.double().square().sum()) for p in net.parameters() if p.grad is not None)
+    slope = sum(float(_wide(p.grad).double().square().sum()) for p in net.parameters() if p.grad is not None)
     if not slope < float("inf"):
         raise AssertionError(f"the gradient's squared length is {slope}")
     value = float(before.detach())
@@ -576,7 +594,7 @@ def it_resumes_under_lightning(study: NetworkStudy) -> None:
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type] # a list is a dataset
 
     def fitted(epochs: int, root: str, checkpoint: str | None = None) -> Trainer:
-        module: Any = study.build(study.seeds[0])
+        module: Any = study.constructed(study.seeds[0])  # its own optimizer may need sparse gradients
         trainer = Trainer(
             max_epochs=epochs, accelerator=study.device.type, devices=1, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,

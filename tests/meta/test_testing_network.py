@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import nn
 
 from simplenet import ARCHITECTURES, SimpleNet
-from simplenet.testing.network import CHECKS, check_network
+from simplenet.testing.network import CHECKS, NetworkStudy, check_network
 from simplenet.testing.report import Status
 from tests.faults.networks import FAULTS, FaultyNetwork
 
@@ -120,6 +120,57 @@ def test_forward_may_take_and_return_anything(named, wrap):
     report = check_network(lambda: TwoInputs(wrap), inputs=inputs)
 
     assert report.passed, str(report)
+
+
+class SparseGradients(nn.Module):
+    """Its embedding has sparse gradients, which torch's Adam does not take."""
+
+    example_input_array = torch.arange(15).reshape(3, 5)
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(15, 4, sparse=True), nn.Linear(4, 2)
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids).mean(1))
+
+
+class Complex(nn.Module):
+    """Has complex weights and a complex output."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 3, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x.to(self.weight.dtype) @ self.weight).conj()
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda: nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(1)),
+        SparseGradients,
+        Complex,
+    ],
+    ids=["lazy", "sparse gradients", "complex"],
+)
+def test_any_weights_and_gradients_of_torch_are_checked(factory):
+    report = check_network(factory, independent_rows="eval", roundings=8)
+
+    assert report.passed, str(report)
+    assert "imaginary part" not in report.facts.get("warns", "")
+    inapplicable = [result.check for result in report.results if result.status is Status.NOT_APPLICABLE]
+    assert inapplicable == ["it resumes under lightning"]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")  # torch 2.0
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_weights_of_lazy_modules_follow_from_the_seed(seed):
+    weights = [NetworkStudy(lambda: nn.LazyLinear(1)).build(seed).weight for seed in (seed, seed, 3)]
+
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 class WithTrainingStep(LightningModule):
