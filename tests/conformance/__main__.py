@@ -105,9 +105,13 @@ def with_faults(environment: Row) -> Iterator[tuple[Row, Row]]:
         subprocess.CalledProcessError: If a package cannot be installed, or the probe fails.
         ValueError: If a file does not contain the text to replace exactly once.
     """
+    known = faults()
+    chosen = [adam for adam in environment["adam"] if adam["name"] in known]
+    if not chosen:
+        return
     with tempfile.TemporaryDirectory() as directory:
-        python, known = install(environment, Path(directory)), faults()
-        for adam in (one for one in environment["adam"] if one["name"] in known):
+        python = install(environment, Path(directory))
+        for adam in chosen:
             fault, begun = known[name := adam["name"]], time.monotonic()
             versions, without = run_probe(python, "control", [adam]).values()
             version = ", ".join(" ".join(one) for one in versions.items())
@@ -147,18 +151,19 @@ def reproductions(adam: Row) -> dict[str, tuple[str, str]]:
     return {row["id"]: (reproduction(row, adam), row.get("error", "AssertionError")) for row in rows}
 
 
-def written(_context: click.Context, _result: object, /, **_options: object) -> None:
-    """Write docs/conformance.md and its plot; fail if the records differ from deviations.toml or faults.toml."""
+@click.group(invoke_without_command=True)
+def main() -> None:
+    """Write docs/conformance.md and docs/conformance.png from the records in docs/conformance."""
+
+
+@main.result_callback()
+def write(_result: object) -> None:
+    """Write them, also after each command; fail if the records differ from deviations.toml or faults.toml."""
     records = page.gather()
     page.PAGE.write_text(page.page(records), "utf-8")
     page.plot(records, page.PICTURE)
     if wrong := [*disagreements(records), *survivors(records)]:
         raise click.ClickException("\n".join(wrong))
-
-
-@click.group(invoke_without_command=True)
-def main() -> None:
-    """Write docs/conformance.md and docs/conformance.png from the records in docs/conformance."""
 
 
 def _probe(names: Sequence[str], what: str) -> None:
@@ -213,8 +218,6 @@ def time_(names: Sequence[str]) -> None:
     """Time a step of each implementation; time all in one run, to compare them."""
     _probe(names, "times")
 
-
-main.result_callback()(click.pass_context(written))
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from tests.environments.page import head, read, row, stamp
 PAGE, PICTURE = RECORDS.with_suffix(".md"), RECORDS.with_suffix(".png")
 SHAPES = {"float32": "o", "float64": "s", "bfloat16": "^", "float16": "v"}
 DTYPES = tuple(SHAPES)
-MARKS = {"holds": "●", "FAILS": "✗", "known torch defect": "t", "not applicable": ""}
+MARKS = {"not applicable": "", "holds": "●", "known torch defect": "t", "FAILS": "✗"}  # the worst comes last
 CLASSES = {
     "documented variant": "the package's documentation, or the paper that it cites, describes it",
     "undocumented deviation": "it differs from the paper or from torch's interface, and its documentation is silent",
@@ -68,19 +68,19 @@ def counts(found: Row) -> list[int]:
 def properties(found: Row) -> dict[str, str]:
     """Return a mark for each property, the worst of its types."""
     marks: dict[str, str] = {}
-    order = ["not applicable", "holds", "known torch defect", "FAILS"]
+    order = list(MARKS)
     for check, (status, _) in found["results"].items():
-        name = check.rsplit(", ", 1)[0] if check.rsplit(", ", 1)[-1] in DTYPES else check
+        name, _, dtype = check.rpartition(", ")
+        name = name if dtype in DTYPES else check
         marks[name] = max(status, marks.get(name, status), key=order.index)
     return {name: MARKS[status] for name, status in marks.items()}
 
 
 def _faults(records: dict[str, Row]) -> list[str]:
-    known = adams()
     tried = [
-        (known[name]["environment"], name, found)
-        for record in records.values()
-        for name, found in record.get("faults", {}).items()
+        (adam["environment"], name, found)
+        for name, adam in adams().items()
+        if (found := records.get(adam["environment"]["name"], {}).get("faults", {}).get(name))
     ]
     packages = {environment["name"] for environment, *_ in tried}
     named = sum(not found["missing"] for *_, found in tried)
@@ -93,8 +93,7 @@ def _faults(records: dict[str, Row]) -> list[str]:
 
 
 def _deviations(records: dict[str, Row]) -> list[str]:
-    lines = []
-    known = adams()
+    lines, known = [], adams()
     for one in deviations():
         of = {known[name]["environment"]["name"]: known[name]["environment"] for name in one["adams"]}
         where = [version_of(records, environment) for name, environment in of.items() if name in records]
@@ -167,10 +166,9 @@ def page(records: dict[str, Row]) -> str:
     every = list(found_in(records))
     made = [record[f"{what} made"] for what in ("checks", "times") for record in records.values() if what in record]
     machines = ["{processor}, torch {torch}, Python {python}".format(**one) for one in made]
-    timed = sorted({record["times made"]["at"] for record in records.values() if "times" in record})
-    loads = sorted(
-        {one["times made"].get("load", "") for one in records.values() if "times" in one} - {""}, key=_number
-    )
+    runs = [record["times made"] for record in records.values() if "times" in record]
+    timed = sorted({run["at"] for run in runs})
+    loads = sorted({run["load"] for run in runs}, key=lambda load: int(load.partition(" ")[0]))
     names = list(dict.fromkeys(name for _, _, found in every for name in properties(found)))
     text = INTRO.format(
         n=len(every),
@@ -201,10 +199,6 @@ def page(records: dict[str, Row]) -> str:
     for name, meaning in CLASSES.items():
         lines.append(f"- **{name}** ({sum(one['class'] == name for one in deviations())}): {meaning}.")
     return "\n".join([*lines, *_deviations(records)]) + "\n"
-
-
-def _number(text: str) -> float:
-    return float(text.partition(" ")[0])
 
 
 def _promise(adam: Row) -> str:

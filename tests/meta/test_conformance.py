@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 
 import pytest
+from click.testing import CliRunner
 
 from simplenet.testing.checks import adam_checks, check_adam
 from simplenet.testing.oracle import Variant
@@ -234,3 +235,22 @@ def test_a_fault_is_planted_in_a_copy_of_a_package_of_the_current_environment(mo
 
     assert seen == [("control", [], "return p - g\n"), ("checks", ["return p + g\n"], "return p - g\n")]
     assert found == {"a": {"fault": "it adds", "report": ["it holds: p is 1, but should be 0"], "missing": []}}
+
+
+def test_an_environment_without_a_fault_is_not_created(monkeypatch):
+    monkeypatch.setattr(__main__, "install", lambda *_: pytest.fail("it was"))
+
+    assert list(__main__.with_faults({"adam": [{"name": "of which no fault is known"}]})) == []
+
+
+def test_the_command_writes_the_page_and_its_plot_and_fails_where_they_differ_from_the_lists(monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(page, "PICTURE", tmp_path / "page.png")
+
+    assert (result := CliRunner().invoke(__main__.main)).exit_code == 0, result.output
+    assert page.PAGE.read_bytes() == PAGE.read_bytes()
+    assert page.PICTURE.read_bytes().startswith(b"\x89PNG")
+
+    monkeypatch.setattr(__main__, "survivors", lambda _: ["a with a fault, it adds: it was not planted"])
+    result = CliRunner().invoke(__main__.main)
+    assert (result.exit_code, result.stderr) == (1, "Error: a with a fault, it adds: it was not planted\n")
