@@ -3,8 +3,8 @@
 import json
 import os
 import re
-import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,9 @@ from tests.faults.planted import FAULTS
 from tests.faults.planting import Fault, StaleFault, edit, replace, wrap
 from tests.faults.runner import ABSENT, KILLED, PASSED, SURVIVED, WRONG, Outcome, files
 
-ROOT = Path(sys.modules[Fault.__module__].__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+
+SUBJECTS = "optimizers", "network", "randomness", "training", "ensemble", "command", "harness", "implementations"
 
 # Fast ones of each subject.
 DOZEN = [
@@ -94,21 +96,31 @@ def test_the_outcome_of_each_fault_is_printed(finished, name):
 
 
 def test_the_catalogue_is_complete():
-    """At least sixty faults over all subjects, with distinct names, a sentence each, and a witness or a judge."""
+    """Faults and a control of each subject, with distinct names, a sentence each, and a witness or a judge."""
     names = [fault.name for fault in FAULTS]
-    planted = [fault for fault in FAULTS if not fault.control]
 
     assert len(set(names)) == len(names)
-    assert len(planted) >= 60
-    assert {fault.subject for fault in FAULTS} == {
-        "optimizers", "network", "randomness", "training", "ensemble", "command", "harness", "implementations",
-    }  # fmt: skip
-    assert {fault.subject for fault in FAULTS if fault.control} == {fault.subject for fault in FAULTS}
+    assert {(fault.subject, fault.control) for fault in FAULTS} == set(product(SUBJECTS, (False, True)))
     for fault in FAULTS:
         assert fault.text.endswith("."), fault.name
         assert (fault.judge is None) == (fault.witness is not None) == bool(fault.killed_by), fault.name
         assert len(set(fault.killed_by)) == len(fault.killed_by), fault.name
     assert set(DOZEN) <= set(names)
+
+
+def test_the_documentation_has_the_number_of_faults():
+    """In all, and of each subject, in the order of the catalogue."""
+    strength, readme = ((ROOT / name).read_text("utf-8") for name in ("docs/strength.md", "README.md"))
+    counts = {fault.subject: [0, 0] for fault in FAULTS}
+    for fault in FAULTS:
+        counts[fault.subject][fault.control] += 1
+
+    rows = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \|$", strength, re.MULTILINE)
+
+    assert [[int(faults), int(controls)] for faults, controls in rows] == list(counts.values())
+    faults, controls = map(sum, zip(*counts.values(), strict=True))
+    assert f"{faults} faults are killed, {controls} controls pass" in strength
+    assert f"plants {faults} faults" in readme
 
 
 def test_only_the_files_with_the_named_tests_are_collected():

@@ -255,10 +255,10 @@ def the_default_epsilon_of_adam_is_tensorflows() -> None:
     _default(Adam, "eps", 1e-7)
 
 
-def _loaded(dtype: torch.dtype, **options: Any) -> Callable[[], object]:
+def _loaded(dtype: torch.dtype) -> Callable[[], object]:
     def walk() -> object:
         p = torch.ones(3, dtype=dtype, requires_grad=True)
-        optimizer = Adam([p], lr=0.125, **options)
+        optimizer = Adam([p], lr=0.125)
         p.grad = torch.ones_like(p)
         optimizer.step()
         optimizer.state[p]["step"].fill_(301)
