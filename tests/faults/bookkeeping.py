@@ -96,13 +96,17 @@ class FaultyBookkeeping(torch.optim.Adam):
         if self.fault == "group added later has the betas of the first" and hasattr(self, "steps"):
             self.param_groups[-1]["betas"] = self.param_groups[0]["betas"]
 
+    @property
+    def parameters(self) -> list[Any]:
+        """The parameters of all groups."""
+        return [p for group in self.param_groups for p in group["params"]]
+
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - as torch has it
         if self.fault != "clearing leaves NaN" or set_to_none:
             super().zero_grad(set_to_none=set_to_none)
             return
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad *= 0
+        for p in self.parameters:
+            p.grad *= 0
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: C901 - a branch for each fault
         self.steps += 1
@@ -117,47 +121,39 @@ class FaultyBookkeeping(torch.optim.Adam):
                 loss = closure()
         self._break()
         if fault == "fails on an empty parameter":
-            for group in self.param_groups:
-                for p in group["params"]:
-                    p.detach().max()
-        kept = [(group["lr"], group["betas"], group["eps"], group["weight_decay"]) for group in self.param_groups]
-        if fault == "options of the first group for all":
-            for group in self.param_groups:
-                group["lr"], group["betas"], group["eps"], group["weight_decay"] = kept[0]
-        if fault == "schedule ignored":
-            for group in self.param_groups:
+            for p in self.parameters:
+                p.detach().max()
+        own = [{name: group[name] for name in ("lr", "betas", "eps", "weight_decay")} for group in self.param_groups]
+        for group in self.param_groups:
+            if fault == "options of the first group for all":
+                group.update(own[0])
+            if fault == "schedule ignored":
                 group["lr"] = self.defaults["lr"]
         self._moved()
-        for group, options in zip(self.param_groups, kept, strict=True):
-            group["lr"], group["betas"], group["eps"], group["weight_decay"] = options
+        for group, options in zip(self.param_groups, own, strict=True):
+            group.update(options)
             if fault == "betas written to":
-                group["betas"] = (options[1][0], options[1][1] * 0.5)
+                group["betas"] = (options["betas"][0], options["betas"][1] * 0.5)
         return None if fault == "loss not returned" else loss
 
     def _moved(self) -> None:
-        together = [p for group in self.param_groups for p in group["params"]]
         if self.fault == "state kept by parameter":
-            for p in together:
+            for p in self.parameters:
                 if not self.state[p] and id(p) in _KEPT and _KEPT[id(p)][0] is p:
                     self.state[p] = _KEPT[id(p)][1]
-            super().step()
-            _KEPT.update({id(p): (p, self.state[p]) for p in together})
-            return
-        if self.fault != "contiguity assumed":
-            super().step()
-            return
-        before = [p.detach().clone() for p in together]
+        before = [p.detach().clone() for p in self.parameters]
         super().step()
-        with torch.no_grad():
-            for p, old in zip(together, before, strict=True):
+        if self.fault == "state kept by parameter":
+            _KEPT.update({id(p): (p, self.state[p]) for p in self.parameters})
+        if self.fault == "contiguity assumed":
+            for p, old in zip(self.parameters, before, strict=True):
                 if not p.is_contiguous():
-                    p.copy_(old)
+                    p.data.copy_(old)
 
     @torch.no_grad()
-    def _break(self) -> None:  # noqa: C901, PLR0912 - a branch a fault
+    def _break(self) -> None:  # noqa: C901, PLR0912 - a branch for each fault
         fault = self.fault
-        together = [p for group in self.param_groups for p in group["params"]]
-        given = [p for p in together if p.grad is not None]
+        given = [p for p in self.parameters if p.grad is not None]
         if fault == "gradient decayed in place":
             for group in self.param_groups:
                 for p in group["params"]:
@@ -166,34 +162,31 @@ class FaultyBookkeeping(torch.optim.Adam):
         for p in given if fault == "gradient clipped in place" else []:
             p.grad.clamp_(-100, 100)
         if fault == "no gradient taken for zero":
-            for p in together:
+            for p in self.parameters:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
         least = {"last parameter skipped": 1, "past a hundred parameters the last is skipped": 100}.get(fault or "")
         if least is not None and len(given) > least:
             given[-1].grad = None
-        for p in given if fault == "NaN taken for zero" else []:
-            p.grad = p.grad.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-        for p in given if fault == "one type for all" else []:
-            p.grad = p.grad.to(given[0].dtype).to(p.dtype)
-        for p in given if fault == "past 65,536 numbers nothing moves" else []:
-            p.grad = p.grad.clone()
-            p.grad.view(-1)[2**16 :] = 0
-        if fault in ("one count for all parameters", "count stops at 256"):
-            for i, p in enumerate(given):
-                if self.state[p]:
-                    count = self.state[p]["step"]
-                    count.fill_(min(float(count), 255.0) if fault == "count stops at 256" else float(count) + i)
         if fault == "not finite anywhere" and not all(bool(p.grad.isfinite().all()) for p in given):
             for p in given:
                 p.grad = torch.zeros_like(p)
-        if fault == "gradient in 8 bits where it is large":
-            for p in given:
-                if p.numel() >= 4096:
-                    largest = p.grad.abs().max()
-                    p.grad = (p.grad / largest * 127).round() / 127 * largest
-        if fault == "noise":
-            for p in given:
+        for i, p in enumerate(given):
+            if fault == "NaN taken for zero":
+                p.grad = p.grad.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+            if fault == "one type for all":
+                p.grad = p.grad.to(given[0].dtype).to(p.dtype)
+            if fault == "past 65,536 numbers nothing moves":
+                p.grad = p.grad.clone()
+                p.grad.view(-1)[2**16 :] = 0
+            if fault == "one count for all parameters" and self.state[p]:
+                self.state[p]["step"] += i
+            if fault == "count stops at 256" and self.state[p]:
+                self.state[p]["step"].clamp_(max=255)
+            if fault == "gradient in 8 bits where it is large" and p.numel() >= 4096:
+                largest = p.grad.abs().max()
+                p.grad = (p.grad / largest * 127).round() / 127 * largest
+            if fault == "noise":
                 p.grad = p.grad * (1 + torch.rand(()))
 
 
