@@ -113,7 +113,7 @@ def with_faults(environment: Row) -> Iterator[tuple[Row, Row]]:
         python = install(environment, Path(directory))
         for adam in chosen:
             fault, begun = known[name := adam["name"]], time.monotonic()
-            versions, without = run_probe(python, "control", [adam]).values()
+            versions, without = run_probe(python, "baseline", [adam]).values()
             version = ", ".join(" ".join(one) for one in versions.items())
             site, top = packages(Path(directory)), Path(fault["file"]).parts[0]
             if not (site / top).exists():  # it is the current environment's package, which must not be changed

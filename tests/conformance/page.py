@@ -181,7 +181,8 @@ def page(records: dict[str, Row]) -> str:
     lines = [*text.splitlines(), ""]
     lines += head("implementation", "version", "documented", "found", *DTYPES, *columns, right=9)
     for name, adam, found in every:
-        cells = [name, version_of(records, adam["environment"]), _promise(adam), variant_of(found)]
+        documented = adam["documented"] + (f" ({adam['kind']})" if "kind" in adam else "")
+        cells = [name, version_of(records, adam["environment"]), documented, variant_of(found)]
         cells += [accuracy_of(found, dtype) for dtype in DTYPES]
         lines.append(row(*cells, time_of(found, "17", 1e-6), time_of(found, "1000000", 1e-3), *counts(found)))
     lines += [*LOW_BIT.splitlines(), ""]
@@ -199,10 +200,6 @@ def page(records: dict[str, Row]) -> str:
     for name, meaning in CLASSES.items():
         lines.append(f"- **{name}** ({sum(one['class'] == name for one in deviations())}): {meaning}.")
     return "\n".join([*lines, *_deviations(records)]) + "\n"
-
-
-def _promise(adam: Row) -> str:
-    return adam["promise"] + (f" ({adam['kind']})" if "kind" in adam else "")
 
 
 def plot(records: dict[str, Row], path: Path) -> None:

@@ -68,8 +68,8 @@ def made(adam: Row) -> Any:
     return partial(import_object(adam["make"]), **adam.get("options", {}))
 
 
-def control(adam: Row) -> Row:
-    """Return the results of the checks that a fault must fail."""
+def baseline(adam: Row) -> Row:
+    """Return the results of the checks that a fault must fail, before it is planted."""
     return checked(adam, [PUBLISHED, *faults()[adam["name"]].get("checks", ())])
 
 
@@ -98,7 +98,9 @@ def main() -> None:
     what, *names = sys.argv[1:]
     chosen = {name: adams()[name] for name in names}
     packages = {package: version(package) for package in chosen[names[0]]["environment"]["packages"]}
-    found = {name: {"checks": checked, "control": control, "times": times}[what](adam) for name, adam in chosen.items()}
+    found = {
+        name: {"checks": checked, "baseline": baseline, "times": times}[what](adam) for name, adam in chosen.items()
+    }
     print("\n" + json.dumps({"packages": packages, "found": found}))  # noqa: T201 - the result
 
 

@@ -233,7 +233,7 @@ def test_a_fault_is_planted_in_a_copy_of_a_package_of_the_current_environment(mo
     monkeypatch.setattr(__main__, "run_probe", run_probe)
     ((_, found),) = __main__.with_faults({"adam": [{"name": "a"}, {"name": "of which no fault is known"}]})
 
-    assert seen == [("control", [], "return p - g\n"), ("checks", ["return p + g\n"], "return p - g\n")]
+    assert seen == [("baseline", [], "return p - g\n"), ("checks", ["return p + g\n"], "return p - g\n")]
     assert found == {"a": {"fault": "it adds", "report": ["it holds: p is 1, but should be 0"], "missing": []}}
 
 
