@@ -1,7 +1,7 @@
 """Check a network as a black box: reproducible weights, independent rows, a complete state dict, training, resuming.
 
 ``forward`` may take one tensor, several, or a dictionary of them, and return a tensor, a tuple, a dictionary or an
-object with attributes. A module with a ``training_step`` is trained by it.
+object with attributes. A module with a ``training_step`` is trained by it, unless that optimizes manually.
 """
 
 import copy
@@ -73,6 +73,11 @@ def _wide(values: Tensor) -> Tensor:
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit for bit; all NaN are equal."""
     return a.shape == b.shape and a.dtype == b.dtype and bool(identical(_real(a), _real(b)).all())
+
+
+def _defines_step(net: nn.Module) -> bool:
+    step = getattr(type(net), "training_step", None)
+    return step is not None and not step.__module__.startswith(("lightning.", "pytorch_lightning."))
 
 
 def _call(net: nn.Module, x: Any) -> Any:
@@ -200,9 +205,8 @@ class NetworkStudy:
         return loss
 
     def own_step(self, net: nn.Module) -> bool:
-        """Whether the network defines its own ``training_step``."""
-        step = getattr(type(net), "training_step", None)
-        return step is not None and not step.__module__.startswith(("lightning.", "pytorch_lightning."))
+        """Whether the network defines its own ``training_step``, which returns a loss: not if it optimizes manually."""
+        return _defines_step(net) and bool(getattr(net, "automatic_optimization", True))
 
     def _batch(self, net: nn.Module, x: Any, rows: int, seed: int) -> Any:
         if self.batch is not None:
@@ -587,7 +591,7 @@ def it_resumes_under_lightning(study: NetworkStudy) -> None:
     from torch.utils.data import DataLoader
 
     net = study.build(study.seeds[0])
-    if not isinstance(net, LightningModule) or not study.own_step(net):
+    if not isinstance(net, LightningModule) or not _defines_step(net):
         raise NotApplicable("it is not a LightningModule with its own training_step")
     rows = study.rows[1]
     batches = [study._batch(net, study.drawn(net, rows, i), rows, i) for i in range(2)]  # noqa: SLF001 - ours

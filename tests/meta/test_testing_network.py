@@ -203,6 +203,28 @@ def test_the_training_step_of_a_lightning_module_is_called():
     assert "training repeats itself" in noisy.failures
 
 
+class Manual(WithTrainingStep):
+    """Steps its own optimizer, which it has only under a Trainer, and returns no loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, index):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, index)["loss"])
+        optimizer.step()
+
+
+def test_a_network_that_optimizes_manually_is_trained_by_its_output_and_resumed_by_its_training_step():
+    report = check_network(Manual)
+
+    assert report.passed, str(report)
+    assert report["training repeats itself"].detail == ""
+    assert all(result.status is Status.HOLDS for result in report.results)
+
+
 class Forgetful(WithTrainingStep):
     """Does not load its weights from a checkpoint."""
 
