@@ -417,16 +417,25 @@ def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) ->
 
 def gradients_of_two_losses_add_up(study: NetworkStudy) -> None:
     """Two forward passes and then two backward passes give the sum of the gradients of one after the other."""
-    together, apart = study.build(study.seeds[0]), study.build(study.seeds[0])
+
+    def apart() -> dict[str, Tensor]:
+        net = study.build(study.seeds[0])
+        total: dict[str, Tensor] = {}
+        for seed in (3, 4):
+            net.zero_grad(set_to_none=True)
+            attempt(study.loss(net, study.rows[1], seed).backward, "in backward")
+            for name, gradient in _gradients(net).items():
+                total[name] = total[name] + gradient if name in total else gradient
+        return total
+
+    together, expected = study.build(study.seeds[0]), apart()
+    try:
+        _demand(apart(), expected, "the same losses again")
+    except AssertionError as difference:
+        raise NotApplicable(f"it does not repeat itself: {difference}") from None
     losses = [study.loss(together, study.rows[1], seed) for seed in (3, 4)]
     for loss in losses:
         attempt(loss.backward, "in the backward pass of two losses")
-    expected: dict[str, Tensor] = {}
-    for seed in (3, 4):
-        apart.zero_grad(set_to_none=True)
-        attempt(study.loss(apart, study.rows[1], seed).backward, "in backward")
-        for name, gradient in _gradients(apart).items():
-            expected[name] = expected[name] + gradient if name in expected else gradient
     _demand(_gradients(together), expected, "two losses")
 
 
@@ -541,6 +550,8 @@ def memory_layout_of_inputs_and_parameters_changes_nothing(study: NetworkStudy) 
         expected = _float64_run(study, lambda values: values)
     except SubjectError as error:
         raise NotApplicable(f"it does not run in float64: {error}") from None
+    if difference := _difference(_float64_run(study, lambda values: values), expected):
+        raise NotApplicable(f"it does not repeat itself: {difference}")
     modules = dict(study.build(study.seeds[0]).named_modules())
     for layout, arrange in _LAYOUTS.items():
         if difference := _difference(_float64_run(study, arrange), expected):

@@ -37,6 +37,17 @@ def test_a_planted_fault_is_named(fault):
     assert KILLED_BY[fault] in report.failures, str(report)
 
 
+@pytest.mark.parametrize("fault", ["weights from a generator of their own", "dropout from a generator of its own"])
+@pytest.mark.parametrize(
+    "check", ["gradients of two losses add up", "memory layout of inputs and parameters changes nothing"]
+)
+def test_a_network_that_does_not_repeat_itself_has_no_other_cause_named(fault, check):
+    result = check_network(lambda: FaultyNetwork(fault), only=["it takes a batch", check])[check]
+
+    assert result.status is Status.NOT_APPLICABLE
+    assert result.detail.startswith("it does not repeat itself: ")
+
+
 @pytest.mark.parametrize("factory", [FaultyNetwork, *(lambda a=a: SimpleNet(a) for a in ARCHITECTURES)])
 def test_a_correct_network_passes(factory):
     report = check_network(factory)
