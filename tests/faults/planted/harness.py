@@ -38,7 +38,7 @@ def _within(actual: float) -> Callable[[], object]:
 )
 def the_sign_of_zero_is_not_compared() -> None:
     """0 equals -0."""
-    edit(assert_identical, ("(actual.signbit() == expected.signbit())", "(actual == actual)"))
+    edit(assertions.identical, ("(actual.signbit() == expected.signbit())", "(actual == actual)"))
 
 
 @fault(
