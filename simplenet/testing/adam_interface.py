@@ -187,8 +187,9 @@ def hyper_parameters_are_not_written_to(study: Study) -> None:
     _needs(study, "param_groups")
     driven = study.driven(_start(), **_all_options(study))
 
+    names = {spelling for name in study.subject.takes for spelling in _held_by(study, name) or ()}
+
     def held() -> list[dict[str, Any]]:
-        names = study.subject.takes
         return [
             {k: copy.deepcopy(v) for k, v in group.items() if k in names} for group in driven.optimizer.param_groups
         ]
@@ -346,6 +347,13 @@ def _group_options(study: Study) -> list[dict[str, Any]]:
     return [w for name, w in zip(names, hypers, strict=True) if name in takes and _held_by(study, name)]
 
 
+def _needed_group_options(study: Study) -> list[dict[str, Any]]:
+    options = _group_options(study)
+    if not options:
+        raise NotApplicable("its groups hold none of lr, eps, weight_decay and betas")
+    return options
+
+
 def _spelled(study: Study, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return hyper-parameters by their names in a group of this optimizer."""
     hyper = study.hyper(**study.gentle() | wanted)
@@ -363,7 +371,7 @@ def groups_keep_their_own_options(study: Study) -> None:
     """Two groups that differ in lr, eps, decay or betas, in either order: each moves as it does alone."""
     _needs_groups(study)
     given = _gradients(study)
-    for wanted in _group_options(study):
+    for wanted in _needed_group_options(study):
         for order in (1, -1):
             options = [{}, wanted][::order]
             tensors = [study.parameter(_start()) for _ in options]
@@ -640,7 +648,7 @@ def a_loaded_state_brings_its_options(study: Study) -> None:
     """An optimizer constructed with other options continues with those that were saved."""
     _needs(study, "state_dict", "load_state_dict")
     wanted: dict[str, Any] = {}
-    for options in _group_options(study):
+    for options in _needed_group_options(study):
         wanted |= options
     given = _gradients(study, 4)
     first = _stepped(study.driven(_start(), **wanted), given[:2])

@@ -160,6 +160,29 @@ def test_an_optimizer_that_is_not_an_adam_is_named(name):
     assert report.facts["variant"].startswith("none; the nearest")
 
 
+class WritesToItsBetas(torch.optim.Adam):
+    """Its groups have the betas by names of its own, and each step shortens the second average."""
+
+    def __init__(self, params, lr=1e-3, beta1=0.9, beta2=0.999):
+        super().__init__(params, lr, (beta1, beta2))
+        for options in (self.defaults, *self.param_groups):
+            options["beta1"], options["beta2"] = options.pop("betas")
+
+    def step(self):
+        for group in self.param_groups:
+            group["betas"] = group["beta1"], group["beta2"]
+        super().step()
+        for group in self.param_groups:
+            del group["betas"]
+            group["beta2"] /= 2
+
+
+def test_hyper_parameters_are_compared_by_their_names_in_the_groups():
+    result = killed_by(WritesToItsBetas, "hyper-parameters are not written to")
+
+    assert result.detail == "beta2 of a group is 0.0625 after 3 steps, but was given as 0.5"
+
+
 class Longer(torch.optim.Adam):
     """Each step is longer than it should be, by more than its bound in float64, but by no digit of float32."""
 

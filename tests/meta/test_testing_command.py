@@ -447,6 +447,16 @@ class OwnGroups(torch.optim.Adam):
             del group["lr"]
 
 
+class NothingInGroups:
+    """Adam whose groups hold parameters only."""
+
+    def __init__(self, params, lr=1e-3):
+        self.inner = torch.optim.Adam(params, lr)
+        self.param_groups = [{"params": group["params"]} for group in self.inner.param_groups]
+        self.step, self.state_dict = self.inner.step, self.inner.state_dict
+        self.load_state_dict = self.inner.load_state_dict
+
+
 class NoGroups:
     """Adam of a list of parameters, without torch's interface of groups."""
 
@@ -466,6 +476,9 @@ class NoGroups:
     ("make", "reasons"),
     [
         (OwnGroups, {"a schedule is followed": "it has no lr that a schedule could change"}),
+        (NothingInGroups, dict.fromkeys(
+            ("groups keep their own options", "a loaded state brings its options"),
+            "its groups hold none of lr, eps, weight_decay and betas")),
         (NoGroups, dict.fromkeys(
             ("the caller's group is not written to", "groups keep their own options", "clearing gradients clears them"),
             "it takes no groups: raises TypeError: params should be tensors when it is constructed")),
