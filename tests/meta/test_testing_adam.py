@@ -183,6 +183,17 @@ def test_hyper_parameters_are_compared_by_their_names_in_the_groups():
     assert result.detail == "beta2 of a group is 0.0625 after 3 steps, but was given as 0.5"
 
 
+def test_the_first_step_is_compared_at_the_fixed_hyper_parameters():
+    name = "the first step has its closed form, float64"
+
+    report = check_adam(
+        lambda params, lr: torch.optim.Adam(params, lr, (0.5, 0.75), 0.25),
+        fixed={"beta1": 0.5, "beta2": 0.75, "eps": 0.25}, dtypes=[torch.float64], only=[name],
+    )  # fmt: skip
+
+    assert report[name].status is Status.HOLDS, report[name]
+
+
 class Longer(torch.optim.Adam):
     """Each step is longer than it should be, by more than its bound in float64, but by no digit of float32."""
 
