@@ -32,6 +32,9 @@ from simplenet.testing.runner import NotApplicable
 # The types that torch computes in; float32 first, because most optimizers are made for it.
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+# Hyper-parameters for which the steps of all variants differ, in every type.
+_MODERATE = {"lr": 2.0**-3, "beta1": 0.5, "beta2": 0.75, "eps": 0.25}
+
 # Numbers with magnitudes in (1/8, 4) that every type represents exactly: gradients of one scale.
 _UNITS = np.array([1.0, -0.75, 2.5, -3.5, 0.375, -1.5, 0.1875, 3.0, -0.5, 1.75, -2.0, 0.625])
 
@@ -187,11 +190,6 @@ class Study:
         return replace(hyper, weight_decay=self.own_decay)
 
     @cached_property
-    def _moderate(self) -> dict[str, float]:
-        """Hyper-parameters for which the steps of all variants differ, in every type."""
-        return {"lr": 2.0**-3, "beta1": 0.5, "beta2": 0.75, "eps": 0.25}
-
-    @cached_property
     def found(self) -> "Found":
         """Determine the variant, one axis after the other.
 
@@ -199,28 +197,27 @@ class Study:
             SubjectError: If it raises any exception.
         """
         n = 6
-        settings: list[tuple[dict[str, Any], float]] = [(self._moderate, 1.0), (self._moderate, 0.25)]
+        settings: list[tuple[dict[str, Any], float]] = [(_MODERATE, 1.0), (_MODERATE, 0.25)]
         if self.dtype is not torch.float16:
             settings.append(({"lr": 2.0**-7}, 2.0**-23))  # gradients of the order of epsilon, 1e-8
-        runs = []
-        for i, (wanted, size) in enumerate(settings):
-            hyper = self.hyper(**wanted)
-            runs.append(self.record(hyper, torch.zeros(n), size * units(5, (n,), i), self.dtype))
+        runs = [
+            self.record(self.hyper(**wanted), torch.zeros(n), size * units(5, (n,), i), self.dtype)
+            for i, (wanted, size) in enumerate(settings)
+        ]
         decays: list[str | None] = [None]
         if any(run.hyper.weight_decay for run in runs):
             decays = [name for name in DECAY if name != "none"]
-        found = refute(runs, candidates(epsilon=EPSILON, correction=CORRECTION, decay=decays))
-        stages = [found]
+        stages = [refute(runs, candidates(epsilon=EPSILON, correction=CORRECTION, decay=decays))]
         if "weight_decay" in self.subject.takes:
             # A decay by a third: the results differ widely between before and after the step, times lr and not.
-            decaying = [self.hyper(**self._moderate | {"lr": 0.5}, weight_decay=0.75)]
-            path = [self.record(h, torch.ones(n), units(4, (n,), 7), self.dtype) for h in decaying]
-            stages.append(refute(path, self._extended(stages[-1], "decay", DECAY)))
+            hyper = self.hyper(**_MODERATE | {"lr": 0.5}, weight_decay=0.75)
+            run = self.record(hyper, torch.ones(n), units(4, (n,), 7), self.dtype)
+            stages.append(refute([run], self._extended(stages[-1], "decay", DECAY)))
         if "amsgrad" in self.subject.takes:
             falling = units(5, (n,), 8) * torch.tensor([1.0, 1.0, 0.25, 0.125, 0.125])[:, None]
-            hypers = [self.hyper(**self._moderate | {"eps": 2.0**-7}, amsgrad=True)]
-            path = [self.record(h, torch.zeros(n), falling, self.dtype) for h in hypers]
-            stages.append(refute(path, self._extended(stages[-1], "amsgrad", AMSGRAD)))
+            hyper = self.hyper(**_MODERATE | {"eps": 2.0**-7}, amsgrad=True)
+            run = self.record(hyper, torch.zeros(n), falling, self.dtype)
+            stages.append(refute([run], self._extended(stages[-1], "amsgrad", AMSGRAD)))
         return Found(stages, self.demanded)
 
     def _extended(self, stage: Finding, axis: str, values: Iterable[str]) -> list[Variant]:
