@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from simplenet.testing.assertions import shown
 from simplenet.testing.layouts import LAYOUTS, place
-from simplenet.testing.optimizers import SPELLINGS, Driven, SubjectError, attempt
+from simplenet.testing.optimizers import SPELLINGS, Driven, SubjectError, attempt, spelled
 from simplenet.testing.oracle import Run, judge
 from simplenet.testing.runner import Check, NotApplicable
 from simplenet.testing.study import Study, short, units
@@ -355,16 +355,10 @@ def _needed_group_options(study: Study) -> list[dict[str, Any]]:
 
 
 def _spelled(study: Study, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return hyper-parameters by their names in a group of this optimizer."""
-    hyper = study.hyper(**study.gentle() | wanted)
-    values: dict[str, Any] = {"betas": (hyper.beta1, hyper.beta2)}
-    values |= {name: getattr(hyper, name) for name in ("lr", "eps", "weight_decay")}
-    spelled: dict[str, Any] = {}
-    for name, value in values.items():
-        names = _held_by(study, name) if name in study.subject.takes else None
-        if names:
-            spelled |= dict(zip(names, value, strict=True)) if len(names) > 1 else {names[0]: value}
-    return spelled
+    """Return hyper-parameters by their names in a group of this optimizer, without those that it does not hold."""
+    held = {name: names for name in study.subject.takes if (names := _held_by(study, name))}
+    options = study.subject.options(study.hyper(**study.gentle() | wanted))
+    return spelled({name: value for name, value in options.items() if name in held}, held)
 
 
 def groups_keep_their_own_options(study: Study) -> None:

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,12 +49,8 @@ def attempt(call: Callable[[], Any], where: str) -> Any:
     """
     try:
         return call()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception is a failure of the subject
-        _blame(error, where)
-
-
-def _blame(error: BaseException, where: str) -> NoReturn:
-    raise SubjectError(error, where) from error
+    except (Exception, SystemExit) as error:
+        raise SubjectError(error, where) from error
 
 
 class ArrayOptimizer:
@@ -113,6 +109,15 @@ class ArrayOptimizer:
 def parameters_in(given: Iterable[Any]) -> list[Tensor]:
     """List the parameters in an argument of an optimizer: parameters, or groups of them."""
     return [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
+
+
+def spelled(options: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Rename hyper-parameters to an optimizer's own names."""
+    renamed: dict[str, Any] = {}
+    for name, value in options.items():
+        own = names.get(name, (name,))
+        renamed |= dict(zip(own, value, strict=True)) if len(own) > 1 else {own[0]: value}
+    return renamed
 
 
 def differentiable(cls: Callable[..., Any], parameters: Iterable[Any], **options: Any) -> Any:
@@ -182,17 +187,17 @@ class Subject:
         while True:
             options = {name: values[name] for name in self.takes}
             try:
-                self.sample = self.make(parameters(), **self.spelled(options))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception is a failure of the subject
+                self.sample = self.make(parameters(), **spelled(options, self.takes))
+            except (Exception, SystemExit) as error:
                 # With ``**kwargs``, it may refuse a name by any exception.
                 unknown = names is None or isinstance(error, TypeError)
                 if not (unknown and self._drop_unknown(str(error), refused)):
-                    _blame(error, "when it is constructed")
+                    raise SubjectError(error, "when it is constructed") from error
             else:
                 break
         for name in {"amsgrad", "maximize"} & self.takes.keys():
             try:
-                self.make(parameters(), **self.spelled({**options, name: True}))
+                self.make(parameters(), **spelled({**options, name: True}, self.takes))
             except (Exception, SystemExit):  # noqa: BLE001 - some take the argument but refuse True
                 del self.takes[name]
 
@@ -222,14 +227,6 @@ class Subject:
                 return True
         return False
 
-    def spelled(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Rename hyper-parameters to its own names."""
-        spelled: dict[str, Any] = {}
-        for name, value in options.items():
-            names = self.takes.get(name, (name,))
-            spelled |= dict(zip(names, value, strict=True)) if len(names) > 1 else {names[0]: value}
-        return spelled
-
     def options(self, hyper: Hyper) -> dict[str, Any]:
         """Turn hyper-parameters into arguments, without those that it does not take."""
         values = {"lr": hyper.lr, "betas": (hyper.beta1, hyper.beta2)}
@@ -257,7 +254,7 @@ class Subject:
         # Pass all that it takes: some have no default, and some defaults differ from torch's.
         options = {**self.options(Hyper()), **options}
         options = {name: value for name, value in options.items() if name in self.takes}
-        made = attempt(lambda: self.make(given, **self.spelled(options)), "when it is constructed")
+        made = attempt(lambda: self.make(given, **spelled(options, self.takes)), "when it is constructed")
         return Driven(made, parameters_in(given))
 
 
