@@ -414,13 +414,14 @@ def _matrix_product(a: Balls, b: Balls) -> Balls:
         a, b = (x.like(x.centre, (x.radius + x.magnitude * operands) * _UP) for x in (a, b))
     rows = max(1, _BLOCK // max(b.size, 1))
     blocks = [(a[i : i + rows, :, None] * b[None]).sum(axis=1) for i in range(0, max(len(a), 1), rows)]
-    return _concatenated(blocks)
+    return joined(blocks)
 
 
-def _concatenated(parts: Iterable[Balls]) -> Balls:
+def joined(parts: Iterable[Balls], join: Callable[..., Array] = np.concatenate) -> Balls:
+    """Join arrays by a function of NumPy."""
     parts = list(parts)
     arrays = [(*part.centre, np.broadcast_to(part.radius, part.shape)) for part in parts]
-    high, low, radius = (np.concatenate(column) for column in zip(*arrays, strict=True))
+    high, low, radius = (join(column) for column in zip(*arrays, strict=True))
     return parts[0].like(Pair(high, low), radius)
 
 
@@ -455,7 +456,7 @@ _UFUNCS: dict[Any, Callable[..., Any]] = {
 }
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.where: _chosen,
-    np.concatenate: _concatenated,
+    np.concatenate: joined,
     np.ones_like: lambda a: np.ones(a.shape),
     np.zeros_like: lambda a: np.zeros(a.shape),
 }

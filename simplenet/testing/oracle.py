@@ -22,7 +22,7 @@ from numpy import ndarray
 
 from simplenet.environment import TORCH
 from simplenet.testing.assertions import shown
-from simplenet.testing.balls import Balls, Pair
+from simplenet.testing.balls import Balls, joined
 from simplenet.testing.bounds import unit_roundoff
 
 # Roundings of one operation of the formulas, at most: the operation itself, and a constant in it that is rounded to the
@@ -375,10 +375,7 @@ class _Stepper:
 
 def _stacked(steps: Iterable[Balls]) -> Balls:
     """Stack the values after each step into one array, without the initial value."""
-    after = list(steps)[1:]
-    arrays = [(*step.centre, np.broadcast_to(step.radius, step.shape)) for step in after]
-    high, low, radius = (np.stack(column) for column in zip(*arrays, strict=True))
-    return after[0].like(Pair(high, low), radius)
+    return joined(list(steps)[1:], np.stack)
 
 
 def candidates(**axes: Iterable[str | None]) -> list[Variant]:
