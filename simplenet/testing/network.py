@@ -7,6 +7,7 @@ object with attributes. A module with a ``training_step`` is trained by it, unle
 import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -296,26 +297,26 @@ def _demand_counted(
     return True
 
 
-def _first_difference(net: nn.Module, one: Callable[[], Any], other: Callable[[], Any]) -> str:
-    """Name the first module whose output differs between two calls."""
+def _first_difference(study: NetworkStudy, net: nn.Module, x: Any, context: Callable[[], Any]) -> str:
+    """Name the first module whose output differs between a call and one in a context."""
 
-    def recorded(call: Callable[[], Any]) -> list[tuple[str, Tensor]]:
+    def recorded(context: Callable[[], Any]) -> list[tuple[str, Tensor]]:
         seen: list[tuple[str, Tensor]] = []
-        handles = [
-            module.register_forward_hook(
-                lambda _m, _i, output, name=name: seen.extend((name, t.detach().clone()) for _, t in tensors_of(output))
-            )
-            for name, module in net.named_modules()
-            if name
-        ]
-        try:
-            call()
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for name, module in net.named_modules():
+                if name:
+                    stack.enter_context(
+                        module.register_forward_hook(
+                            lambda _m, _i, output, name=name: seen.extend(
+                                (name, t.detach().clone()) for _, t in tensors_of(output)
+                            )
+                        )
+                    )
+            stack.enter_context(context())
+            study.score(net, x)
         return seen
 
-    for (name, a), (_, b) in zip(recorded(one), recorded(other), strict=False):
+    for (name, a), (_, b) in zip(recorded(nullcontext), recorded(context), strict=False):
         if not _same(a, b):
             return f"; the first module that does is {name}, a {type(net.get_submodule(name)).__name__}"
     return ""
@@ -333,13 +334,7 @@ def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
             try:
                 _demand_counted(study, output, expected, f"{context.__name__}, {rows} rows")
             except AssertionError as error:
-
-                def without(net: nn.Module = net, x: Any = x) -> None:
-                    with torch.no_grad():
-                        study.score(net, x)
-
-                named = _first_difference(net, lambda net=net, x=x: study.score(net, x), without)  # type: ignore[misc]
-                raise AssertionError(f"{error}{named}") from None
+                raise AssertionError(f"{error}{_first_difference(study, net, x, context)}") from None
 
 
 def each_row_is_independent_of_the_others(study: NetworkStudy) -> None:
