@@ -1,6 +1,7 @@
 """The checks of a network kill every planted fault, and support any inputs and outputs of ``forward``."""
 
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
@@ -263,28 +264,32 @@ def test_rows_that_depend_on_each_other_can_be_declared():
     assert declared["each row is independent of the others"].status is Status.NOT_APPLICABLE
 
 
-class OtherWithoutGradients(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(2, 3), Other()
-
-    def forward(self, x):
-        return self.second(self.first(x))
-
-
 class Other(nn.Module):
+    """Returns another value where ``there()`` is true."""
+
+    def __init__(self, there):
+        super().__init__()
+        self.there = there
+
     def forward(self, x):
-        return x if torch.is_grad_enabled() else x * (1 + 2.0**-22)
+        return x * (1 + 2.0**-22) if self.there() else x
 
 
-def test_a_difference_under_no_grad_is_named_and_may_be_declared():
+@pytest.mark.parametrize(
+    ("there", "context"),
+    [(lambda: not torch.is_grad_enabled(), "no_grad"), (torch.is_inference_mode_enabled, "inference_mode")],
+)
+def test_a_difference_under_no_grad_or_inference_mode_is_named_and_may_be_declared(there, context):
     check = "recording gradients does not change the output"
 
-    report = check_network(OtherWithoutGradients)
+    def factory():
+        return nn.Sequential(OrderedDict(first=nn.Linear(2, 3), second=Other(there)))
 
-    assert "the first module that does is second, a Other" in report.failures[check]
-    assert check_network(OtherWithoutGradients, roundings=6, only=["it takes a batch", check]).passed
-    assert not check_network(OtherWithoutGradients, roundings=2, only=["it takes a batch", check]).passed
+    report = check_network(factory)
+
+    assert report.failures[check].endswith(f" [{context}, 2 rows]; the first module that does is second, a Other")
+    assert check_network(factory, roundings=6, only=[check]).passed
+    assert not check_network(factory, roundings=2, only=[check]).passed
 
 
 def test_a_network_that_takes_no_batch_fails_one_check():
