@@ -453,8 +453,15 @@ class NothingInGroups:
     def __init__(self, params, lr=1e-3):
         self.inner = torch.optim.Adam(params, lr)
         self.param_groups = [{"params": group["params"]} for group in self.inner.param_groups]
-        self.step, self.state_dict = self.inner.step, self.inner.state_dict
-        self.load_state_dict = self.inner.load_state_dict
+
+    def step(self):
+        self.inner.step()
+
+    def state_dict(self):
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state):
+        self.inner.load_state_dict(state)
 
 
 class NoGroups:
