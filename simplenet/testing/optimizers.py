@@ -234,10 +234,6 @@ class Subject:
         # Flags that are off are not passed, in case these names mean something else there.
         return {n: v for n, v in values.items() if n in self.takes and (n not in ("amsgrad", "maximize") or v)}
 
-    def can(self, hyper: Hyper) -> bool:
-        """Whether it takes these hyper-parameters."""
-        return self.hyper(**vars(hyper)) == hyper
-
     def hyper(self, **wanted: Any) -> Hyper:
         """Return the effective hyper-parameters: the wanted values if it takes them, else its own."""
         defaults = vars(Hyper()) | dict(self.fixed)
