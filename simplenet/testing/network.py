@@ -329,8 +329,11 @@ def recording_gradients_does_not_change_the_output(study: NetworkStudy) -> None:
         x = study.drawn(net, rows, rows)
         expected = study.score(net, x)
         for context in (torch.no_grad, torch.inference_mode):
-            with context():
-                output = study.score(net, x)
+            try:
+                with context():
+                    output = study.score(net, x)
+            except SubjectError as error:
+                raise SubjectError(error.error, f"in forward under {context.__name__}") from error
             try:
                 _demand_counted(study, output, expected, f"{context.__name__}, {rows} rows")
             except AssertionError as error:
@@ -387,7 +390,12 @@ def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) ->
     net = study.build(study.seeds[0])
     before = study.loss(net, study.rows[1], 3)
     attempt(before.backward, "in backward")
-    without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    without = _without_gradient(net)
+    if without:  # look at more rows: of several experts, for instance, each row passes through some
+        other = study.build(study.seeds[0])
+        for seed in range(10):
+            attempt(study.loss(other, study.rows[-1], seed).backward, "in backward")
+        without = _without_gradient(other)
     if without:
         more = f" and {len(without) - 3} more" * (len(without) > 3)  # noqa: PLR2004 - a line of a table
         raise AssertionError(f"no gradient reaches {', '.join(without[:3])}{more}")
@@ -408,6 +416,10 @@ def every_parameter_gets_a_gradient_that_lowers_the_loss(study: NetworkStudy) ->
         if float(study.loss(net, study.rows[1], 3).detach()) < value:
             return
     raise AssertionError(f"no step along the negative gradient lowers the loss, {value:.6g}")
+
+
+def _without_gradient(net: nn.Module) -> list[str]:
+    return [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def gradients_of_two_losses_add_up(study: NetworkStudy) -> None:

@@ -330,6 +330,41 @@ def test_parameters_that_no_gradient_reaches_are_named(unused, named):
     assert report.failures == {check: f"no gradient reaches {named}"}
 
 
+class Experts(nn.Module):
+    """Each row passes through one of two layers; to the second go few rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(2, 1) for _ in range(2))
+
+    def forward(self, x):
+        first, second = (expert(x) for expert in self.experts)
+        return torch.where(x[:, :1] < 1.5, first, second) if (x[:, 0] >= 1.5).any() else first
+
+
+def test_a_gradient_may_reach_a_parameter_from_other_rows():
+    report = check_network(Experts)
+
+    assert report.passed, str(report)
+
+
+class Force(nn.Linear):
+    """Computes a gradient in ``forward``, which is impossible under ``inference_mode``."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(super().forward(x).square().sum(), x, create_graph=True)[0]
+
+
+def test_an_exception_under_inference_mode_is_said_to_be_raised_there():
+    report = check_network(lambda: Force(2, 1))
+
+    (failure,) = report.failures.values()
+    assert failure.startswith("raises RuntimeError: ")
+    assert failure.endswith(" in forward under inference_mode")
+
+
 def test_warnings_are_recorded_and_are_no_failure():
     class Warns(nn.Linear):
         def forward(self, x):
