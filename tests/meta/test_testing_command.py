@@ -447,21 +447,12 @@ class OwnGroups(torch.optim.Adam):
             del group["lr"]
 
 
-class NothingInGroups:
+class NothingInGroups(TupleGroups):
     """Adam whose groups hold parameters only."""
 
     def __init__(self, params, lr=1e-3):
-        self.inner = torch.optim.Adam(params, lr)
+        super().__init__(params, lr)
         self.param_groups = [{"params": group["params"]} for group in self.inner.param_groups]
-
-    def step(self):
-        self.inner.step()
-
-    def state_dict(self):
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state):
-        self.inner.load_state_dict(state)
 
 
 class NoGroups:
