@@ -45,11 +45,13 @@ class TrainingState:
     Attributes:
         batch_size: Rows in a batch.
         steps: Optimizer steps taken.
+        count: Adam's own count of them, which ends where its dtype cannot count further by ones.
         moments: Adam's first and second moments of each parameter, in the order of ``parameters()``.
     """
 
     batch_size: int
     steps: int
+    count: Float[Tensor, ""]
     moments: tuple[tuple[Float[Tensor, "..."], Float[Tensor, "..."]], ...]
 
     @property
@@ -295,9 +297,10 @@ def _training_state(root: _Entry, checkpoint: Checkpoint) -> TrainingState:
             "step, exp_avg and exp_avg_sq",
             holds=isinstance(own.value, dict) and own.value.keys() == {"step", "exp_avg", "exp_avg_sq"},
         )
-        counted = min(steps, 2**24)  # where float32 stops counting by ones
-        own["step"].expect(f"{counted}", holds=float(own["step"].tensor(())) == counted)
+        count = own["step"].tensor(())
+        counted = min(steps, int(2 / torch.finfo(count.dtype).eps))  # where the dtype stops counting by ones
+        own["step"].expect(f"{counted}", holds=float(count) == counted)
         m, v = (own[name].tensor(tuple(weight.shape), weight.dtype) for name in ("exp_avg", "exp_avg_sq"))
         own["exp_avg_sq"].expect("at least 0 in each entry", holds=bool((v >= 0).all()))
         moments.append((m, v))
-    return TrainingState(batch_size, steps, tuple(moments))
+    return TrainingState(batch_size, steps, count, tuple(moments))

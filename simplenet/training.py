@@ -240,9 +240,8 @@ def _count(trainer: Trainer, epochs: int, batches: int) -> None:
 
 def _restore(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     """Set the state of Adam to that of a checkpoint."""
-    step = torch.tensor(float(state.steps))
     states = {
-        i: {"step": step.clone(), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
+        i: {"step": state.count.clone(), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
         for i, (m, v) in enumerate(state.moments)
     }
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

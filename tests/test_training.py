@@ -21,6 +21,7 @@ from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train
 from simplenet.checkpoint import read_checkpoint
 from simplenet.signals import ENDING
 from simplenet.testing.settings import default_dtype
+from tests.checkpoints import loaded, saved
 from tests.children.background import Background
 from tests.children.forked import launch
 
@@ -157,6 +158,26 @@ def test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run(tmp_path,
     assert stopped.losses + resumed.losses == whole.losses
     assert resumed.steps == whole.steps
     assert all(map(torch.equal, weights(resumed.net), weights(whole.net)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "before", "after"),
+    [(torch.float32, 2**24, 2**24), (torch.float64, 2**24, 2**24 + 2), (torch.bfloat16, 2**8, 2**8)],
+    ids=str,
+)
+def test_a_resumed_run_continues_adams_count_of_steps(tmp_path, dtype, before, after):
+    """In the dtype that it has, up to the number from which that dtype cannot count by ones."""
+    steps = 2**24
+    whole = loaded(run(tmp_path, batch_size=2, max_epochs=3).checkpoint.read_bytes())
+    whole |= {"global_step": steps, "epoch": steps // 2}
+    for state in whole["optimizer_states"][0]["state"].values():
+        state["step"] = torch.tensor(before, dtype=dtype)
+    (tmp_path / "long.ckpt").write_bytes(saved(whole))
+
+    resumed = run(tmp_path, batch_size=2, max_epochs=steps // 2 + 1, resume=tmp_path / "long.ckpt")
+
+    state = read_checkpoint(resumed.checkpoint, training=True).training
+    assert (state.steps, state.count.item(), state.count.dtype) == (steps + 2, after, dtype)
 
 
 def test_the_last_state_is_saved_and_loads_without_running_code(tmp_path):
