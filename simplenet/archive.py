@@ -171,6 +171,7 @@ def _plain(value: object, budget: Iterator[int]) -> Any:
     """Copy a nested value and build its tensors; ``budget`` runs out if references repeat a value too often."""
     next(budget)
     if isinstance(value, dict):
+        _expect("a key of a dict in it is neither a str nor an int", holds={*map(type, value)} <= {str, int})
         return {name: _plain(part, budget) for name, part in value.items()}
     if isinstance(value, _Stored):
         return value.tensor()

@@ -198,6 +198,10 @@ class _Entry:
             shown = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else reprlib.repr(value)
             raise ValueError(f"its {self.name} is {shown}, but should be {expected}")
 
+    def equal(self, expected: object) -> None:
+        """Expect this value; compared by ``repr``, because a comparison with a tensor is a tensor."""
+        self.expect(repr(expected), holds=repr(self.value) == repr(expected))
+
     def integer(self, low: int, high: int) -> int:
         with self._in_the_file():
             return check_int(f"its {self.name}", self.value, low, high)
@@ -229,9 +233,9 @@ def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoi
     """Compare the entries of a checkpoint with what ``SimpleNet`` and ``train`` save."""
     root = _Entry("", entries)
     arguments = root["hyper_parameters"]
-    architecture, lr = arguments["architecture"], arguments["lr"]
+    architecture = arguments["architecture"]
     architecture.expect(f"one of {', '.join(ARCHITECTURES)}", holds=architecture.value in list(ARCHITECTURES))
-    lr.number(0.0, MAX_LR)
+    lr = arguments["lr"].number(0.0, MAX_LR)
     hidden = arguments["hidden"].integer(1, MAX_HIDDEN)
     # Lightning's CLI adds names with a leading underscore.
     names = {name for name in arguments.value if not str(name).startswith("_")}
@@ -254,7 +258,7 @@ def _checked(path: Path, entries: dict[str, Any], *, training: bool) -> Checkpoi
         weights[name] = state[name].tensor(shape, dtype)
         dtype = weights[name].dtype
 
-    result = Checkpoint(path, architecture.value, hidden, lr.value, weights, None)
+    result = Checkpoint(path, architecture.value, hidden, lr, weights, None)
     if training:
         result = replace(result, training=_training_state(root, result))
     if (found := root["digest"].value) != (expected := digest(root.value)):
@@ -284,10 +288,10 @@ def _training_state(root: _Entry, checkpoint: Checkpoint) -> TrainingState:
     groups, states = optimizers[0]["param_groups"], optimizers[0]["state"]
     groups.expect("a list of one group", holds=isinstance(groups.value, list) and len(groups.value) == 1)
     indices = list(range(len(checkpoint.weights)))
-    groups[0]["params"].expect(f"{indices}", holds=groups[0]["params"].value == indices)
+    groups[0]["params"].equal(indices)
     defaults = torch.optim.Adam([torch.zeros(1)], lr=checkpoint.lr).param_groups[0]
     for name in groups[0].value.keys() & defaults.keys() - {"params"}:
-        groups[0][name].expect(repr(defaults[name]), holds=groups[0][name].value == defaults[name])
+        groups[0][name].equal(defaults[name])
 
     states.expect("the state of each parameter", holds=isinstance(states.value, dict) and list(states.value) == indices)
     moments = []

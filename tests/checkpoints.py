@@ -73,7 +73,7 @@ def without_entry(checkpoint: dict[str, Any], path: tuple[Any, ...]) -> dict[str
 def wrong_values(value: Any) -> list[Any]:
     """List wrong values for an entry: other types, and values out of the range of all entries."""
     wrong: list[Any] = [None, True, "text", "", -1, 0.5, 2**40, 10**30, float("nan"), float("inf"), 1e308]
-    wrong += [[], {}, (), [value], (value, value), {"a": value}, {0: value}]
+    wrong += [[], {}, (), [value], (value, value), {"a": value}, {0: value}, torch.zeros(2)]
     if isinstance(value, Tensor):
         wrong += [
             value.double(),

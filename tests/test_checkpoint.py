@@ -34,6 +34,8 @@ from tests.checkpoints import (
     wrong_values,
 )
 
+ARGUMENTS = {"architecture": "overview", "hidden": 4, "lr": 0.01}
+
 
 class Content(bytes):
     """The bytes of a file, with a short repr for failing tests."""
@@ -172,6 +174,12 @@ def with_pickle(content, pickled):
     return repacked(content, lambda name, old: [(name, pickled if name.endswith("data.pkl") else old)])
 
 
+def with_nested_key(depth):
+    """Return the pickle of a checkpoint's arguments with a key of nested tuples."""
+    pickled = pickle.dumps({"hyper_parameters": ARGUMENTS | {"key": None}}, 2)
+    return pickled.replace(b"X\x03\x00\x00\x00key", b")" + b"\x85" * depth)
+
+
 def doubled(depth):
     """Return a list that contains another list twice, and so on: small in a file, but exponentially large."""
     value = ["ha"]
@@ -189,6 +197,7 @@ BOMBS = {
     ),
     "references that multiply": lambda c: saved({**loaded(c), "lr_schedulers": doubled(200)}, sealed=False),
     "deep nesting": lambda c: with_pickle(c, b"\x80\x02" + b"]" * 20000 + b"a" * 19999 + b"."),
+    "a deeply nested key": lambda c: with_pickle(c, with_nested_key(5000)),
     "compressed zeros": lambda c: repacked(
         c, lambda name, old: [(name, bytes(2**26) if name.endswith("data/0") else old)], zipfile.ZIP_DEFLATED
     ),
@@ -414,7 +423,6 @@ def test_every_tampered_entry_with_its_digest_is_refused(content, file):
         assert_refused_or_the_same(file, expected, path, value, changed)
 
 
-ARGUMENTS = {"architecture": "overview", "hidden": 4, "lr": 0.01}
 WEIGHTS = "input_layer.weight, input_layer.bias, output_layer.weight, output_layer.bias"
 BIAS = ("state_dict", "output_layer.bias")
 GROUPS = ("optimizer_states", 0, "param_groups")
@@ -451,7 +459,9 @@ STATE = ("optimizer_states", 0, "state")
         (GROUPS, [], "a list of one group"),
         (GROUPS, {0: 1}, "a list of one group"),
         ((*GROUPS, 0, "params"), [0, 1, 2], "[0, 1, 2, 3]"),
+        ((*GROUPS, 0, "params"), [torch.zeros(2), 1, 2, 3], "[0, 1, 2, 3]"),
         ((*GROUPS, 0, "eps"), 1e-3, "1e-08"),
+        ((*GROUPS, 0, "eps"), torch.zeros(2), "1e-08"),
         ((*GROUPS, 0, "lr"), 0.5, "0.01"),
         (STATE, [], "the state of each parameter"),
         (STATE, {}, "the state of each parameter"),
