@@ -253,8 +253,9 @@ def _resumed(net: SimpleNet, data: XORDataModule, resume: str | Path | Checkpoin
     state = checkpoint.training
     if state is None:
         raise ValueError(f"{checkpoint.path} was read without training=True, but resume needs the training state")
-    given = {**net.hparams, "batch_size": data.hparams["batch_size"]}
-    for name, value in {**checkpoint.arguments, "batch_size": state.batch_size}.items():
+    given = {**data.hparams, **net.hparams, "default dtype": torch.get_default_dtype()}
+    dtype = checkpoint.weights["output_layer.bias"].dtype
+    for name, value in {**checkpoint.arguments, "batch_size": state.batch_size, "default dtype": dtype}.items():
         if given[name] != value:
             raise ValueError(f"{name} is {given[name]!r}, but should be {value!r} as in {checkpoint.path}")
     if max_epochs <= state.epochs:
@@ -292,7 +293,7 @@ def train(  # noqa: PLR0913 - the parameters of a run
         OSError: If checkpoints cannot be read or written.
         TypeError: If an argument is of the wrong type.
         ValueError: If there is no such device, ``max_epochs`` is out of range, or the checkpoint is damaged or
-            belongs to another network.
+            belongs to another network or another dtype than torch's default.
     """
     check_type("net", net, SimpleNet)
     check_type("data", data, XORDataModule)

@@ -444,6 +444,17 @@ def test_resuming_with_other_settings_than_the_checkpoints_is_refused_by_name(tm
         train(net, data, checkpoint_dir=tmp_path, resume=first.checkpoint, **options)
 
 
+def test_resuming_in_another_default_dtype_is_refused_by_name(tmp_path):
+    """Whatever the dtype of the network; its weights would be rounded, or not fit the rows."""
+    with default_dtype(torch.float64):
+        first = run(tmp_path, max_epochs=3)
+    wanted = f"default dtype is torch.float32, but should be torch.float64 as in {first.checkpoint}"
+
+    for net in (SimpleNet(), load_checkpoint(first.checkpoint)):
+        with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+            train(net, XORDataModule(4), max_epochs=9, checkpoint_dir=tmp_path, resume=first.checkpoint)
+
+
 def test_a_checkpoint_that_was_read_for_its_weights_alone_is_refused_by_name(tmp_path):
     first = run(tmp_path, max_epochs=3)
     wanted = f"{first.checkpoint} was read without training=True, but resume needs the training state"
