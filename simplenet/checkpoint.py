@@ -8,7 +8,7 @@ import hashlib
 import os
 import reprlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,13 @@ def newest_checkpoint(directory: str | Path) -> tuple[Checkpoint, list[str]]:
         OSError: If the directory cannot be read.
         ValueError: If there is no such checkpoint in it.
     """
-    files = sorted(Path(directory).glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    files = []
+    for path in Path(directory).iterdir():
+        if path.suffix == ".ckpt":
+            with suppress(FileNotFoundError):  # a link to nothing, or a file that another run has just removed
+                files.append((path.stat().st_mtime_ns, path))
     refused: list[str] = []
-    for path in files:
+    for _, path in sorted(files, reverse=True):
         try:
             return read_checkpoint(path, training=True), refused
         except (OSError, ValueError) as error:

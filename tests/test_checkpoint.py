@@ -585,6 +585,30 @@ def test_the_newest_intact_checkpoint_of_a_directory_is_taken(content, tmp_path)
     ]
 
 
+def test_a_checkpoint_that_is_removed_meanwhile_does_not_prevent_a_resume(content, tmp_path):
+    """As by another run in the same directory; here a link to nothing."""
+    (tmp_path / "good.ckpt").write_bytes(content)
+    (tmp_path / "removed.ckpt").symlink_to(tmp_path / "none")
+
+    assert newest_checkpoint(tmp_path)[0].path == tmp_path / "good.ckpt"
+
+
+def test_of_checkpoints_of_the_same_age_the_last_by_name_is_taken(content, tmp_path):
+    for name in ("b.ckpt", "c.ckpt", "a.ckpt"):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (0, 0))
+
+    assert newest_checkpoint(tmp_path)[0].path == tmp_path / "c.ckpt"
+
+
+def test_a_directory_that_cannot_be_read_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    for name, error in (("none", FileNotFoundError), ("file", NotADirectoryError)):
+        with pytest.raises(error):
+            newest_checkpoint(tmp_path / name)
+
+
 def test_a_directory_without_an_intact_checkpoint_is_refused_with_the_reasons(content, tmp_path):
     wanted = f"{tmp_path} should hold a checkpoint (*.ckpt) of a training run, but holds none"
     reasons = []
