@@ -94,6 +94,11 @@ class Certificate:
         return int(self.ensemble.solved.sum())
 
     @property
+    def percent(self) -> str:
+        """The confidence in percent, with all its digits."""
+        return f"{100 * self.confidence:.15g} %"
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """The lower and the upper bound of the probability that a seed solves XOR."""
         return clopper_pearson(self.solved, self.seeds, self.confidence)
@@ -130,7 +135,7 @@ class Certificate:
         return (
             f"{self.network}, batch {self.batch_size}, {self.steps:,} steps: "
             f"{self.solved:,} of {self.seeds:,} seeds solve XOR; "
-            f"{bound} with {100 * self.confidence:g} % confidence (Clopper-Pearson)"
+            f"{bound} with {self.percent} confidence (Clopper-Pearson)"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -127,9 +127,7 @@ def plot_certificates(certificates: Sequence[Certificate], path: Path) -> None:
         axes.fill_between(steps, band[:, 0], band[:, 1], step="post", **_BAND)
     first = certificates[0]
     axes.set(xlim=(0, first.steps), ylim=(-0.02, 1.02), xlabel="training step", ylabel="fraction of seeds")
-    axes.set(
-        title=f"Seeds that have solved XOR for good, batch {first.batch_size} (band: {100 * first.confidence:g} %)"
-    )
+    axes.set(title=f"Seeds that have solved XOR for good, batch {first.batch_size} (band: {first.percent})")
     axes.grid(**_GRID)
     axes.legend(**_LEGEND)
     _save(figure, path)

@@ -407,6 +407,17 @@ def test_every_printed_bound_is_rounded_in_the_direction_in_which_it_is_true(n, 
     assert 0 <= beyond < Fraction(1, 10), f"{side} {printed} % for {float(bound)} %"
 
 
+@given(trillionths=st.integers(1, 10**12 - 1))
+@example(trillionths=10**12 - 1)
+def test_the_printed_confidence_has_all_its_digits(trillionths):
+    """Confidence below 1 is not printed as 100 %."""
+    confident = made([1], confidence=trillionths / 10**12)
+
+    printed = re.search(r" % with (\S+) % confidence", str(confident))[1]
+
+    assert Fraction(printed) == Fraction(trillionths, 10**10)
+
+
 @given(steps=st.lists(st.one_of(st.none(), st.integers(0, 99)), min_size=1, max_size=12), share=st.integers(0, 12))
 def test_the_steps_to_solve_are_the_requested_quantile(steps, share):
     """The definition: the first step by which that fraction of all seeds is solved and stays so, or None."""
