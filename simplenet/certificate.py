@@ -119,7 +119,8 @@ class Certificate:
             TypeError: If the fraction is not a ``float``.
             ValueError: If it is not from 0 to 1.
         """
-        rank = math.ceil(check_float("quantile", quantile, 0.0, 1.0) * self.seeds)
+        near = math.ceil(check_float("quantile", quantile, 0.0, 1.0) * self.seeds)  # a product, which is rounded
+        rank = next(count for count in (near - 1, near, near + 1) if count / self.seeds >= quantile)
         if rank == 0:
             return 0
         solved_at = self.ensemble.solved_at[self.ensemble.solved].sort().values
