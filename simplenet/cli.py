@@ -25,7 +25,7 @@ from simplenet.files import check_writable, unwritable, write_file
 from simplenet.reference import ARCHITECTURES
 from simplenet.signals import EndingSignal, ending_by_exception, kill_children, status
 from simplenet.testing.command import check
-from simplenet.validation import check_float, check_int
+from simplenet.validation import MAX_EPOCHS, check_float, check_int
 
 if TYPE_CHECKING:
     from simplenet.certificate import Certificate
@@ -110,7 +110,7 @@ main.add_command(check)
 @click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="overview", help="Which network.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1996, help="Seed of every random generator.")
 @click.option("--hidden", type=click.IntRange(1), default=4, help="Width of the hidden layer.")
-@click.option("--max-epochs", type=click.IntRange(1), default=3000, help="Largest number of passes over the four rows.")
+@click.option("--max-epochs", type=click.IntRange(1, MAX_EPOCHS), default=3000, help="Most passes over the four rows.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Rows in a batch.")
 @click.option("--lr", type=float, default=0.01, help="Learning rate of Adam.")
 @_device

@@ -30,16 +30,13 @@ from simplenet.environment import resolve_device
 from simplenet.files import check_writable, remove_stale_files, write_new_file
 from simplenet.model import SimpleNet, mse_loss
 from simplenet.signals import FirstSignal, status
-from simplenet.validation import check_int, check_type
+from simplenet.validation import MAX_EPOCHS, check_int, check_type
 
 # Training stops when every prediction is within this distance of its target; within 1/2, a prediction is right.
 MARGIN = 0.1
 
 # Saving costs as much as a training step, and an epoch has at most four steps.
 EPOCHS_BETWEEN_CHECKPOINTS = 100
-
-# Ten million epochs take hours, and the losses of their steps take a gigabyte.
-MAX_EPOCHS = 10**7
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ MAX_HIDDEN = 2**20
 # Adam's first step size is ten times the learning rate, and float32 must represent it: its largest number is 3.4e38.
 MAX_LR = 1e37
 
+# Ten million epochs take hours, and the losses of their steps take a gigabyte.
+MAX_EPOCHS = 10**7
+
 _T = TypeVar("_T")
 _Str = TypeVar("_Str", bound=str)
 

@@ -160,6 +160,7 @@ def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
         (["--lr", "nan"], "lr is nan, but should be"),
         (["--lr", "inf"], "lr is inf, but should be from 0 to 1e+37"),
         (["--max-epochs", "0"], "0 is not in the range"),
+        (["--max-epochs", "10000001"], "10000001 is not in the range"),
         (["--batch-size", "0"], "0 is not in the range"),
         (["--batch-size", "1048577"], "batch_size is 1048577, but should be from 1 to 1048576"),
         (["--architecture", "other"], "'other' is not one of 'overview', 'derivation', 'listing'"),
