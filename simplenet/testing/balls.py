@@ -328,7 +328,8 @@ class Balls(NDArrayOperatorsMixin):
         (a, a_low), (b, b_low) = self.centre, other.centre
         first = (a > b) | ((a == b) & (a_low >= b_low))
         centre = Pair(*(np.where(first, a, b) for a, b in zip(self.centre, other.centre, strict=True)))
-        radius = np.maximum(self.radius, other.radius)
+        gap = np.abs((a - b) + (a_low - b_low)) / _UP  # the smaller one exceeds the larger one by its error less this
+        radius = np.maximum(self.radius - np.where(first, 0, gap), other.radius - np.where(first, gap, 0))
         return coarser.like(centre, radius)
 
 

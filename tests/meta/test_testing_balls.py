@@ -1,7 +1,9 @@
 """Ball arithmetic on arrays: its centres against fractions, its radii against results of torch."""
 
+import operator
 from decimal import Context, Decimal
 from fractions import Fraction
+from functools import partial
 from math import isqrt
 
 import numpy as np
@@ -10,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simplenet import reference
+from simplenet import SimpleNet, reference
 from simplenet.testing.assertions import assert_in_balls, refuted
-from simplenet.testing.balls import Balls, Pair, balls
+from simplenet.testing.balls import AutocastBalls, Balls, Pair, Tf32Balls, TritonBalls, balls, in_balls
+from simplenet.testing.bounds import smallest_subnormal, unit_roundoff
 from simplenet.testing.strategies import floats
 
 # Numbers per example: operations on arrays are fast enough for many.
@@ -285,3 +288,242 @@ def test_iterating_over_an_array_equals_indexing_it():
                 (*part.centre, part.radius), (*balls_[i].centre, balls_[i].radius), strict=True
             ):
                 np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+def almost(bound, centre):
+    """Add to a bound what a radius may exceed it by: the rounding of the radius, and the errors of the pairs."""
+    return bound * (1 + Fraction(2) ** -35) + Fraction(2) ** -85 * abs(centre) + Fraction(2) ** -1000
+
+
+def exact_root(x):
+    """Return the square root of a ratio of squares."""
+    return Fraction(isqrt(x.numerator), isqrt(x.denominator))
+
+
+def exact_exponential(x):
+    return Fraction(Context(prec=60).exp(Decimal(x.numerator) / Decimal(x.denominator)))
+
+
+OPERATIONS = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**2": lambda p, _: p**2,
+    "**5": lambda p, _: p**5,
+    "root": lambda p, _: p.sqrt() if isinstance(p, Balls) else exact_root(p),
+    "exp": lambda p, _: p.exp() if isinstance(p, Balls) else exact_exponential(p),
+}
+eighths = st.integers(-(2**6), 2**6).map(lambda n: Fraction(n, 2**3))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@given(data=st.data())
+def test_a_radius_is_no_larger_than_the_errors_of_the_operands_require(operation, data):
+    """Some numbers in the operands' balls have results at the end of the result's ball, so no smaller ball holds them.
+
+    Those of a power are within it by the remainder of the mean value theorem.
+    """
+    a, b = data.draw(eighths), data.draw(eighths.filter(bool))
+    r, s = (abs(c) * Fraction(data.draw(st.integers(0, 63)), 2**6) for c in (a, b))
+    if operation == "root":  # the roots of a - r, a and a + r are exact
+        a, r = (
+            Fraction(n, 2**6) for n in data.draw(st.sampled_from([(25, 24), (169, 120), (841, 840), (25, 0), (0, 0)]))
+        )
+    x, y = (Balls(float(c), float(e), dtype=torch.float64, roundings=0) for c, e in ((a, r), (b, s)))
+    compute = OPERATIONS[operation]
+
+    ball = compute(x, y)
+
+    centre = compute(a, b)
+    farthest = max(abs(compute(p, q) - centre) for p in (a - r, a + r) for q in (b - s, b + s))
+    if operation.startswith("**"):
+        n = int(operation[2:])
+        farthest = n * (abs(a) + r) ** (n - 1) * r
+    if operation == "exp":  # which always counts its own four roundings, and an underflow that may be flushed to 0
+        farthest += 4 * Fraction(unit_roundoff(torch.float64)) * (centre + farthest)
+        farthest += Fraction(torch.finfo(torch.float64).tiny)
+    assert Fraction(float(ball.radius)) <= almost(farthest, centre)
+
+
+@given(root=eighths.map(abs), share=st.integers(0, 63).map(lambda n: Fraction(n, 2**6)))
+def test_the_root_of_a_ball_around_0_is_the_smallest_ball_of_the_roots(root, share):
+    """From 0 to the root of the upper end."""
+    a, r = root**2 * share / 2, root**2 * (1 - share / 2)
+
+    ball = Balls(float(a), float(r), dtype=torch.float64, roundings=0).sqrt()
+
+    assert abs(fraction(ball.centre, ()) - root / 2) <= root * Fraction(2) ** -40
+    assert root / 2 <= Fraction(float(ball.radius)) <= almost(root / 2, root)
+
+
+def rounding(dtype, k=1):
+    """Return the relative and the absolute error of k roundings."""
+    u, spacing = Fraction(unit_roundoff(dtype)), Fraction(smallest_subnormal(dtype))
+    return k * u / (1 - k * u), k * spacing / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "exp"])
+@given(a=eighths, b=eighths.filter(bool), roundings=st.sampled_from([1, 2, 2.5, 9]))
+def test_an_operation_counts_its_roundings_and_no_more(operation, dtype, a, b, roundings):
+    """On exact operands; a root is two roundings."""
+    a = a**2 if operation == "root" else a
+    compute = OPERATIONS[operation]
+
+    ball = compute(*(Balls(float(c), dtype=dtype, roundings=roundings) for c in (a, b)))
+
+    exact = compute(a, b)
+    relative, absolute = rounding(dtype, Fraction(roundings) * (2 if operation == "root" else 1))
+    counted = relative * abs(exact) + absolute
+    assert counted <= Fraction(float(ball.radius)) <= almost(counted, exact)
+
+
+@pytest.mark.parametrize("kind", [Balls, TritonBalls, AutocastBalls])
+@given(value=st.integers(-640, 640).map(lambda n: Fraction(n, 8)))
+def test_an_exponential_counts_its_roundings_and_no_more(kind, value):
+    """Four; compiled for CUDA, two more for each unit of its argument; under autocast, one more, to bfloat16."""
+    ball = np.exp(kind(float(value), dtype=torch.float32))
+
+    exact = exact_exponential(value)
+    roundings = 4 + (2 * abs(value) if kind is TritonBalls else 0)
+    counted = roundings * Fraction(unit_roundoff(torch.float32)) * exact + Fraction(torch.finfo(torch.float32).tiny)
+    if kind is AutocastBalls:
+        u, half = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16)) / 2
+        counted += (exact + counted) * u + half
+    assert counted <= Fraction(float(ball.radius)) <= almost(counted, exact)
+
+
+@pytest.mark.parametrize("kind", [Balls, AutocastBalls, Tf32Balls])
+@given(a=st.lists(eighths, min_size=1, max_size=9), data=st.data(), roundings=st.sampled_from([1, 4, 20]))
+def test_a_matrix_product_counts_its_roundings_and_no_more(kind, a, data, roundings):
+    """One for each product, and one less than the number of products for their sum, or as many as an operation has.
+
+    Autocast rounds each product and the sum to bfloat16, too; TF32 cuts the operands first.
+    """
+    b = data.draw(st.lists(eighths, min_size=len(a), max_size=len(a)))
+    x, y = (kind(np.array(list(map(float, c))), dtype=torch.float32, roundings=roundings) for c in (a, b))
+
+    ball = (x.reshape(1, -1) @ y.reshape(-1, 1))[0, 0]
+
+    relative, absolute = rounding(torch.float32, roundings)
+    u, half = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16)) / 2
+    narrow = kind is AutocastBalls
+
+    def converted(magnitude, error):
+        return error + narrow * ((magnitude + error) * u + half)
+
+    cut = Fraction(2) ** -10 if kind is Tf32Balls else 0
+    errors = []
+    for p, q in zip(a, b, strict=True):
+        error = abs(p * q) * ((1 + cut) ** 2 - 1)
+        errors.append(converted(abs(p * q), error + (abs(p * q) + error) * relative + absolute))
+    magnitude = sum(abs(p * q) for p, q in zip(a, b, strict=True)) + sum(errors)
+    relative, absolute = rounding(torch.float32, max(len(a) - 1, roundings))
+    exact = sum(p * q for p, q in zip(a, b, strict=True))
+    counted = converted(abs(exact), sum(errors) + magnitude * relative + absolute)
+    assert counted <= Fraction(float(ball.radius)) * (1 + Fraction(2) ** -40)
+    assert Fraction(float(ball.radius)) <= almost(counted, magnitude)
+
+
+@given(data=st.data())
+def test_an_operation_on_two_types_has_the_roundings_of_the_coarser(data):
+    """Of equal types, the one with more roundings; a plain number has neither."""
+    types = st.tuples(st.sampled_from([torch.float64, torch.float32, torch.bfloat16]), st.integers(0, 3))
+    chosen = [data.draw(types) for _ in "ab"]
+    x, y = (Balls([2.0], dtype=dtype, roundings=roundings) for dtype, roundings in chosen)
+    coarser = max(chosen, key=lambda one: (unit_roundoff(one[0]), one[1]))
+
+    for operation in (np.add, np.subtract, np.multiply, np.true_divide, np.maximum, partial(np.where, [True])):
+        ball = operation(x, y)
+        assert (ball.dtype, ball.roundings) == coarser, operation
+        for ball in (operation(x, 1.0), operation(1.0, x)):
+            assert (ball.dtype, ball.roundings) == chosen[0], operation
+
+
+@given(data=st.data())
+def test_the_larger_of_two_balls_is_the_smallest_ball_of_the_larger_numbers(data):
+    """No number is rounded."""
+    numbers = st.integers(-8, 8).map(float)
+    (a, r), (b, s) = (data.draw(st.tuples(numbers, numbers.map(abs))) for _ in "ab")
+    low_a, low_b = (data.draw(st.sampled_from([-1e-20, 0.0, 1e-20])) for _ in "ab")
+    x, y = (
+        Balls(Pair(np.array(c), np.array(low)), e, dtype=torch.float32) for c, low, e in ((a, low_a, r), (b, low_b, s))
+    )
+
+    larger = np.maximum(x, y)
+
+    assert fraction(larger.centre, ()) == max(fraction(x.centre, ()), fraction(y.centre, ()))
+    ends = [max(fraction(x.centre, ()) + p * Fraction(r), fraction(y.centre, ()) + p * Fraction(s)) for p in (-1, 1)]
+    farthest = max(abs(end - fraction(larger.centre, ())) for end in ends)
+    assert farthest <= Fraction(float(larger.radius)) <= almost(farthest, Fraction(16))
+
+
+def test_where_chooses_centres_and_radii():
+    """One of the two may be plain numbers."""
+    x = Balls(Pair(np.array([1.0, 2.0]), np.array([1e-20, 2e-20])), np.array([0.5, 0.25]), dtype=torch.float32)
+    chosen = np.array([True, False])
+
+    for ball, highs, lows, radii in (
+        (np.where(chosen, x, 7.0), [1, 7], [1e-20, 0], [0.5, 0]),
+        (np.where(chosen, 7.0, x), [7, 2], [0, 2e-20], [0, 0.25]),
+        (np.where(chosen, x, -x), [1, -2], [1e-20, -2e-20], [0.5, 0.25]),
+    ):
+        for actual, expected in zip((*ball.centre, ball.radius), (highs, lows, radii), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_matrix_product_is_the_same_in_blocks_of_rows(monkeypatch):
+    x, y = (balls(torch.randn(shape), dtype=torch.float32) for shape in ((7, 3), (3, 2)))
+    whole = x @ y
+
+    for products in (1, 12, 40):
+        monkeypatch.setattr("simplenet.testing.balls._BLOCK", products)
+        block = x @ y
+        for actual, expected in zip((*block.centre, block.radius), (*whole.centre, whole.radius), strict=True):
+            np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+def test_the_excess_is_the_distance_over_the_radius_and_never_nan():
+    """At most 1 in the ball, infinite for what is not finite, 0 where there is no bound."""
+    inf, nan = np.inf, np.nan
+    for observed, radius, excess in (
+        (3.0, 0.5, 2.0),
+        (1.0, 0.5, 2.0),
+        (2.0, 0.0, 0.0),
+        (3.0, 0.0, inf),
+        (nan, 0.5, inf),
+        (-inf, 0.5, inf),
+        (3.0, inf, 0.0),
+        (nan, inf, 0.0),
+    ):
+        assert Balls(2.0, radius, dtype=torch.float64).excess(np.array(observed)) == excess, (observed, radius)
+    low = Balls(Pair(np.array(2.0), np.array(2.0**-60)), dtype=torch.float64)
+    assert low.distance(np.array(2.0)) == 2.0**-60
+
+
+@pytest.mark.parametrize("part", ["high", "low", "radius"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=str)
+def test_a_number_that_is_not_finite_has_no_bound(part, value):
+    """And leaves its neighbour as it is."""
+    parts = {"high": [1.0, 2.0], "low": [2.0**-60, 2.0**-60], "radius": [0.5, 0.25]}
+    parts[part][0] = value
+
+    ball = Balls(Pair(np.array(parts["high"]), np.array(parts["low"])), parts["radius"], dtype=torch.float64)
+
+    assert ball.radius.tolist() == [np.inf, 0.25]
+    assert np.array(ball.centre).tolist() == [[0.0, 2.0], [0.0, 2.0**-60]]
+
+
+@pytest.mark.parametrize(("hidden", "rows", "roundings"), [(1, 1, 3), (4, 1, 5), (4, 4, 5), (2, 9, 10)])
+def test_a_networks_balls_have_one_rounding_more_than_its_longest_sum(hidden, rows, roundings):
+    """Which is over inputs, units or rows; compiled for CUDA, an operation has at least four roundings."""
+    net, x, y = SimpleNet(hidden=hidden), torch.ones(rows, 2), torch.ones(rows, 1)
+
+    for kind, expected in ((Balls, roundings), (AutocastBalls, roundings), (TritonBalls, max(roundings, 4))):
+        parameters, *data = in_balls(net, x, y, kind=kind)
+        for ball, tensor in zip((*parameters, *data), (*net.parameters(), x, y), strict=True):
+            assert (type(ball), ball.dtype, ball.roundings) == (kind, torch.float32, expected)
+            np.testing.assert_array_equal(ball.centre.high, tensor.detach().numpy())
+            rounded = kind is AutocastBalls and tensor.requires_grad
+            np.testing.assert_array_equal(ball.radius > 0, rounded)

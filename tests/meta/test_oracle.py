@@ -1,0 +1,231 @@
+"""The oracle's bounds against interval arithmetic on fractions: they hold every result, and no smaller bounds do.
+
+A bound that counts a rounding too many would pass every correct optimizer, and some that are wrong.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
+from math import isqrt
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simplenet.testing.bounds import smallest_subnormal, unit_roundoff
+from simplenet.testing.one_step import TorchHyper, TrainingState, one_step
+from simplenet.testing.oracle import AMSGRAD, CORRECTION, DECAY, EPSILON, Hyper, Run, candidates, judge
+
+
+def root(x):
+    """Return a square root with a relative error below 2^-250."""
+    scale = 600 - (x.numerator.bit_length() - x.denominator.bit_length()) // 2
+    return Fraction(isqrt(x.numerator * 4**scale // x.denominator), 2**scale)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All results that an expression may have if each of its operations has an error of some roundings.
+
+    An operation on two types has the roundings of the coarser.
+    """
+
+    low: Fraction
+    high: Fraction
+    dtype: torch.dtype = torch.float64
+    roundings: int = 0
+
+    @property
+    def key(self):
+        return unit_roundoff(self.dtype), self.roundings
+
+    def rounded(self, low, high):
+        ku = self.roundings * Fraction(unit_roundoff(self.dtype))
+        relative, absolute = ku / (1 - ku), self.roundings * Fraction(smallest_subnormal(self.dtype)) / 2
+        return self.exactly(low - relative * abs(low) - absolute, high + relative * abs(high) + absolute)
+
+    def exactly(self, low, high):
+        return Interval(low, high, self.dtype, self.roundings)
+
+    def combined(self, other, operation):
+        other = other if isinstance(other, Interval) else Interval(Fraction(other), Fraction(other))
+        ends = [operation(p, q) for p in (self.low, self.high) for q in (other.low, other.high)]
+        return max(self, other, key=lambda one: one.key).rounded(min(ends), max(ends))
+
+    def __add__(self, other):
+        return self.combined(other, lambda p, q: p + q)
+
+    def __sub__(self, other):
+        return self.combined(other, lambda p, q: p - q)
+
+    def __rsub__(self, other):
+        return self.combined(other, lambda p, q: q - p)
+
+    def __mul__(self, other):
+        return self.combined(other, lambda p, q: p * q)
+
+    def __truediv__(self, other):
+        return self.combined(other, lambda p, q: p / q)
+
+    def squared(self):
+        low, high = sorted((abs(self.low), abs(self.high)))
+        return self.rounded(low**2, high**2)
+
+    def power(self, n):
+        return self.rounded(self.low**n, self.high**n)
+
+    def root(self):
+        """Which is two roundings, for those of vector libraries are within a unit in the last place."""
+        twice = Interval(self.low, self.high, self.dtype, 2 * self.roundings)
+        rounded = twice.rounded(root(max(self.low, Fraction(0))), root(self.high))
+        return self.exactly(max(rounded.low, Fraction(0)), rounded.high)
+
+    def maximum(self, other):
+        coarser = max(self, other, key=lambda one: one.key)
+        return coarser.exactly(max(self.low, other.low), max(self.high, other.high))
+
+
+def constant(value, scalars, roundings=2, *, rounded=None):
+    """Return a hyper-parameter; in float32, or if it is ``rounded``, it is rounded to that type first."""
+    rounded = scalars is torch.float32 if rounded is None else rounded
+    error = abs(Fraction(value)) * (Fraction(unit_roundoff(scalars)) if rounded else 0)
+    return Interval(Fraction(value) - error, Fraction(value) + error, scalars, roundings)
+
+
+def moments(hyper, scalars, gradients, first, second, roundings=2, **options):
+    """List both moments after each step, from those before the first."""
+    beta1, beta2 = (constant(beta, scalars, roundings, **options) for beta in (hyper.beta1, hyper.beta2))
+    firsts = accumulate(gradients, lambda m, g: beta1 * m + (1 - beta1) * g, initial=first)
+    seconds = accumulate(gradients, lambda v, g: beta2 * v + (1 - beta2) * g.squared(), initial=second)
+    return list(firsts)[1:], list(seconds)[1:]
+
+
+def denominator_of(epsilon, second, correction2, eps):
+    if epsilon == "before the correction":
+        return (second.root() + eps) / correction2.root()
+    if epsilon == "inside the root":
+        return (second / correction2 + eps).root()
+    if epsilon == "as a clamp":
+        return (second / correction2).root().maximum(eps)
+    return (second / correction2).root() + eps
+
+
+def decayed(theta, decay, lr, weight_decay):
+    return theta * (1 - (lr * weight_decay if ", times lr" in decay else weight_decay))
+
+
+def parameter_after_each_step(run, variant):
+    """Compute the steps of a variant for a parameter of one entry."""
+    hyper, scalars = run.hyper, getattr(torch, variant.scalars)
+    lr, eps, weight_decay = (constant(value, scalars) for value in (hyper.lr, hyper.eps, hyper.weight_decay))
+    one = Interval(Fraction(1), Fraction(1))
+    before, gradients = (
+        [Interval(Fraction(x), Fraction(x), run.dtype, 2) for x in column[:, 0].tolist()]
+        for column in (run.before, run.gradients)
+    )
+    if hyper.maximize:
+        gradients = [g.exactly(-g.high, -g.low) for g in gradients]
+    if variant.decay == "L2":
+        gradients = [g + weight_decay * theta for g, theta in zip(gradients, before, strict=True)]
+    zero = Interval(Fraction(0), Fraction(0), run.dtype, 2)
+    firsts, seconds = moments(hyper, scalars, gradients, zero, zero)
+    largest, results = zero, []
+    for t, (theta, m, v) in enumerate(zip(before, firsts, seconds, strict=True), 1):
+        correction1, correction2 = (1 - constant(beta, scalars).power(t) for beta in (hyper.beta1, hyper.beta2))
+        correction1 = one if variant.correction == "none" else correction1
+        correction2 = one if variant.correction != "both" else correction2
+        second = v
+        if variant.amsgrad != "none":
+            largest = largest.maximum(v / correction2 if variant.amsgrad == "maximum of the corrected" else v)
+            second = largest
+        if variant.amsgrad in {"raw maximum", "maximum of the corrected"}:
+            correction2 = one
+        decoupled, after = variant.decay.startswith("decoupled"), variant.decay.endswith("after the step")
+        start = decayed(theta, variant.decay, lr, weight_decay) if decoupled and not after else theta
+        end = start - lr * (m / correction1) / denominator_of(variant.epsilon, second, correction2, eps)
+        results.append(decayed(end, variant.decay, lr, weight_decay) if decoupled and after else end)
+    return results
+
+
+def assert_smallest(centre, radius, interval):
+    """Assert that a ball holds an interval, and reaches one of its ends to second order in the roundings."""
+    centre, radius = Fraction(float(centre)), Fraction(float(radius))
+    farthest = max(interval.high - centre, centre - interval.low)
+    tiny = abs(centre) * Fraction(2) ** -53  # the centre's low part is not shown
+    assert farthest <= radius + tiny, f"{float(radius / farthest)} of what it should be"
+    assert radius <= farthest * (1 + Fraction(2) ** -8) + 2 * tiny, f"{float(radius / farthest)} of what it should be"
+
+
+numbers = st.integers(-64, 64).filter(bool).map(lambda n: n / 16)
+AXES = {"epsilon": EPSILON, "correction": CORRECTION, "decay": DECAY, "amsgrad": AMSGRAD}
+
+
+@pytest.mark.parametrize(("axis", "value"), [(axis, value) for axis, values in AXES.items() for value in values])
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_the_oracles_bounds_are_the_smallest_for_their_roundings(axis, value, data, dtype):
+    """Of each step of each variant, from a fresh state."""
+    variant = data.draw(st.sampled_from(candidates(**AXES | {axis: [value]}, scalars=["float64", "float32"])))
+    steps = data.draw(st.integers(1, 4))
+    before, gradients, after = (
+        np.array(data.draw(st.lists(numbers, min_size=steps, max_size=steps)))[:, None] for _ in range(3)
+    )
+    alpha, beta1, beta2, eps = data.draw(st.sampled_from([(0.01, 0.9, 0.999, 1e-8), (0.5, 0.7, 0.6, 0.3)]))
+    hyper = Hyper(alpha, beta1, beta2, eps, weight_decay=0.1, amsgrad=True, maximize=data.draw(st.booleans()))
+
+    judged = judge([Run(hyper, dtype, before, gradients, after)], variant)[0]
+
+    for t, interval in enumerate(parameter_after_each_step(judged.run, variant)):
+        assert_smallest(judged.expected[t, 0], judged.radius[t, 0], interval)
+
+
+@pytest.mark.parametrize("tensor_scalars", [False, True])
+@pytest.mark.parametrize("decay", ["none", "L2", "decoupled, times lr"])
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]), roundings=st.sampled_from([2, 4]))
+def test_the_bounds_of_one_step_are_the_smallest_for_their_roundings(decay, tensor_scalars, data, dtype, roundings):
+    """From any state."""
+    theta, m, g = (data.draw(numbers) for _ in range(3))
+    v, v_max = (abs(data.draw(numbers)) for _ in range(2))
+    t = data.draw(st.integers(0, 20))
+    amsgrad, maximize = (data.draw(st.booleans()) for _ in range(2))
+    hyper = TorchHyper(
+        *data.draw(st.sampled_from([(0.01, 0.9, 0.999, 1e-8), (0.5, 0.7, 0.6, 0.3)])),
+        weight_decay=0.0 if decay == "none" else 0.1,
+        amsgrad=amsgrad,
+        maximize=maximize,
+        decoupled=decay.startswith("decoupled"),
+    )
+    scalars = torch.float64 if dtype is torch.float64 or not tensor_scalars else torch.float32
+    state = TrainingState(*(torch.tensor([x], dtype=dtype) for x in (theta, m, v, v_max)), t)
+
+    step = one_step(state, torch.tensor([g], dtype=dtype), hyper, tensor_scalars=tensor_scalars, roundings=roundings)
+
+    lr, eps, weight_decay = (
+        constant(value, scalars, roundings, rounded=tensor_scalars) for value in (hyper.lr, hyper.eps, 0.1)
+    )
+    p, first, second, gradient, largest = (
+        Interval(Fraction(x), Fraction(x), dtype, roundings) for x in (theta, m, v, -g if maximize else g, v_max)
+    )
+    if decay == "L2":
+        gradient = gradient + weight_decay * p
+    first, second = (
+        after[0] for after in moments(hyper, scalars, [gradient], first, second, roundings, rounded=tensor_scalars)
+    )
+    betas = (constant(beta, scalars, roundings, rounded=tensor_scalars) for beta in (hyper.beta1, hyper.beta2))
+    correction1, correction2 = (1 - (beta.power(t + 1) if t else beta) for beta in betas)
+    largest = largest.maximum(second)
+    p = decayed(p, decay, lr, weight_decay) if hyper.decoupled else p
+    denominator = denominator_of("outside", largest if amsgrad else second, correction2, eps)
+    p = p - lr * (first / correction1) / denominator
+    assert step.bounded
+    assert (step.v_max is not None) == amsgrad
+    for ball, interval in zip(step, (p, first, second, *[largest] * amsgrad), strict=False):
+        assert_smallest(ball.centre.high[0], ball.radius[0], interval)
+
+
+def test_a_step_of_amsgrad_needs_the_largest_second_moment():
+    state = TrainingState(*(torch.ones(1) for _ in range(3)), None, 0)
+
+    with pytest.raises(ValueError, match="v_max is None, but should be the largest second moment"):
+        one_step(state, torch.ones(1), TorchHyper(amsgrad=True), tensor_scalars=False)
