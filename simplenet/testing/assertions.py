@@ -100,9 +100,7 @@ def refuted(test: Callable[..., Any]) -> Callable[..., None]:
     import pytest
     from hypothesis import Phase, settings
 
-    unshrunk = settings(settings.default, max_examples=400, phases=[Phase.explicit, Phase.generate], print_blob=False)(
-        test
-    )
+    unshrunk = settings(max_examples=400, phases=[Phase.explicit, Phase.generate])(test)
 
     def counter_claim(*arguments: object, **keywords: object) -> None:
         with pytest.raises(AssertionError):

@@ -1,14 +1,16 @@
 """The suite itself: its assertions fail on wrong values, and its strategies draw from their domains."""
 
+import inspect
 import math
 import re
 import tomllib
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import HealthCheck, Phase, example, find, given, settings
 from hypothesis import strategies as st
 
 from simplenet.testing import plugin
@@ -16,6 +18,7 @@ from simplenet.testing.assertions import assert_identical, assert_in_balls, asse
 from simplenet.testing.balls import balls
 from simplenet.testing.bounds import gamma, smallest_subnormal, unit_roundoff
 from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.one_step import Expected, assert_training_step
 from simplenet.testing.plugin import user_checks
 from simplenet.testing.strategies import DTYPES, floats
 from tests.ledger import functions
@@ -128,6 +131,33 @@ def test_an_assertion_refuses_another_shape(actual, expected):
             call()
 
 
+def test_an_assertion_permits_no_error_by_default():
+    one, next_ = torch.ones(1), torch.ones(1).nextafter(torch.full((1,), 2.0))
+
+    for expected in (next_, torch.zeros(1)):
+        with pytest.raises(AssertionError, match="but should be at most 0 "):
+            assert_within(one, expected, claim="sabotage")
+
+
+def test_a_failed_assertion_is_shown_at_the_line_of_the_test():
+    """And not at a line of the assertion's own code."""
+    one, two = torch.ones(1), torch.full((1,), 2.0)
+    ball = balls(two, dtype=torch.float32)
+    longer = torch.ones(2)
+
+    for call in (
+        lambda: assert_identical(one, two, claim="sabotage"),
+        lambda: assert_identical(longer, two, claim="sabotage"),
+        lambda: assert_within(one, two, claim="sabotage"),
+        lambda: assert_in_balls(one, ball, claim="sabotage"),
+        lambda: assert_training_step([one], Expected(ball, ball, ball, None), claim="sabotage"),
+    ):
+        with pytest.raises(AssertionError) as caught:
+            call()
+
+        assert caught.traceback.filter(caught)[-1].path == Path(__file__)
+
+
 def test_a_counter_claim_that_holds_is_a_failure():
     @refuted
     @given(n=st.integers())
@@ -146,6 +176,46 @@ def test_a_counter_claim_that_crashes_is_not_refuted():
 
     with pytest.raises(ZeroDivisionError):
         broken()
+
+
+def test_a_counter_claim_is_searched_for_in_400_examples_and_the_first_suffices():
+    """It is tried once more, to be raised, but not shrunk. Explicit examples come before the others."""
+    tried = []
+
+    def search(claim):
+        tried.clear()
+        with suppress(pytest.fail.Exception):
+            refuted(claim)()
+        return len(tried)
+
+    @given(n=st.integers(0, 10**12))
+    def false_from_the_300th_on(n):
+        tried.append(n)
+        assert n not in tried[299:][:1]
+
+    def true(n):
+        tried.append(n)
+
+    assert search(false_from_the_300th_on) == 301
+    assert search(given(n=st.integers(0, 10**12))(true)) == 400
+    assert search(example(n=-1)(given(n=st.integers(0, 10**12))(true))) == 401
+    assert tried[0] == -1
+
+
+def test_a_counter_claim_is_its_test_to_pytest():
+    """By its name, its docstring, its parameters and its marks."""
+
+    @pytest.mark.soak
+    @given(n=st.integers())
+    def claim(fixture, n):
+        """A sentence."""
+
+    counter = refuted(claim)
+
+    for name in ("__name__", "__qualname__", "__module__", "__doc__", "pytestmark"):
+        assert getattr(counter, name) == getattr(claim, name), name
+    assert list(inspect.signature(counter).parameters) == ["fixture"]
+    assert counter.refuted
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
