@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,18 @@ def import_object(path: str, *, callable_: bool = True) -> Any:
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the import runs the user's code
         kind = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path!r} should be the pkg.mod:name of an object to check: {kind}{error}") from None
+        where = _line_of(error)
+        raise ValueError(f"{path!r} should be the pkg.mod:name of an object to check: {kind}{error}{where}") from None
     finally:
         sys.path.remove(str(Path.cwd()))
     if callable_ and not callable(found):
         raise ValueError(f"{path!r} is of type {type(found).__name__}, but should be a class or a function")
     return found
+
+
+def _line_of(error: BaseException) -> str:
+    """Name the line that raised an exception of an import, if a module's code did."""
+    ours = (__file__, importlib.__file__)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
+    lines = [frame for frame in lines if not frame.filename.startswith("<frozen ")]
+    return f" [{lines[-1].filename}, line {lines[-1].lineno}]" if lines else ""

@@ -3,6 +3,7 @@
 A failure counts as one only if torch's own class fails the same check in the same way in the installed release.
 """
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 
-from simplenet.testing.optimizers import Subject, differentiable
+from simplenet.testing.optimizers import SPELLINGS, Subject, differentiable
+from simplenet.testing.oracle import Hyper
 from simplenet.testing.report import Result, Status
 from simplenet.testing.runner import Check, Recorder, run
 from simplenet.testing.study import Study
@@ -37,6 +39,7 @@ class Defect:
 
 DEFECTS = (
     Defect("a zero gradient moves nothing, float16", "the default epsilon, 1e-8, is 0 in float16, and 0/0 is NaN"),
+    Defect("a learning rate of zero moves nothing, float16", "an epsilon of 1e-8 is 0 in float16, and 0/0 is NaN"),
     Defect("the step count continues", "the count is a float32, which stops there"),
     Defect("the caller's group", "the defaults are filled in in place"),
     Defect("a tensor learning rate", "all groups hold the caller's tensor, and schedulers write to it"),
@@ -57,6 +60,19 @@ def _kind_of(detail: str) -> str:
     return re.sub(r"\d+", "#", detail.partition(": ")[0])
 
 
+def _torchs(make: Callable[..., Any], subject: Subject) -> Subject:
+    """Return torch's implementation as one that takes what another takes, and has its fixed values of the rest."""
+    every = Subject(make, takes=dict.fromkeys(SPELLINGS, ()))
+    fixed = {n: v for n, v in every.options(Hyper(**subject.fixed)).items() if n not in subject.takes}
+
+    def alike(parameters: Any, **options: Any) -> Any:
+        return make(parameters, **fixed, **options)
+
+    taken = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in subject.takes]
+    vars(alike)["__signature__"] = inspect.Signature(taken)
+    return Subject(alike, subject.fixed, name=every.name)
+
+
 def recognized(result: Result, check: Check[Study], study: Study, time_limit: float) -> Result:
     """Turn a failure into a known defect if torch's own implementation fails in the same way."""
     if result.status is not Status.FAILS:
@@ -67,7 +83,7 @@ def recognized(result: Result, check: Check[Study], study: Study, time_limit: fl
         # A defect of one of torch's flags counts only for torch's own classes: others do not share that code.
         if defect.make is not _PLAIN and not type(study.subject.sample).__module__.startswith("torch.optim"):
             continue
-        own = Study(Subject(defect.make), dtypes=study.dtypes, device=study.device)
+        own = Study(_torchs(defect.make, study.subject), dtypes=study.dtypes, device=study.device)
         if own.smoke:
             continue
         of_torch = run(check, own, Recorder(), time_limit)

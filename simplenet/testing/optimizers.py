@@ -19,10 +19,10 @@ from simplenet.testing.oracle import Hyper
 
 # The possible names of each hyper-parameter, torch's first.
 SPELLINGS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "lr": (("lr",), ("learning_rate",)),
+    "lr": (("lr",), ("learning_rate",), ("step_size",), ("alpha",)),
     "betas": (("betas",), ("beta1", "beta2"), ("b1", "b2"), ("beta_1", "beta_2")),
     "eps": (("eps",), ("epsilon",)),
-    "weight_decay": (("weight_decay",),),
+    "weight_decay": (("weight_decay",), ("wd",)),
     "amsgrad": (("amsgrad",),),
     "maximize": (("maximize",),),
 }

@@ -180,7 +180,7 @@ class Study:
         driven.step(self.gradient([0.0]))
         (p,) = driven.values()
         moved = 1 - p.double().item()
-        return float(f"{moved / lr:.4g}") if moved == moved else 0.0  # noqa: PLR0124 - another check is for NaN
+        return float(f"{moved / lr:.4g}") if 0 < moved < 1 else 0.0  # other checks are for NaN, and for other moves
 
     def hyper(self, **wanted: Any) -> Hyper:
         """Return its effective hyper-parameters, including its own weight decay."""

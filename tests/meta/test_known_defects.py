@@ -114,6 +114,20 @@ def test_each_defect_of_the_check_is_compared_until_one_agrees(monkeypatch):
     assert [name for name, *_ in seen] == ["Adam"]
 
 
+def test_torch_is_checked_with_the_hyper_parameters_that_the_other_takes_and_its_values_of_the_rest():
+    """By torch's names."""
+    subject = Subject(Own, {"beta2": 0.5, "eps": 0.25}, takes={"lr": ("alpha",), "amsgrad": ("amsgrad",)})
+
+    own = known._torchs(torch.optim.Adam, subject)  # noqa: SLF001
+    own.learn(lambda: [torch.zeros(1)])
+
+    assert own.takes == {"lr": ("lr",), "amsgrad": ("amsgrad",)}
+    assert own.name == "Adam"
+    assert own.hyper(lr=2.0, eps=1.0) == subject.hyper(lr=2.0, eps=1.0)
+    for name, value in {"lr": 1e-3, "betas": (0.9, 0.5), "eps": 0.25, "weight_decay": 0, "maximize": False}.items():
+        assert own.sample.defaults[name] == value, name
+
+
 def test_torch_is_checked_in_the_same_types_on_the_same_device(monkeypatch):
     device = torch.device("cpu", 0)
 

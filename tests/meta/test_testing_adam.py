@@ -1,5 +1,6 @@
 """The checks of an Adam kill every planted fault, pass correct optimizers, and identify other optimizers."""
 
+import inspect
 import re
 from functools import partial
 
@@ -131,17 +132,19 @@ def test_without_a_fault_both_optimizers_pass():
         assert not report.failures
 
 
+class Drifts(torch.optim.Adam):
+    """Each step moves the parameters by 1 more, and does not have torch's defect in float16."""
+
+    def step(self, closure=None):
+        self.param_groups[0]["eps"] = max(self.param_groups[0]["eps"], 1e-3)
+        super().step(closure)
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                p.add_(1)
+
+
 def test_a_failure_that_differs_from_torchs_is_not_a_known_defect():
     """In torch, a zero gradient makes a float16 parameter NaN. Any other change by a zero gradient is a failure."""
-
-    class Drifts(torch.optim.Adam):
-        def step(self, closure=None):
-            self.param_groups[0]["eps"] = max(self.param_groups[0]["eps"], 1e-3)  # avoids torch's defect
-            super().step(closure)
-            with torch.no_grad():
-                for p in self.param_groups[0]["params"]:
-                    p.add_(1)
-
     check = "a zero gradient moves nothing, float16"
     skip_where_missing(adam_arithmetic, torch.float16, torch.device("cpu"))
     own, drifts = (check_adam(make, only=["it takes steps", check])[check] for make in (torch.optim.Adam, Drifts))
@@ -149,6 +152,25 @@ def test_a_failure_that_differs_from_torchs_is_not_a_known_defect():
     assert own.status is Status.KNOWN
     assert "parameter is nan" in own.detail
     assert drifts.status is Status.FAILS, drifts
+
+
+class FixedEps(torch.optim.Adam):
+    """Takes only a learning rate."""
+
+    def __init__(self, params, lr=1e-3):
+        super().__init__(params, lr)
+
+
+def test_a_class_with_fewer_parameters_than_torchs_is_compared_with_torchs_at_its_fixed_values():
+    """Its epsilon of 1e-8 cannot be changed, and is 0 in float16; one of 1e-3 is not."""
+    checks = ["a zero gradient moves nothing, float16", "a learning rate of zero moves nothing, float16"]
+    skip_where_missing(adam_arithmetic, torch.float16, torch.device("cpu"))
+
+    report = check_adam(FixedEps, only=["it takes steps", *checks])
+    drifts = check_adam(lambda params: Drifts(params, eps=1e-3), fixed={"eps": 1e-3}, only=["it takes steps", *checks])
+
+    assert [report[check].status for check in checks] == [Status.KNOWN] * 2, str(report)
+    assert drifts[checks[0]].status is Status.FAILS, str(drifts)
 
 
 @pytest.mark.parametrize("name", ["NAdam", "Adamax", "RMSprop", "Adagrad", "SGD"])
@@ -344,6 +366,27 @@ def test_an_exception_is_reported_with_its_step(steps, which):
 
     with pytest.raises(SubjectError, match=f"^raises TypeError: 'NoneType' object is not callable at {which}$"):
         driven.step(torch.ones(1))
+
+
+@pytest.mark.parametrize("step_size", ["lr", "learning_rate", "step_size", "alpha"])
+@pytest.mark.parametrize("decay", ["weight_decay", "wd"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_hyper_parameters_are_found_by_the_names_in_use(step_size, decay, declared):
+    """In the signature, or by trial if it has ``**kwargs``."""
+
+    def renamed(params, **options):
+        if unknown := options.keys() - {step_size, decay}:
+            raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+        return torch.optim.AdamW(params, lr=options.get(step_size, 1e-3), weight_decay=options.get(decay, 0.0))
+
+    if declared:
+        names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in (step_size, decay)]
+        renamed.__signature__ = inspect.Signature(names)
+
+    report = check_adam(renamed, dtypes=[torch.float32], only=["it takes steps", VARIANT])
+
+    assert report.facts["takes"] == f"{step_size}, {decay}"
+    assert report.measured["variant"]["decay"] == "decoupled, times lr"
 
 
 @pytest.mark.parametrize(

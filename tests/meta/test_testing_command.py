@@ -437,11 +437,11 @@ class OwnGroups(torch.optim.Adam):
     def __init__(self, params, lr=1e-3):
         super().__init__(params, lr)
         for options in (self.defaults, *self.param_groups):
-            options["alpha"] = options.pop("lr")
+            options["rate"] = options.pop("lr")
 
     def step(self):
         for group in self.param_groups:
-            group["lr"] = group["alpha"]
+            group["lr"] = group["rate"]
         super().step()
         for group in self.param_groups:
             del group["lr"]
