@@ -14,9 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simplenet import reference
+from simplenet.testing.balls import AutocastBalls, Balls, TritonBalls, in_balls, joined
 from simplenet.testing.bounds import smallest_subnormal, unit_roundoff
-from simplenet.testing.one_step import TorchHyper, TrainingState, one_step
+from simplenet.testing.one_step import TorchHyper, TrainingState, one_step, training_step
 from simplenet.testing.oracle import AMSGRAD, CORRECTION, DECAY, EPSILON, Hyper, Run, candidates, judge
+from simplenet.testing.strategies import batches, networks
 
 
 def root(x):
@@ -229,3 +232,30 @@ def test_a_step_of_amsgrad_needs_the_largest_second_moment():
 
     with pytest.raises(ValueError, match="v_max is None, but should be the largest second moment"):
         one_step(state, torch.ones(1), TorchHyper(amsgrad=True), tensor_scalars=False)
+
+
+@pytest.mark.parametrize("tensor_scalars", [{}, {"tensor_scalars": True}], ids=["", "tensor_scalars"])
+@pytest.mark.parametrize(("kind", "roundings"), [(Balls, 2), (AutocastBalls, 2), (TritonBalls, 4)])
+@given(data=st.data())
+def test_a_training_step_is_a_step_along_the_gradient_of_its_loss(kind, roundings, tensor_scalars, data):
+    """From the bounds of the gradient; compiled for CUDA, an operation of Adam has four roundings."""
+    net, (x, y) = data.draw(networks()), data.draw(batches())
+    p = torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+    state = TrainingState(p, p / 8, p**2, None, 3)
+
+    loss, step = training_step(net, state, x, y, kind=kind, **tensor_scalars)
+
+    parameters, inputs, targets = in_balls(net, x, y, kind=kind)
+    architecture, inputs = net.hparams["architecture"], inputs.converted()
+    error = (reference.forward(parameters, inputs, architecture)[1] - targets) ** 2
+    gradient = reference.gradients(parameters, inputs, targets, architecture)
+    expected = one_step(
+        state,
+        joined(part.flatten() for part in gradient),
+        TorchHyper(lr=net.hparams["lr"]),
+        **{"tensor_scalars": False} | tensor_scalars,
+        roundings=roundings,
+    )
+    for actual, wanted in zip((loss, *step[:3]), (error.sum() / len(y), *expected[:3]), strict=True):
+        np.testing.assert_array_equal(actual.radius, wanted.radius)
+        np.testing.assert_array_equal(actual.centre, wanted.centre)
