@@ -12,11 +12,11 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -42,17 +42,64 @@ class _BadInput(click.ClickException):
     exit_code = click.UsageError.exit_code
 
 
-class _Group(click.Group):
-    """Commands that exit with one line and status 2 on bad input, and with 128 plus the number of a signal.
+@contextmanager
+def _exiting() -> Iterator[None]:
+    """Turn exceptions into exit statuses, and bad input into one line.
 
     Status 0 and 1 report a result, so an unexpected error, for which Python's status is 1, exits with status 3.
     """
+    try:
+        yield
+    except (click.exceptions.Exit, click.Abort):
+        raise
+    except KeyboardInterrupt:
+        code = status(signal.SIGINT)
+    except EndingSignal as ending:
+        code = ending.status
+    except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
+        code = status(signal.SIGPIPE)
+    except (click.ClickException, OSError, ValueError) as error:
+        shown = error if isinstance(error, click.ClickException) else _BadInput(str(error))
+        if isinstance(error, OSError) and _discard_unwritten(sys.stdout):
+            shown = _BadInput(f"standard output cannot be written: {error.strerror}")
+        with suppress(OSError):
+            shown.show()
+        code = shown.exit_code
+    except Exception:  # noqa: BLE001 - no exception may exit with status 1, which reports a result
+        with suppress(OSError):
+            traceback.print_exc()
+        code = _DEFECT
+    else:
+        return
+    _discard_unwritten(sys.stdout)
+    _discard_unwritten(sys.stderr)
+    sys.exit(code)
+
+
+def _discard_unwritten(stream: TextIO) -> bool:
+    """Discard output that cannot be written, or Python would try again at exit and exit with status 120."""
+    try:
+        if stream is not None:  # as it is if the program is started with it closed
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
+
+
+class _Group(click.Group):
+    """Commands that exit with one line and status 2 on bad input, and with 128 plus the number of a signal."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:
+        with _exiting():
+            return super().make_context(*arguments, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
             with (
+                _exiting(),
                 warnings.catch_warnings(),
                 ending_by_exception(),
                 Path(os.devnull).open("w", encoding="utf-8") as null,
@@ -60,20 +107,6 @@ class _Group(click.Group):
             ):
                 warnings.filterwarnings("ignore", module=r"(lightning|torch)\.")
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            sys.exit(status(signal.SIGINT))
-        except EndingSignal as ending:
-            sys.exit(ending.status)
-        except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(status(signal.SIGPIPE))
-        except (OSError, ValueError) as error:
-            raise _BadInput(str(error)) from error
-        except Exception:  # noqa: BLE001 - no exception may exit with status 1, which reports a result
-            traceback.print_exc()
-            sys.exit(_DEFECT)
         finally:
             logging.disable(before)
 

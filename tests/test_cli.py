@@ -1,5 +1,6 @@
 """The command line: its output, its errors and its exit status."""
 
+import errno
 import json
 import logging
 import os
@@ -289,18 +290,48 @@ def test_no_unexpected_error_exits_with_status_0_or_1(cli, tmp_path, monkeypatch
     assert (len(result.stderr.splitlines()) > 1) == (status == 3)
 
 
-def test_a_closed_pipe_ends_a_command_with_the_status_of_sigpipe(monkeypatch):
-    """Without a message; later output is discarded."""
+def broken_pipe():
+    """Open a pipe that nothing reads."""
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as stdout:
-        monkeypatch.setattr("sys.stdout", stdout)
-        with pytest.raises(SystemExit) as ending:
-            main(["info"])
-        stdout.write("more")
-        stdout.flush()
+    return os.fdopen(writer, "w")
 
-    assert ending.value.code == 128 + signal.SIGPIPE
+
+def full_disk():
+    return Path("/dev/full").open("w")
+
+
+def ended_with_unwritable(monkeypatch, name, stream, *arguments):
+    """Run a command whose stdout or stderr cannot be written; return its exit status."""
+    with stream:
+        monkeypatch.setattr(f"sys.{name}", stream)
+        with pytest.raises(SystemExit) as ending:
+            main(arguments)
+        stream.write("more")  # later output, such as what Python writes again at exit, is discarded
+        stream.flush()
+    return ending.value.code
+
+
+FULL = f"Error: standard output cannot be written: {os.strerror(errno.ENOSPC)}\n"
+FULL_DISK = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+
+
+@pytest.mark.parametrize("command", ["info", "--help", "--version"])
+@pytest.mark.parametrize(
+    ("opened", "status", "message"),
+    [(broken_pipe, 128 + signal.SIGPIPE, ""), pytest.param(full_disk, 2, FULL, marks=FULL_DISK)],
+    ids=["pipe", "disk"],
+)
+def test_output_that_cannot_be_written_ends_a_command(monkeypatch, capsys, command, opened, status, message):
+    """With the status of SIGPIPE if the reader of a pipe has closed it, or one line and status 2."""
+    assert ended_with_unwritable(monkeypatch, "stdout", opened(), command) == status
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("arguments", ["--unknown", "train --lr x", "info --device abacus"])
+@pytest.mark.parametrize("opened", [broken_pipe, pytest.param(full_disk, marks=FULL_DISK)])
+def test_a_message_that_cannot_be_written_does_not_change_the_status(monkeypatch, opened, arguments):
+    assert ended_with_unwritable(monkeypatch, "stderr", opened(), *arguments.split()) == 2
 
 
 @pytest.mark.usefixtures("cli")
