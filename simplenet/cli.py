@@ -23,7 +23,7 @@ from click.core import ParameterSource
 
 from simplenet.files import check_writable, unwritable, write_file
 from simplenet.reference import ARCHITECTURES
-from simplenet.signals import EndingSignal, ending_by_exception, kill_children, status
+from simplenet.signals import EndingSignal, ending_at_once, ending_by_exception, kill_children, status
 from simplenet.testing.command import check
 from simplenet.validation import MAX_EPOCHS, check_float, check_int
 
@@ -399,7 +399,8 @@ def certify(  # noqa: PLR0913 - an argument for each option
     fabric = Fabric(
         accelerator=torch_device.type, strategy=strategy, devices=one if devices == 1 else devices, num_nodes=num_nodes
     )
-    fabric.launch()
+    with ending_at_once():  # torch waits for other machines in native code
+        fabric.launch()
     if fabric.world_size > 1:
         # torch sometimes aborts a process that exits without leaving its process group.
         context.call_on_close(torch.distributed.destroy_process_group)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 # Windows has no SIGHUP.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -20,6 +20,22 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 def status(number: int) -> int:
     """Return the exit status of a program that a signal ended."""
     return 128 + number
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """Return the handlers of the ending signals, if this is the main thread: no other can handle signals."""
+    main = threading.current_thread() is threading.main_thread()
+    return {number: signal.getsignal(number) for number in ENDING if main}
+
+
+@contextmanager
+def _installed(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class FirstSignal:
@@ -35,9 +51,7 @@ class FirstSignal:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before = {number: signal.getsignal(number) for number in ENDING}
-        if threading.current_thread() is not threading.main_thread():
-            self._before = {}
+        self._before = _handlers()
 
     def __enter__(self) -> Self:
         return self
@@ -80,21 +94,24 @@ def ending_by_exception() -> Iterator[None]:
     """
 
     def end(number: int, _: FrameType | None) -> None:
-        for other in before:
+        for other in new:
             signal.signal(other, signal.SIG_DFL)
         raise EndingSignal(number)
 
-    before = {number: signal.getsignal(number) for number in ENDING if number != signal.SIGINT}
-    before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
-    if threading.current_thread() is not threading.main_thread():
-        before = {}
-    for number in before:
-        signal.signal(number, end)
-    try:
+    default = [number for number, handler in _handlers().items() if handler is signal.SIG_DFL]
+    new: dict[signal.Signals, Any] = {number: end for number in default if number != signal.SIGINT}
+    with _installed(new):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let a signal end the process at once, also in native code that waits: Python's handlers run only after it.
+
+    An ignored signal stays ignored.
+    """
+    with _installed({number: signal.SIG_DFL for number, handler in _handlers().items() if callable(handler)}):
+        yield
 
 
 def kill_children() -> None:

@@ -33,6 +33,7 @@ from simplenet import ARCHITECTURES, Certificate, SimpleNet, clopper_pearson, en
 from simplenet.certificate import CriticalPoint, critical_point
 from simplenet.certificate import certify as certify_one
 from simplenet.cli import main
+from simplenet.signals import ENDING
 from simplenet.testing.assertions import assert_identical, assert_within, refuted
 from simplenet.testing.bounds import gamma
 from simplenet.testing.strategies import floats, tensors
@@ -539,6 +540,25 @@ def test_the_certify_output_has_the_bound_the_steps_and_the_failed_seeds(
     monkeypatch.setattr("simplenet.certificate.certify", lambda *_, **__: certificate)
 
     assert certify().stdout.splitlines() == verdict
+
+
+def test_a_signal_ends_a_command_that_waits_for_another_machine(certify, monkeypatch):
+    """Torch waits for it in native code, where Python's handlers do not run."""
+
+    def launch(_):
+        seen.extend(map(signal.getsignal, ENDING))
+        raise ValueError("that is enough")
+
+    seen = []
+    monkeypatch.setattr("lightning.fabric.Fabric.launch", launch)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+    try:
+        certify("--num-nodes", 2)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert seen == [signal.SIG_DFL] * len(ENDING)
 
 
 def test_everything_but_results_goes_to_stderr(certify, monkeypatch):

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from simplenet import signals
-from simplenet.signals import ENDING, EndingSignal, FirstSignal, ending_by_exception, kill_children, status
+from simplenet.signals import (
+    ENDING,
+    EndingSignal,
+    FirstSignal,
+    ending_at_once,
+    ending_by_exception,
+    kill_children,
+    status,
+)
 
 PROJECT = Path(__file__).parent.parent
 BY_EXCEPTION = [number for number in ENDING if number != signal.SIGINT]
@@ -84,7 +92,7 @@ def test_an_ignored_signal_stays_ignored_by_the_command():
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
-    with FirstSignal() as first, ending_by_exception():
+    with FirstSignal() as first, ending_by_exception(), ending_at_once():
         first.listen()
         for number in ENDING:
             signal.raise_signal(number)
@@ -144,9 +152,20 @@ def test_the_default_handlers_are_restored_after_a_block_without_a_signal():
     assert handlers() == [signal.SIG_DFL] * len(ENDING)
 
 
+def test_a_signal_ends_the_process_while_native_code_runs(got):
+    """Python's handlers, which would run only after it, are restored."""
+    before = handlers()
+
+    with ending_at_once():
+        assert handlers() == [signal.SIG_DFL] * len(ENDING)
+
+    assert handlers() == before
+    assert got == []
+
+
 def test_in_another_thread_signal_handlers_are_unchanged(got):
     def work():
-        with FirstSignal() as first, ending_by_exception():
+        with FirstSignal() as first, ending_by_exception(), ending_at_once():
             first.listen()
             return first.received, handlers() == before
 
