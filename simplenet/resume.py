@@ -86,6 +86,7 @@ class ResumableDataLoader(DataLoader[_Batch_co]):
         start = _decode(_entry(state_dict, "epoch_start", dict), own)
         for generator, state in zip(own, _own_states(state_dict, own), strict=True):
             generator.set_state(state)
+        self._start, self._batches = None, 0
         self._resume = (start, batches) if batches else None
 
 

@@ -644,10 +644,11 @@ def test_after_a_resume_training_continues_with_the_next_rows(tmp_path, by, wher
 globally = global_generators()
 
 
-@given(case=cases, stop=st.integers(0, 12))
-@example(case=Case(order="loader"), stop=4)
-def test_a_resumable_loader_yields_the_batches_of_a_dataloader(case, stop):
-    """And leaves the generators in the same state; stopped after any batch, another loader resumes."""
+@given(case=cases, stop=st.integers(0, 12), used=st.booleans())
+@example(case=Case(order="loader"), stop=4, used=True)
+@example(case=Case(order="loader"), stop=3, used=True)
+def test_a_resumable_loader_yields_the_batches_of_a_dataloader(case, stop, used):
+    """And leaves the generators in the same state; stopped after any batch, another loader resumes, used or not."""
     per_epoch = -(-case.rows // case.batch_size)
     stop = min(stop, per_epoch * case.epochs)
 
@@ -671,6 +672,8 @@ def test_a_resumable_loader_yields_the_batches_of_a_dataloader(case, stop):
     state, states = stopped.state_dict(), {name: generator.get_state() for name, generator in globally.items()}
     set_seed(SEED + 1)
     other = loader(ResumableDataLoader)
+    if used:
+        next(iter(other))
     other.load_state_dict(state)
     again = other.state_dict()
     for name, generator in globally.items():
@@ -679,6 +682,7 @@ def test_a_resumable_loader_yields_the_batches_of_a_dataloader(case, stop):
 
     assert whole == expected
     assert (yielded + rest, drawn()) == expected
+    assert again["batches"] == state["batches"]
     assert stop % per_epoch == 0 or plain(again) == plain(state)
 
 
