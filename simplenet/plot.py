@@ -83,10 +83,11 @@ def plot_run(run: TrainingRun, path: Path) -> None:
     ticks = np.linspace(_LOW, _HIGH, _POINTS_A_SIDE)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)
     with torch.no_grad():
-        surface = run.net(torch.from_numpy(grid).to(run.predictions)).squeeze(-1).numpy()
+        # matplotlib multiplies the numbers of a diverged run, and NumPy has no bfloat16.
+        surface = run.net(torch.from_numpy(grid).to(run.predictions)).squeeze(-1).double().numpy()
     image = surface_axes.imshow(surface, origin="lower", extent=(_LOW, _HIGH, _LOW, _HIGH), **_SCORES)
     surface_axes.contour(ticks, ticks, surface, levels=[0.5], **_BOUNDARY)
-    inputs, targets = (rows.numpy() for rows in xor())
+    inputs, targets = (rows.double().numpy() for rows in xor())
     surface_axes.scatter(*inputs.T, c=targets.flatten(), **_POINTS, **_SCORES)
     surface_axes.set(xlabel="first input", ylabel="second input", xticks=(0, 1), yticks=(0, 1))
     surface_axes.set(title="prediction (line: 1/2; points: targets)")

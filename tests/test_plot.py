@@ -1,5 +1,6 @@
 """The plots of runs and of certificates."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -155,14 +156,19 @@ def test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface(figure, l
     assert (scores - 0.5).abs().max() < 1 / 25
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_a_run_is_plotted_in_the_dtype_of_its_training(tmp_path, dtype):
+    """Also if it diverged: the largest weights give predictions that are almost too large for the dtype, or NaN."""
     with default_dtype(dtype):
-        run = TrainingRun(SimpleNet(), xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget", None)
+        for factor in (1.0, 1e38, math.inf):
+            torch.manual_seed(1996)
+            net = SimpleNet()
+            net.output_layer.weight.data *= factor
+            run = TrainingRun(net, xor()[1], [1.0, 0.5], 2, 1.0, Path("checkpoint"), "budget", None)
 
-        plot_run(run, tmp_path / "run.png")
+            plot_run(run, tmp_path / f"{factor}.png")
 
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+            assert (tmp_path / f"{factor}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("name", "beginning"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("A.B.SVG", b"<?xml")])
