@@ -32,7 +32,7 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "should be a file, but is a directory", str(path))
-    if not _is_special(path):
+    if _stream(path) is None:
         _write_temporary(path, b"").unlink()
 
 
@@ -47,8 +47,10 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written; an existing file is unchanged.
     """
-    if _is_special(path):
-        path.write_bytes(content)
+    stream = _stream(path)
+    if stream is not None:
+        with open(stream, "wb", closefd=stream is path) as file:
+            file.write(content)
         return
     temporary = _write_temporary(path, content)
     try:
@@ -89,9 +91,13 @@ def remove_stale_files(directory: Path) -> None:
                 path.unlink()
 
 
-def _is_special(path: Path) -> bool:
-    """Whether the path is one to write to and not to replace, such as ``/dev/stdout``."""
-    return path.exists() and not path.is_file()
+def _stream(path: Path) -> Path | int | None:
+    """Return what to write to if the path is not one to replace: a device, or the file of stdout or stderr."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+    return path if path.exists() and not path.is_file() else None
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:

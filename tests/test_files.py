@@ -157,6 +157,28 @@ def test_symbolic_links_and_devices_are_written_to_and_not_replaced(tmp_path):
     assert [path.name for path in link.parent.iterdir()] == ["link"]
 
 
+@pytest.mark.skipif(not files.Path("/dev/stdout").exists(), reason="no /dev/stdout")
+@pytest.mark.parametrize("name", ["/dev/stdout", "out"])
+def test_the_file_of_stdout_is_written_to_and_not_replaced(tmp_path, name):
+    """A shell redirects stdout to a file; its other content stays, before and after."""
+    program = "; ".join(
+        [
+            "from pathlib import Path",
+            "from simplenet.files import check_writable, write_file",
+            "print('before', flush=True)",
+            f"check_writable(Path({name!r}))",
+            f"write_file(Path({name!r}), b'new\\n')",
+            "print('after')",
+        ]
+    )
+
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stdout=out, check=True)
+
+    assert (tmp_path / "out").read_bytes() == b"before\nnew\nafter\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_file_has_the_default_permissions(tmp_path):
     """And not those of a temporary file, which only its owner may read."""
     (tmp_path / "other").write_bytes(OLD)
