@@ -252,6 +252,7 @@ class CriticalPoint:
         )
 
 
+@torch.inference_mode(mode=False)
 def critical_point(weights: Float[Tensor, " parameters"], architecture: Architecture) -> CriticalPoint:
     """Compute the gradient and the Hessian of the loss at the weights of a network.
 
@@ -271,7 +272,7 @@ def critical_point(weights: Float[Tensor, " parameters"], architecture: Architec
     def mse(point: Tensor) -> Tensor:
         return (step.forward(point[:, None])[1] - step.y).square().mean()
 
-    point = weights.double().cpu()
+    point = weights.double().cpu().clone()  # autograd refuses a tensor that was made in inference mode
     _, y_hat = step.forward(point[:, None])
     gradient: Tensor = torch.autograd.functional.jacobian(mse, point)  # type: ignore[no-untyped-call]
     hessian: Tensor = torch.autograd.functional.hessian(mse, point)  # type: ignore[no-untyped-call]
