@@ -84,9 +84,9 @@ def write_new_file(path: Path, content: bytes) -> Path:
 
 
 def remove_stale_files(directory: Path) -> None:
-    """Remove the temporary files of killed processes from a directory, if the permissions allow it."""
+    """Remove the temporary files of killed processes from a directory, as far as the system allows it."""
     for path in directory.glob(f".*{SUFFIX}"):
-        with suppress(FileNotFoundError, PermissionError):
+        with suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_AFTER:
                 path.unlink()
 

@@ -70,6 +70,19 @@ def test_a_recent_temporary_file_is_not_removed_as_stale(tmp_path, monkeypatch):
     assert write_new_file(tmp_path / "file", NEW).read_bytes() == NEW
 
 
+def test_a_stale_file_that_cannot_be_removed_is_left(tmp_path):
+    """Such as a directory of such a name, or a file on a read-only file system."""
+    directory, file = (tmp_path / f".{name}{files.SUFFIX}" for name in "ab")
+    directory.mkdir()
+    file.write_bytes(OLD)
+    age(directory)
+    age(file)
+
+    remove_stale_files(tmp_path)
+
+    assert list(tmp_path.iterdir()) == [directory]
+
+
 @pytest.mark.parametrize("function", [write_file, write_new_file])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, function, error):
