@@ -277,7 +277,7 @@ def _resume_command(context: click.Context, run: "TrainingRun") -> str:
     for name in ("max_epochs", "device", "checkpoint_dir", "plot"):
         value = context.params[name]
         if name == "max_epochs" and run.stopped_by == "budget":
-            value *= 2
+            value = min(2 * value, MAX_EPOCHS)
         elif context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
         words += [f"--{name.replace('_', '-')}", str(value)]

@@ -22,6 +22,7 @@ from simplenet import SimpleNet, TrainingRun, load_checkpoint, train_ensemble
 from simplenet.certificate import certify
 from simplenet.cli import _report, main
 from simplenet.environment import describe, resolve_device
+from simplenet.validation import MAX_EPOCHS
 from tests.children.background import Background
 from tests.children.forked import ROOT
 
@@ -136,8 +137,10 @@ def test_the_listing_ends_with_status_1_and_the_reason(cli):
     assert "never solve XOR" in result.output
 
 
-def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
-    """With a command that has the options that a checkpoint does not decide, and more epochs."""
+@pytest.mark.parametrize(("most", "more"), [(MAX_EPOCHS, 10), (8, 8)])
+def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli, monkeypatch, most, more):
+    """With a command that has the options that a checkpoint does not decide, and more epochs, as far as allowed."""
+    monkeypatch.setattr("simplenet.cli.MAX_EPOCHS", most)
     options = ("--max-epochs", 5, "--checkpoint-dir", "a user's", "--device", "cpu")
     result = cli("train", "--architecture", "derivation", "--batch-size", 2, *options)
     command = re.search(r"^Stopped at --max-epochs; resume with: simplenet (.*)$", result.output, re.MULTILINE)[1]
@@ -145,9 +148,9 @@ def test_a_run_that_reaches_max_epochs_says_how_to_resume(cli):
 
     resumed = cli(*shlex.split(command))
 
-    assert "--max-epochs 10 --device cpu --checkpoint-dir" in command
+    assert f"--max-epochs {more} --device cpu --checkpoint-dir" in command
     assert "derivation, resumed from" in resumed.output
-    assert "not solved after 20 steps" in resumed.output
+    assert f"not solved after {2 * more} steps" in resumed.output
     assert "checkpoint a user's/" in resumed.output
 
 
