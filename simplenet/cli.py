@@ -183,7 +183,7 @@ def train(context: click.Context, /, device: str, resume: Path | None, plot: Pat
         checkpoint_dir=options["checkpoint_dir"],
         resume=checkpoint,
     )
-    click.echo(_report(run, _resume_command(context, run)))
+    click.echo(_report(run, _resume_command(context, run, len(data.train_dataloader()))))
 
     def draw(path: Path) -> None:
         from simplenet.plot import plot_run
@@ -271,12 +271,12 @@ def _start(
     return from_checkpoint(checkpoint), XORDataModule(state.batch_size), checkpoint, f"resumed from {checkpoint.path}"
 
 
-def _resume_command(context: click.Context, run: "TrainingRun") -> str:
+def _resume_command(context: click.Context, run: "TrainingRun", batches_per_epoch: int) -> str:
     """Return a command that resumes the run, with those of its options that the checkpoint does not decide."""
     words = ["simplenet", "train", "--resume", str(run.checkpoint)]
     for name in ("max_epochs", "device", "checkpoint_dir", "plot"):
         value = context.params[name]
-        if name == "max_epochs" and run.stopped_by == "budget":
+        if name == "max_epochs" and run.steps == value * batches_per_epoch:  # a signal may come in the last epoch
             value = min(2 * value, MAX_EPOCHS)
         elif context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue

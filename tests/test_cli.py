@@ -239,10 +239,12 @@ def test_a_directory_without_a_checkpoint_to_resume_from_is_refused(cli, tmp_pat
     assert ("text.ckpt should be a checkpoint" in result.stderr) == (content is not None)
 
 
-@pytest.mark.parametrize("architecture", ["overview", "listing"])
+@pytest.mark.parametrize(("architecture", "epochs"), [("overview", 2), ("overview", 1), ("listing", 2)])
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_ends_training_with_its_status_and_saves_the_state(cli, monkeypatch, architecture, name, status):
-    """The statuses 0 and 1 are for a run that finishes."""
+def test_a_signal_ends_training_with_its_status_and_saves_the_state(
+    cli, monkeypatch, architecture, epochs, name, status
+):
+    """The statuses 0 and 1 are for a run that finishes. It can be resumed, also after a signal in its last epoch."""
     number = getattr(signal, name)
     step = SimpleNet.training_step
 
@@ -254,7 +256,7 @@ def test_a_signal_ends_training_with_its_status_and_saves_the_state(cli, monkeyp
     monkeypatch.setattr(SimpleNet, "training_step", interrupted_step)
     before = signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore some
     try:
-        result = cli("train", "--architecture", architecture, "--max-epochs", 2)
+        result = cli("train", "--architecture", architecture, "--max-epochs", epochs)
     finally:
         signal.signal(number, before)
 
