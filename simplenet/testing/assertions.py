@@ -102,9 +102,9 @@ def refuted(test: Callable[..., Any]) -> Callable[..., None]:
 
     unshrunk = settings(max_examples=400, phases=[Phase.explicit, Phase.generate])(test)
 
-    def counter_claim(*arguments: object, **keywords: object) -> None:
+    def counter_claim(**arguments: object) -> None:
         with pytest.raises(AssertionError):
-            unshrunk(*arguments, **keywords)
+            unshrunk(**arguments)
 
     # pytest reads the signature to find fixtures and parameters, and the name for its report.
     vars(counter_claim).update({k: v for k, v in vars(test).items() if not k.startswith("_hypothesis")})

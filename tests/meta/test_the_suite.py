@@ -105,6 +105,16 @@ def test_assert_identical_tells_signs_of_zero_bits_dtypes_and_shapes_apart(actua
         assert_identical(actual, expected, claim="sabotage")
 
 
+def test_entries_that_differ_are_counted_and_the_first_is_shown():
+    actual, expected = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[1.0, 3.0, 5.0]])
+
+    with pytest.raises(AssertionError) as caught:
+        assert_identical(actual, expected, claim="rows")
+
+    text = "2 of 3 entries differ, but all should be identical [entry (0, 1): actual=2.0, expected=3.0]"
+    assert str(caught.value) == f"rows: {text}"
+
+
 def test_one_wrong_entry_of_many_fails_the_assertion():
     """At any position, which the message contains."""
     for i in range(4):
@@ -132,11 +142,27 @@ def test_an_assertion_refuses_another_shape(actual, expected):
 
 
 def test_an_assertion_permits_no_error_by_default():
+    """The expected value may be a Python number, which is a float64."""
     one, next_ = torch.ones(1), torch.ones(1).nextafter(torch.full((1,), 2.0))
 
+    assert_within(torch.tensor(0.1, dtype=torch.float64), 0.1, claim="a number")
     for expected in (next_, torch.zeros(1)):
         with pytest.raises(AssertionError, match="but should be at most 0 "):
             assert_within(one, expected, claim="sabotage")
+
+
+def test_a_wrong_part_of_a_training_step_is_named():
+    """Of a step without moments, only the weights are compared."""
+    one, two = torch.ones(2), torch.full((2,), 2.0)
+    ball = balls(one, dtype=torch.float32)
+    expected = Expected(ball, ball, ball, None)
+
+    for i, name in enumerate(("weights", "first moments", "second moments")):
+        parts = [one, one, one]
+        assert_training_step(parts[: i + 1], expected, claim="of step 3")
+        parts[i] = two
+        with pytest.raises(AssertionError, match=f"^{name} of step 3: error is 1, inf times its bound"):
+            assert_training_step(parts, expected, claim="of step 3")
 
 
 def test_a_failed_assertion_is_shown_without_its_own_lines():
@@ -205,19 +231,25 @@ def test_a_counter_claim_is_searched_for_in_400_examples_and_the_first_suffices(
 
 
 def test_a_counter_claim_is_its_test_to_pytest():
-    """By its name, its docstring, its parameters and its marks."""
+    """By its name, its docstring, its parameters and its marks. Hypothesis' settings are those of the search."""
+    got = set()
 
     @pytest.mark.soak
     @given(n=st.integers())
     def claim(fixture, n):
         """A sentence."""
+        got.add(fixture)
+        assert n < 0
 
     counter = refuted(claim)
+    counter(fixture=7)
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__", "pytestmark"):
         assert getattr(counter, name) == getattr(claim, name), name
     assert list(inspect.signature(counter).parameters) == ["fixture"]
     assert counter.refuted
+    assert not [name for name in vars(counter) if name.startswith("_hypothesis")]
+    assert got == {7}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
