@@ -63,8 +63,7 @@ def assert_in_balls(actual: Tensor, expected: Balls, *, claim: str) -> None:
     __tracebackhide__ = True
     _demand_shape(actual, expected.shape, claim)
     values = actual.detach().cpu().double().numpy()
-    with np.errstate(invalid="ignore"):
-        _demand(values, expected.distance(values), expected.centre.high, expected.radius, claim)
+    _demand(values, expected.distance(values), expected.centre.high, expected.radius, claim)
 
 
 def _demand_shape(actual: Tensor, expected: tuple[int, ...], claim: str) -> None:

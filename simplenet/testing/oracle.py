@@ -110,10 +110,11 @@ class Variant:
     scalars: str | None = None
 
     def __post_init__(self) -> None:
-        known = {"epsilon": EPSILON, "correction": CORRECTION, "decay": DECAY, "amsgrad": AMSGRAD}
-        for name, values in {**known, "scalars": ("float64", "float32")}.items():
+        axes = {"epsilon": EPSILON, "correction": CORRECTION, "decay": DECAY, "amsgrad": AMSGRAD}
+        for name, values in {**axes, "scalars": ("float64", "float32")}.items():
             if getattr(self, name) not in (None, *values):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but should be one of {', '.join(values)}")
+                known = ", ".join(map(repr, values))  # some have commas
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but should be one of {known}")
 
     def __str__(self) -> str:
         parts = {

@@ -1,9 +1,11 @@
-"""The oracle's bounds against interval arithmetic on fractions: they hold every result, and no smaller bounds do.
+"""The oracle: its bounds against interval arithmetic on fractions, the variants that it refutes, and its messages.
 
-A bound that counts a rounding too many would pass every correct optimizer, and some that are wrong.
+A bound that counts a rounding too many would pass every correct optimizer, and some that are wrong. So a bound must
+hold every result, and reach one.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate
 from math import isqrt
@@ -18,7 +20,19 @@ from simplenet import reference
 from simplenet.testing.balls import AutocastBalls, Balls, TritonBalls, in_balls, joined
 from simplenet.testing.bounds import smallest_subnormal, unit_roundoff
 from simplenet.testing.one_step import TorchHyper, TrainingState, one_step, training_step
-from simplenet.testing.oracle import AMSGRAD, CORRECTION, DECAY, EPSILON, Hyper, Run, candidates, judge
+from simplenet.testing.oracle import (
+    AMSGRAD,
+    CORRECTION,
+    DECAY,
+    EPSILON,
+    Hyper,
+    Run,
+    Variant,
+    candidates,
+    judge,
+    refute,
+    resolve_variant,
+)
 from simplenet.testing.strategies import batches, networks
 
 
@@ -259,3 +273,165 @@ def test_a_training_step_is_a_step_along_the_gradient_of_its_loss(kind, rounding
     for actual, wanted in zip((loss, *step[:3]), (error.sum() / len(y), *expected[:3]), strict=True):
         np.testing.assert_array_equal(actual.radius, wanted.radius)
         np.testing.assert_array_equal(actual.centre, wanted.centre)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "text"),
+    [
+        (Hyper(), "lr 0.001"),
+        (Hyper(lr=0.25, beta2=0.75), "lr 0.25, betas (0.9, 0.75)"),
+        (Hyper(beta1=0.0), "lr 0.001, betas (0, 0.999)"),
+        (Hyper(eps=1e-3, weight_decay=0.125), "lr 0.001, eps 0.001, weight_decay 0.125"),
+        (Hyper(amsgrad=True, maximize=True), "lr 0.001, amsgrad, maximize"),
+    ],
+)
+def test_hyper_parameters_are_listed_if_they_differ_from_the_defaults(hyper, text):
+    """And the learning rate always."""
+    assert str(hyper) == text
+
+
+TORCHS = Variant("outside", "both", "L2", "corrected maximum", "float64")
+
+
+def test_a_variant_is_described_by_the_axes_that_are_determined():
+    assert str(Variant()) == "any"
+    assert str(Variant(correction="first only", scalars="float32")) == (
+        "bias correction of the first moment only; corrections in float32"
+    )
+    assert str(TORCHS) == (
+        "epsilon outside; bias correction of both moments; weight decay L2; AMSGrad by corrected maximum; "
+        "corrections in float64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"), [*((axis, [*values]) for axis, values in AXES.items()), ("scalars", ["float64", "float32"])]
+)
+def test_an_axis_of_a_variant_has_one_of_its_values(axis, values):
+    for value in (None, *values):
+        assert vars(Variant(**{axis: value}))[axis] == value
+    with pytest.raises(ValueError, match="but should be one of") as refused:
+        Variant(**{axis: "other"})
+    assert str(refused.value) == f"{axis} is 'other', but should be one of {str(values)[1:-1]}"
+
+
+def test_variants_depart_on_the_axes_that_are_determined_and_differ():
+    other = replace(TORCHS, epsilon="as a clamp", decay=None)
+
+    assert TORCHS.departures(TORCHS) == TORCHS.departures(Variant()) == Variant().departures(TORCHS) == []
+    assert other.departures(TORCHS) == ["epsilon is 'as a clamp', but should be 'outside'"]
+
+
+def test_a_variant_is_found_by_its_name():
+    """In any case of letters."""
+    assert resolve_variant(None) == Variant()
+    assert resolve_variant(TORCHS) is TORCHS
+    assert resolve_variant("AdamW") == Variant("outside", "both", "decoupled, times lr")
+    assert resolve_variant("adam") == Variant("outside", "both", "L2")
+    assert resolve_variant("Algorithm 1") == Variant("outside", "both")
+    assert resolve_variant("remark of section 2") == Variant("before the correction", "both")
+    names = "algorithm 1, remark of section 2, adam, adamw"
+    with pytest.raises(ValueError, match=f"^variant is 'adamax', but should be one of {names}, or a Variant$"):
+        resolve_variant("adamax")
+
+
+GRADIENTS = np.array([[1.0, -2.0], [0.5, 0.25], [-1.0, 4.0]])
+HYPER = Hyper(lr=0.5, beta1=0.5, beta2=0.5, eps=0.5)
+
+
+def observed(variant, wrong=(), dtype=torch.float32, **options):
+    """Return a run with the steps of a variant; some, given as (step, entry, difference), are wrong."""
+    before = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    run = Run(HYPER, dtype, before, GRADIENTS, before, **options)
+    after = judge([run], variant)[0].expected.copy()
+    for step, entry, difference in wrong:
+        after[step - 1, entry] += difference
+    return replace(run, after=after)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 9), (torch.float64, 17)])
+def test_the_first_step_that_leaves_its_bound_is_described(dtype, digits):
+    run = observed(TORCHS, [(2, 1, 0.25), (3, 0, -0.5)], dtype, label="a run, ")
+
+    (judged,) = judge([run], TORCHS)
+
+    before, after, right = (f"{x:.{digits}g}" for x in (4.0, run.after[1, 1], judged.expected[1, 1]))
+    radius, times = judged.radius[1, 1], judged.excess[1, 1]
+    assert judged.error[1, 1] == pytest.approx(0.25)
+    assert times == judged.error[1, 1] / radius
+    assert judged.worst == judged.excess[2, 0] > times
+    assert judged.first_failure() == (
+        f"step 2 leads from {before} to {after}, but should lead to {right} ± {radius:.2g}: "
+        f"{times:.3g} times the bound [a run, lr 0.5, betas (0.5, 0.5), eps 0.5, gradient 0.25, entry 1]"
+    )
+    assert judge([observed(TORCHS)], TORCHS)[0].first_failure() is None
+    lost = judge([observed(TORCHS, [(1, 0, np.nan)])], TORCHS)[0].first_failure()
+    assert re.match(
+        r"step 1 leads from 1 to nan, but should lead to .*: not finite \[lr 0.5, .*, gradient 1, entry 0\]", lost
+    )
+
+
+def test_each_step_has_its_own_learning_rate_if_it_changes():
+    rates = (0.5, 0.25, 2.0)
+
+    expected = judge([observed(TORCHS, rates=rates)], TORCHS)[0].expected
+
+    constant = judge([observed(TORCHS)], TORCHS)[0].expected
+    before = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    for step, (rate, start) in enumerate(zip(rates, before, strict=True)):
+        assert expected[step] - start == pytest.approx((constant[step] - start) * rate / HYPER.lr)
+
+
+def test_runs_of_several_shapes_and_types_are_judged_in_their_order():
+    runs = [observed(TORCHS), observed(TORCHS, dtype=torch.float64), observed(TORCHS, [(1, 1, 0.5)])]
+    runs += [replace(run, before=run.before[:2], gradients=run.gradients[:2], after=run.after[:2]) for run in runs]
+
+    judged = judge(runs, TORCHS)
+
+    assert [one.run for one in judged] == runs
+    assert [one.worst > 1 for one in judged] == [False, False, True] * 2
+    assert [one.excess.shape for one in judged] == [(3, 2)] * 3 + [(2, 2)] * 3
+
+
+def test_the_variants_that_no_run_refutes_survive():
+    variants = candidates(epsilon=EPSILON, correction=CORRECTION)
+    right = replace(Variant("as a clamp", "first only"), scalars="float64")
+
+    found = refute([observed(right), observed(right, dtype=torch.float64)], variants)
+
+    assert found.survivors == (right,)
+    assert found.nearest == right
+    assert found.excess <= 1
+
+
+def test_corrections_in_float32_are_tried_where_those_in_float64_are_refuted():
+    float32 = replace(TORCHS, scalars="float32")
+    run = observed(TORCHS, dtype=torch.float64)
+    judged = judge([run], float32)[0]
+    run = replace(run, after=judged.expected + judged.radius / 2)
+
+    assert refute([run], [replace(TORCHS, scalars=None)]).survivors == (float32,)
+    assert refute([run], [TORCHS]).survivors == ()
+    assert refute([observed(TORCHS)], [replace(TORCHS, scalars=None)]).survivors == (TORCHS,)
+
+
+def test_the_nearest_variant_has_the_fewest_wrong_steps():
+    """However wrong: one step of the right variant is far off, and all of the others' are."""
+    variants = [replace(Variant(epsilon), scalars="float64") for epsilon in EPSILON]
+    run = observed(variants[2], [(3, 1, 1e6)])
+
+    found = refute([run], variants)
+
+    assert found.survivors == ()
+    assert found.nearest == variants[2]
+    assert found.excess == judge([run], variants[2])[0].worst
+    assert found.excess > 1e6
+
+
+def test_epsilon_is_added_before_a_correction_only_if_there_is_one():
+    found = candidates(epsilon=EPSILON, correction=CORRECTION, amsgrad=[None])
+
+    assert len(found) == len({*found}) == 4 * 3 - 2
+    assert [v.correction for v in found if v.epsilon == "before the correction"] == ["both"]
+    assert Variant("before the correction") in candidates(epsilon=EPSILON)
+    assert {v.decay for v in found} == {None}

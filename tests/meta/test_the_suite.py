@@ -74,6 +74,7 @@ def test_assert_within_passes_at_its_bound_and_fails_beyond_it():
     assert_within(
         torch.tensor([1 + bound], dtype=torch.float64), torch.tensor([1.0]), rtol=bound * (1 + 1e-9), claim=""
     )
+    assert_within(torch.tensor([1.5]), torch.tensor([1.0]), atol=0.5, claim="at its bound")
     with pytest.raises(AssertionError, match=r"times its bound"):
         assert_within(torch.tensor([1 + 2 * bound], dtype=torch.float64), torch.tensor([1.0]), rtol=bound, claim="")
 
@@ -146,6 +147,8 @@ def test_an_assertion_permits_no_error_by_default():
     one, next_ = torch.ones(1), torch.ones(1).nextafter(torch.full((1,), 2.0))
 
     assert_within(torch.tensor(0.1, dtype=torch.float64), 0.1, claim="a number")
+    with pytest.raises(AssertionError, match=r"at most 0 \[entry \(1,\)"):
+        assert_within(torch.tensor([1.0, 2.0]), torch.ones(2), claim="one of two")
     for expected in (next_, torch.zeros(1)):
         with pytest.raises(AssertionError, match="but should be at most 0 "):
             assert_within(one, expected, claim="sabotage")
