@@ -401,8 +401,7 @@ def _encode(states: _Generators) -> dict[str, Any]:
 
 
 def _twister(name: str, words: list[int], position: int, gauss: float | None) -> dict[str, Any]:
-    gauss = None if gauss is None else float(gauss)
-    return {f"{name}_words": torch.tensor(words), f"{name}_position": int(position), f"{name}_gauss": gauss}
+    return {f"{name}_words": torch.tensor(words), f"{name}_position": position, f"{name}_gauss": gauss}
 
 
 def _decode(state: dict[str, Any], own: list[torch.Generator]) -> _Generators:
