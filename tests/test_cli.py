@@ -321,7 +321,7 @@ FULL = f"Error: standard output cannot be written: {os.strerror(errno.ENOSPC)}\n
 FULL_DISK = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 
 
-@pytest.mark.parametrize("command", ["info", "--help", "--version"])
+@pytest.mark.parametrize("command", ["info", "--help"])
 @pytest.mark.parametrize(
     ("opened", "status", "message"),
     [(broken_pipe, 128 + signal.SIGPIPE, ""), pytest.param(full_disk, 2, FULL, marks=FULL_DISK)],
