@@ -222,7 +222,7 @@ def the_curve_begins_at_step_1_after_a_resume() -> None:
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")
 def the_surface_has_its_axes_exchanged() -> None:
     """The first input is on the vertical axis."""
-    edit(plot.plot_run, (".squeeze(-1).numpy()", ".squeeze(-1).numpy().T"))
+    edit(plot.plot_run, (".squeeze(-1).double().numpy()", ".squeeze(-1).double().numpy().T"))
 
 
 @fault(drawn(_run), "test_the_plot_of_a_run_shows_its_losses_their_mean_and_the_surface")

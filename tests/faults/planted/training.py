@@ -94,7 +94,7 @@ def a_resume_forgets_the_moments() -> None:
 @fault(trained(then=6), "test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run")
 def a_resume_forgets_the_count() -> None:
     """The moments are corrected for bias as if they were new."""
-    edit(training._restore, ("float(state.steps)", "0.0"))
+    edit(training._restore, ("state.count.clone()", "torch.zeros(())"))
 
 
 @fault(
@@ -226,7 +226,7 @@ def _newest() -> object:
 @fault(_newest, "test_the_newest_intact_checkpoint_of_a_directory_is_taken")
 def the_newest_checkpoint_is_the_last_by_name() -> None:
     """Instead of by time."""
-    edit(checkpoint.newest_checkpoint, ("(path.stat().st_mtime_ns, path.name)", "path.name"))
+    edit(checkpoint.newest_checkpoint, ("(path.stat().st_mtime_ns, path)", "(path.name, path)"))
 
 
 def _in_float64() -> object:
