@@ -421,6 +421,7 @@ def test_the_printed_confidence_has_all_its_digits(trillionths):
 
 
 @given(steps=st.lists(st.one_of(st.none(), st.integers(0, 99)), min_size=1, max_size=12), share=st.integers(0, 12))
+@example(steps=[9, 3, 5, None], share=1)
 @example(steps=list(range(25)), share=7)  # 7 / 25 * 25 is above 7 in float64
 def test_the_steps_to_solve_are_the_requested_quantile(steps, share):
     """The definition: the first step by which that fraction of all seeds is solved and stays so, or None."""
