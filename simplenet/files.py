@@ -54,7 +54,7 @@ def write_file(path: Path, content: bytes) -> None:
         return
     temporary = _write_temporary(path, content)
     try:
-        temporary.replace(path.resolve())
+        temporary.replace(os.path.realpath(path))
     finally:
         temporary.unlink(missing_ok=True)
     _flush_directory(temporary.parent)
@@ -102,7 +102,7 @@ def _stream(path: Path) -> Path | int | None:
 
 def _write_temporary(path: Path, content: bytes) -> Path:
     """Write the content to a temporary file in the directory of ``path``, after resolving symbolic links."""
-    temporary = path.resolve().parent / f".{secrets.token_hex(8)}{SUFFIX}"
+    temporary = Path(os.path.realpath(path)).parent / f".{secrets.token_hex(8)}{SUFFIX}"
     try:
         with temporary.open("xb") as file:
             file.write(content)

@@ -192,6 +192,19 @@ def test_the_file_of_stdout_is_written_to_and_not_replaced(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_symbolic_link_to_itself_is_replaced(tmp_path):
+    """There is no file behind it."""
+    link = tmp_path / "link"
+    link.symlink_to(link)
+
+    check_writable(link)
+    new = write_new_file(link, OLD)
+    write_file(link, NEW)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"link": NEW, "link-v1": OLD}
+    assert new.name == "link-v1"
+
+
 def test_a_file_has_the_default_permissions(tmp_path):
     """And not those of a temporary file, which only its owner may read."""
     (tmp_path / "other").write_bytes(OLD)
