@@ -127,8 +127,8 @@ def a_counter_claim_that_holds_is_refuted() -> None:
     edit(
         refuted,
         (
-            "with pytest.raises(AssertionError):\n            unshrunk(*arguments, **keywords)",
-            "unshrunk(*arguments, **keywords)",
+            "with pytest.raises(AssertionError):\n            unshrunk(**arguments)",
+            "unshrunk(**arguments)",
         ),
     )
 
