@@ -21,6 +21,7 @@ from torch import Tensor
 
 from simplenet.ensemble import Ensemble, Step, most_networks, train_ensemble
 from simplenet.model import ARCHITECTURES, Architecture, check_floating_point
+from simplenet.signals import ending_at_once
 from simplenet.validation import MAX_HIDDEN, check_choice, check_float, check_int, check_type
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -171,7 +172,8 @@ def certify(  # noqa: PLR0913 - the parameters of a certificate
 ) -> Certificate:
     """Train seeds 0, 1, 2, ..., split among the fabric's devices, and count those that solve XOR.
 
-    The result does not depend on the number of devices.
+    The result does not depend on the number of devices. A signal such as Ctrl-C ends a process that waits for the
+    results of others at once, without ``KeyboardInterrupt``.
 
     Args:
         fabric: A launched fabric.
@@ -214,7 +216,8 @@ def certify(  # noqa: PLR0913 - the parameters of a certificate
     def gathered(tensor: Tensor) -> Tensor:
         if devices == 1:
             return tensor
-        parts: Any = fabric.all_gather(tensor)
+        with ending_at_once():  # torch waits for the other processes in native code
+            parts: Any = fabric.all_gather(tensor)
         merged: Tensor = parts.cpu().transpose(0, 1).flatten(0, 1)[:seeds]
         return merged
 

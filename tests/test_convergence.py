@@ -290,6 +290,28 @@ def test_each_device_trains_its_share_and_holds_the_certificate_of_all(monkeypat
         assert not certificate.as_dict()["compiled"]
 
 
+@pytest.fixture
+def handlers_in_python():
+    """Handle the ending signals in Python; return them."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+    yield ENDING
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_ends_a_process_that_waits_for_the_results_of_another(handlers_in_python):
+    """In native code, as while it connects."""
+
+    def gather(mine):
+        seen.append([signal.getsignal(number) for number in handlers_in_python])
+        return torch.stack([mine] * 2)
+
+    seen = []
+    certify_one(OneOfSeveral(0, 2, gather), "overview", batch_size=4, steps=1, seeds=2, confidence=0.9, compiled=False)
+
+    assert seen == [[signal.SIG_DFL] * len(handlers_in_python)] * 4
+
+
 def test_a_quantile_of_0_needs_no_seed_and_one_of_1_needs_all():
     result = train_ensemble(range(40), steps=300, compiled=False)
     certificate = Certificate("overview", 4, 300, 0.9, result)
@@ -544,23 +566,18 @@ def test_the_certify_output_has_the_bound_the_steps_and_the_failed_seeds(
     assert certify().stdout.splitlines() == verdict
 
 
-def test_a_signal_ends_a_command_that_waits_for_another_machine(certify, monkeypatch):
+def test_a_signal_ends_a_command_that_waits_for_another_machine(certify, monkeypatch, handlers_in_python):
     """Torch waits for it in native code, where Python's handlers do not run."""
 
     def launch(_):
-        seen.extend(map(signal.getsignal, ENDING))
+        seen.extend(map(signal.getsignal, handlers_in_python))
         raise ValueError("that is enough")
 
     seen = []
     monkeypatch.setattr("lightning.fabric.Fabric.launch", launch)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
-    try:
-        certify("--num-nodes", 2)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    certify("--num-nodes", 2)
 
-    assert seen == [signal.SIG_DFL] * len(ENDING)
+    assert seen == [signal.SIG_DFL] * len(handlers_in_python)
 
 
 def test_everything_but_results_goes_to_stderr(certify, monkeypatch):
