@@ -325,8 +325,13 @@ def predict(checkpoint: Path, rows: tuple[tuple[float, float], ...]) -> None:
     from simplenet.model import load_checkpoint
 
     net = load_checkpoint(checkpoint)
+    inputs = torch.tensor(rows, dtype=net.input_layer.weight.dtype)
+    for (a, b), finite in zip(rows, inputs.isfinite().all(1).tolist(), strict=True):
+        if not finite:
+            largest = torch.finfo(inputs.dtype).max
+            raise ValueError(f"row {a:g},{b:g} is too large for {inputs.dtype}, whose largest number is {largest:g}")
     with torch.no_grad():
-        predictions = net(torch.tensor(rows, dtype=net.input_layer.weight.dtype)).flatten().tolist()
+        predictions = net(inputs).flatten().tolist()
     for (a, b), prediction in zip(rows, predictions, strict=True):
         click.echo(f"{a:g},{b:g}  {prediction:.4f}  {str(prediction > 1 / 2).lower()}")
 

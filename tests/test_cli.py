@@ -491,6 +491,18 @@ def test_a_row_that_is_not_two_numbers_is_refused(cli, tmp_path, row):
     assert f"Error: Invalid value for 'ROWS...': '{row}' should be two finite numbers" in result.output
 
 
+def test_a_row_that_is_too_large_for_the_networks_dtype_is_refused(cli, monkeypatch, tmp_path):
+    """Its prediction would be that of infinity, or NaN."""
+    monkeypatch.setattr("simplenet.model.load_checkpoint", lambda _: SimpleNet().float())
+    (tmp_path / "c.ckpt").write_text("")
+
+    result = cli("predict", "c.ckpt", "3e38,0", "0,-1e39")
+
+    assert result.exit_code == 2
+    assert result.output == "Error: row 0,-1e+39 is too large for torch.float32, whose largest number is 3.40282e+38\n"
+    assert cli("predict", "c.ckpt", "3e38,0", "0,-3e38").exit_code == 0
+
+
 FLAGS = {
     "deterministic": (lambda: torch.use_deterministic_algorithms(mode=True), "algorithms", "deterministic only"),
     "matmul": (lambda: torch.set_float32_matmul_precision("medium"), "matmul", "float32 at medium precision"),
