@@ -33,7 +33,7 @@ from simplenet.testing.oracle import (
     refute,
     resolve_variant,
 )
-from simplenet.testing.strategies import batches, networks
+from simplenet.testing.strategies import batches, few, networks
 
 
 def root(x):
@@ -253,7 +253,7 @@ def test_a_step_of_amsgrad_needs_the_largest_second_moment():
 @given(data=st.data())
 def test_a_training_step_is_a_step_along_the_gradient_of_its_loss(kind, roundings, tensor_scalars, data):
     """From the bounds of the gradient; compiled for CUDA, an operation of Adam has four roundings."""
-    net, (x, y) = data.draw(networks()), data.draw(batches())
+    net, (x, y) = data.draw(networks(hidden=few)), data.draw(batches(few))
     p = torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
     state = TrainingState(p, p / 8, p**2, None, 3)
 
