@@ -328,7 +328,8 @@ class Balls(NDArrayOperatorsMixin):
         (a, a_low), (b, b_low) = self.centre, other.centre
         first = (a > b) | ((a == b) & (a_low >= b_low))
         centre = Pair(*(np.where(first, a, b) for a, b in zip(self.centre, other.centre, strict=True)))
-        gap = np.abs((a - b) + (a_low - b_low)) / _UP  # the smaller one exceeds the larger one by its error less this
+        # The smaller number exceeds the larger one by its error less their distance, of which this is a lower bound.
+        gap = np.abs((a - b) + (a_low - b_low)) / _UP - _OWN * np.abs(a)
         radius = np.maximum(self.radius - np.where(first, 0, gap), other.radius - np.where(first, gap, 0))
         return coarser.like(centre, radius)
 
