@@ -137,8 +137,7 @@ def _exp(a: Pair) -> Pair:
     for _ in range(_HALVINGS):
         p = _add(_add(p, p), _multiply(p, p))
     e = _add(p, Pair(np.ones_like(k), np.zeros_like(k)))
-    exponent = np.where(np.isfinite(k), k, 0).astype(int)
-    return Pair(np.ldexp(e.high, exponent), np.ldexp(e.low, exponent))
+    return Pair(*(np.ldexp(part, k.astype(int)) for part in e))
 
 
 class Balls(NDArrayOperatorsMixin):
@@ -277,7 +276,9 @@ class Balls(NDArrayOperatorsMixin):
             magnitude = terms.magnitude.sum(axis=0)
             operations = max(count - 1, self.roundings)
             ku = operations * unit_roundoff(self.dtype)
-            own = magnitude * (ku / (1 - ku) + count * _OWN) + operations * smallest_subnormal(self.dtype) / 2 + _TINY
+            own = magnitude * ku / (1 - ku) + operations * smallest_subnormal(self.dtype) / 2
+            # _UP covers the error of the centre, too: at most 3 count u^2 of the magnitude, for the radius is at least
+            # (count - 1) u of it, where u is float64's.
             radius = (terms.radius.sum(axis=0) + own) * (_UP + count * 2.0**-52)
         centre = Pair(*(part.sum(axis=0) for part in total))  # of one row, or of none
         return self.like(centre, radius).converted()

@@ -372,6 +372,14 @@ def test_the_first_step_that_leaves_its_bound_is_described(dtype, digits):
     )
 
 
+def test_a_step_at_its_bound_is_no_failure():
+    judged = judge([observed(TORCHS)], TORCHS)[0]
+
+    for excess, step in ((1.0, None), (1 + 2.0**-52, 3)):
+        first = replace(judged, excess=np.where(np.arange(6).reshape(3, 2) == 5, excess, 0.0)).first_failure()
+        assert (first and int(first.split()[1])) == step
+
+
 def test_each_step_has_its_own_learning_rate_if_it_changes():
     rates = (0.5, 0.25, 2.0)
 

@@ -344,7 +344,7 @@ def test_a_radius_is_no_larger_than_the_errors_of_the_operands_require(operation
     if operation == "exp":  # which always counts its own four roundings, and an underflow that may be flushed to 0
         farthest += 4 * Fraction(unit_roundoff(torch.float64)) * (centre + farthest)
         farthest += Fraction(torch.finfo(torch.float64).tiny)
-    assert Fraction(float(ball.radius)) <= almost(farthest, centre)
+    assert farthest <= Fraction(float(ball.radius)) <= almost(farthest, centre)
 
 
 @given(root=eighths.map(abs), share=st.integers(0, 63).map(lambda n: Fraction(n, 2**6)))
@@ -388,7 +388,8 @@ def test_an_exponential_counts_its_roundings_and_no_more(kind, value):
 
     exact = exact_exponential(value)
     roundings = 4 + (2 * abs(value) if kind is TritonBalls else 0)
-    counted = roundings * Fraction(unit_roundoff(torch.float32)) * exact + Fraction(torch.finfo(torch.float32).tiny)
+    relative = roundings * Fraction(unit_roundoff(torch.float32)) + Fraction(2) ** -88  # and the error of the centre
+    counted = relative * exact + Fraction(torch.finfo(torch.float32).tiny)
     if kind is AutocastBalls:
         u, half = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16)) / 2
         counted += (exact + counted) * u + half
@@ -423,8 +424,37 @@ def test_a_matrix_product_counts_its_roundings_and_no_more(kind, a, data, roundi
     relative, absolute = rounding(torch.float32, max(len(a) - 1, roundings))
     exact = sum(p * q for p, q in zip(a, b, strict=True))
     counted = converted(abs(exact), sum(errors) + magnitude * relative + absolute)
-    assert counted <= Fraction(float(ball.radius)) * (1 + Fraction(2) ** -40)
-    assert Fraction(float(ball.radius)) <= almost(counted, magnitude)
+    assert counted <= Fraction(float(ball.radius)) <= almost(counted, magnitude)
+
+
+@given(a=st.lists(eighths, min_size=1, max_size=40), r=st.integers(0, 8).map(lambda n: Fraction(n, 64)))
+def test_a_sum_counts_its_roundings_and_no_more(a, r):
+    """One less than the number of terms, of the sum of their magnitudes."""
+    ball = Balls([float(c) for c in a], float(r), dtype=torch.float32).sum()
+
+    relative, absolute = rounding(torch.float32, max(len(a) - 1, 1))
+    counted = len(a) * r + relative * sum(abs(c) + r for c in a) + absolute
+    assert counted <= Fraction(float(ball.radius)) <= almost(counted, sum(map(abs, a)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_an_exponential_of_any_number_has_a_bound_or_none(dtype):
+    """None above float64's largest number; below its smallest, one of almost 0. Nothing warns of an overflow."""
+    large, small = (np.exp(Balls(np.array([800.0, 801.0, 1e9]) * sign, dtype=dtype)) for sign in (1, -1))
+
+    assert np.isinf(large.radius).all()
+    assert small.centre.high.tolist() == [0.0] * 3
+    assert (small.radius <= torch.finfo(dtype).tiny * (1 + 2.0**-40)).all()
+    assert np.isinf(Balls(np.array([1e308, 1e308]), dtype=dtype).sum().radius)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [799, 700, -700, -799])
+def test_an_exponential_near_the_ends_of_float64_is_in_its_ball(n, dtype):
+    ball = np.exp(Balls(float(n), dtype=dtype))
+
+    truth = exact_exponential(Fraction(n))
+    assert ball.radius == np.inf or abs(fraction(ball.centre, ()) - truth) <= Fraction(float(ball.radius))
 
 
 @given(data=st.data())
