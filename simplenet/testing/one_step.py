@@ -108,7 +108,7 @@ def one_step(
     if hyper.amsgrad:
         if state.v_max is None:
             raise ValueError("state.v_max is None, but should be the largest second moment for AMSGrad")
-        v_max = balls(state.v_max.flatten(), dtype=dtype, roundings=roundings).maximum(after.v)
+        v_max = balls(state.v_max.flatten(), dtype=dtype).maximum(after.v)
         correction1, correction2 = (1 - beta ** (before.t + 1) for beta in settings[1:3])
         moved = theta - settings[0] * (after.m / correction1) / (np.sqrt(v_max / correction2) + settings[3])
     return Expected(moved, after.m, after.v, v_max)

@@ -413,12 +413,12 @@ def refute(runs: Sequence[Run], variants: Sequence[Variant]) -> Finding:
         for type_ in types:
             one = replace(variant, scalars=type_)
             excesses.append((one, np.concatenate([judged.excess.ravel() for judged in _judge(batches, one)])))
-            if excesses[-1][1].max(initial=0.0) <= 1:
+            if excesses[-1][1].max() <= 1:
                 tried.append(excesses[-1])
                 break
         else:
             tried.append(excesses[0])
     # If one thing is broken, most steps are still right, so the number of wrong steps decides, not the largest excess.
     nearest, excess = min(tried, key=lambda one: (float((one[1] > 1).mean()), float(np.median(one[1]))))
-    survivors = tuple(variant for variant, excess in tried if excess.max(initial=0.0) <= 1)
-    return Finding(survivors, nearest, float(excess.max(initial=0.0)))
+    survivors = tuple(variant for variant, excess in tried if excess.max() <= 1)
+    return Finding(survivors, nearest, float(excess.max()))

@@ -5,6 +5,7 @@ hold every result, and reach one.
 """
 
 import re
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate
@@ -244,7 +245,7 @@ def test_the_bounds_of_one_step_are_the_smallest_for_their_roundings(decay, tens
 def test_a_step_of_amsgrad_needs_the_largest_second_moment():
     state = TrainingState(*(torch.ones(1) for _ in range(3)), None, 0)
 
-    with pytest.raises(ValueError, match="v_max is None, but should be the largest second moment"):
+    with pytest.raises(ValueError, match=r"^state\.v_max is None, but should be .* second moment for AMSGrad$"):
         one_step(state, torch.ones(1), TorchHyper(amsgrad=True), tensor_scalars=False)
 
 
@@ -422,6 +423,45 @@ def test_corrections_in_float32_are_tried_where_those_in_float64_are_refuted():
     assert refute([run], [replace(TORCHS, scalars=None)]).survivors == (float32,)
     assert refute([run], [TORCHS]).survivors == ()
     assert refute([observed(TORCHS)], [replace(TORCHS, scalars=None)]).survivors == (TORCHS,)
+
+
+EPSILONS = [Variant(epsilon) for epsilon in ("outside", "as a clamp")]
+
+
+def refuted_by(monkeypatch, *excesses):
+    """Refute two variants of which the excesses are given, in both types of scalars."""
+    by_variant = dict(zip(EPSILONS, excesses, strict=True))
+
+    def judged(_, variant):
+        return [Namespace(excess=np.array([x])) for x in by_variant[replace(variant, scalars=None)][variant.scalars]]
+
+    monkeypatch.setattr("simplenet.testing.oracle._judge", judged)
+    return refute([], EPSILONS)
+
+
+def test_a_variant_whose_excess_is_at_most_1_survives(monkeypatch):
+    """In the first type of scalars for which it is; if there is none, those in float64 are reported."""
+    above = 1 + 2.0**-52
+    at_1, in_float32 = {"float64": [0.5, 1.0]}, {"float64": [0.5, above], "float32": [1.0, 0.5]}
+    wrong = {"float64": [3.0, above], "float32": [above, 2.0]}
+
+    found = refuted_by(monkeypatch, at_1, in_float32)
+    assert found.survivors == (replace(EPSILONS[0], scalars="float64"), replace(EPSILONS[1], scalars="float32"))
+    assert found.excess == 1
+
+    found = refuted_by(monkeypatch, wrong, in_float32)
+    assert found.survivors == (found.nearest,) == (replace(EPSILONS[1], scalars="float32"),)
+
+    found = refuted_by(monkeypatch, wrong, {"float64": [above, 4.0], "float32": [above, above]})
+    assert (found.survivors, found.nearest, found.excess) == ((), replace(EPSILONS[0], scalars="float64"), 3)
+
+
+def test_the_fewest_steps_beyond_their_bounds_decide_and_then_the_median(monkeypatch):
+    one, two = ({"float64": x, "float32": x} for x in ([1.0, 1.0, 3.0], [1.5, 1.5, 0.1]))
+    assert refuted_by(monkeypatch, two, one).nearest == replace(EPSILONS[1], scalars="float64")
+
+    one, two = ({"float64": x, "float32": x} for x in ([0.2, 9.0, 9.0], [0.9, 2.0, 2.0]))
+    assert refuted_by(monkeypatch, one, two).nearest == replace(EPSILONS[1], scalars="float64")
 
 
 def test_the_nearest_variant_has_the_fewest_wrong_steps():
