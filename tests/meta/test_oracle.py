@@ -381,6 +381,14 @@ def test_a_step_at_its_bound_is_no_failure():
         assert (first and int(first.split()[1])) == step
 
 
+def test_a_weight_decay_of_1_changes_each_step():
+    run = replace(observed(TORCHS), hyper=replace(HYPER, weight_decay=1.0))
+    without = judge([run], replace(TORCHS, decay="none"))[0].expected
+
+    for decay in DECAY.keys() - {"none"}:
+        assert (judge([run], replace(TORCHS, decay=decay))[0].expected != without).all(), decay
+
+
 def test_each_step_has_its_own_learning_rate_if_it_changes():
     rates = (0.5, 0.25, 2.0)
 
