@@ -469,7 +469,7 @@ def balls(
     values: Tensor | Sequence[float] | float, *, dtype: torch.dtype, roundings: float = 1, kind: type[Balls] = Balls
 ) -> Balls:
     """Turn a tensor's values, which are exact, into balls of its shape that are computed with in ``dtype``."""
-    exact = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
+    exact: Any = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return kind(exact, dtype=dtype, roundings=roundings)
 
 

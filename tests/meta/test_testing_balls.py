@@ -273,6 +273,19 @@ def test_a_ball_contains_the_sigmoid_that_torch_computes(data, dtype):
     assert_in_balls(actual, reference.sigmoid(balls([value], dtype=dtype)), claim=f"sigmoid({value!r})")
 
 
+def test_numbers_become_exact_balls_of_one_rounding():
+    """Of a tensor, a sequence, integers too, or a number; of any type, those of float32 by its values."""
+    p = torch.tensor([1.0, 0.1], requires_grad=True)
+
+    for values, expected in ((p, [1.0, float(np.float32(0.1))]), ((1, 2), [1.0, 2.0]), (0.1, 0.1)):
+        ball = balls(values, dtype=torch.bfloat16)
+        assert (ball.centre.high.dtype, ball.centre.high.tolist()) == (np.float64, expected)
+        assert (ball.dtype, ball.roundings, type(ball)) == (torch.bfloat16, 1, Balls)
+        assert not ball.centre.low.any()
+        assert not ball.radius.any()
+    assert Balls(0.5, dtype=torch.float32).roundings == 1
+
+
 def test_iterating_over_an_array_equals_indexing_it():
     """As for NumPy's arrays; a radius that is broadcast is indexed too."""
     array = Balls(
