@@ -381,6 +381,16 @@ def test_a_step_at_its_bound_is_no_failure():
         assert (first and int(first.split()[1])) == step
 
 
+def test_an_axis_that_is_undetermined_means_torchs_value():
+    """With AMSGrad, and of the two decays of torch that of AdamW."""
+    run = replace(observed(TORCHS), hyper=replace(HYPER, weight_decay=0.5, amsgrad=True))
+
+    undetermined, adamw = (judge([run], one)[0] for one in (Variant(), replace(TORCHS, decay="decoupled, times lr")))
+
+    np.testing.assert_array_equal(undetermined.expected, adamw.expected)
+    np.testing.assert_array_equal(undetermined.radius, adamw.radius)
+
+
 def test_a_weight_decay_of_1_changes_each_step():
     run = replace(observed(TORCHS), hyper=replace(HYPER, weight_decay=1.0))
     without = judge([run], replace(TORCHS, decay="none"))[0].expected

@@ -503,6 +503,18 @@ def test_the_larger_of_two_balls_is_the_smallest_ball_of_the_larger_numbers(data
     assert farthest <= Fraction(float(larger.radius)) <= almost(farthest, Fraction(16))
 
 
+def test_the_larger_of_two_balls_is_chosen_by_all_digits():
+    """Of equal first numbers, the second ones decide, and the distance between them."""
+    lower, upper = (
+        Balls(Pair(np.array(1.0), np.array(low)), radius, dtype=torch.float32)
+        for low, radius in ((-(2.0**-70), 3 * 2.0**-70), (2.0**-70, 0.0))
+    )
+
+    for larger in (np.maximum(lower, upper), np.maximum(upper, lower)):
+        assert fraction(larger.centre, ()) == 1 + Fraction(2) ** -70
+        assert float(larger.radius) == pytest.approx(2.0**-70)
+
+
 def test_where_chooses_centres_and_radii():
     """One of the two may be plain numbers."""
     x = Balls(Pair(np.array([1.0, 2.0]), np.array([1e-20, 2e-20])), np.array([0.5, 0.25]), dtype=torch.float32)
