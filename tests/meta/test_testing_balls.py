@@ -260,7 +260,7 @@ def test_negation_of_a_ball_is_exact(numerator):
 
     negative = -ball
 
-    assert (-negative).centre == ball.centre == np.abs(negative).centre
+    assert (-negative).centre == ball.centre == np.abs(negative).centre == np.abs(ball).centre
 
 
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
@@ -503,16 +503,19 @@ def test_the_larger_of_two_balls_is_the_smallest_ball_of_the_larger_numbers(data
     assert farthest <= Fraction(float(larger.radius)) <= almost(farthest, Fraction(16))
 
 
-def test_the_larger_of_two_balls_is_chosen_by_all_digits():
-    """Of equal first numbers, the second ones decide, and the distance between them."""
-    lower, upper = (
-        Balls(Pair(np.array(1.0), np.array(low)), radius, dtype=torch.float32)
-        for low, radius in ((-(2.0**-70), 3 * 2.0**-70), (2.0**-70, 0.0))
-    )
+@pytest.mark.parametrize(
+    ("high", "lows", "radius"),
+    [(1.0, (-(2.0**-70), 2.0**-70), 2.0**-70), (1 + 2.0**-52, (2.0**-54, -(2.0**-54)), 2.0**-52)],
+)
+def test_the_larger_of_two_balls_is_chosen_by_all_digits(high, lows, radius):
+    """Of equal first numbers, the second ones decide; the distance is that of all digits, too."""
+    lower, upper = (Pair(np.array(first), np.array(low)) for first, low in zip((1.0, high), lows, strict=True))
+    gap = fraction(upper, ()) - fraction(lower, ())
+    balls_ = Balls(lower, float(gap + Fraction(radius)), dtype=torch.float32), Balls(upper, dtype=torch.float32)
 
-    for larger in (np.maximum(lower, upper), np.maximum(upper, lower)):
-        assert fraction(larger.centre, ()) == 1 + Fraction(2) ** -70
-        assert float(larger.radius) == pytest.approx(2.0**-70)
+    for larger in (np.maximum(*balls_), np.maximum(*balls_[::-1])):
+        assert fraction(larger.centre, ()) == fraction(upper, ())
+        assert float(larger.radius) == pytest.approx(radius)
 
 
 def test_where_chooses_centres_and_radii():
