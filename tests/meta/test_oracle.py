@@ -202,8 +202,9 @@ def test_the_oracles_bounds_are_the_smallest_for_their_roundings(axis, value, da
 @pytest.mark.parametrize("decay", ["none", "L2", "decoupled, times lr"])
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]), roundings=st.sampled_from([2, 4]))
 def test_the_bounds_of_one_step_are_the_smallest_for_their_roundings(decay, tensor_scalars, data, dtype, roundings):
-    """From any state."""
+    """From any state, along a gradient that is exact or has a bound."""
     theta, m, g = (data.draw(numbers) for _ in range(3))
+    error = data.draw(st.sampled_from([0.0, 2.0**-30]))
     v, v_max = (abs(data.draw(numbers)) for _ in range(2))
     t = data.draw(st.integers(0, 20))
     amsgrad, maximize = (data.draw(st.booleans()) for _ in range(2))
@@ -217,14 +218,16 @@ def test_the_bounds_of_one_step_are_the_smallest_for_their_roundings(decay, tens
     scalars = torch.float64 if dtype is torch.float64 or not tensor_scalars else torch.float32
     state = TrainingState(*(torch.tensor([x], dtype=dtype) for x in (theta, m, v, v_max)), t)
 
-    step = one_step(state, torch.tensor([g], dtype=dtype), hyper, tensor_scalars=tensor_scalars, roundings=roundings)
+    along = Balls([g], error, dtype=dtype) if error else torch.tensor([g], dtype=dtype)
+
+    step = one_step(state, along, hyper, tensor_scalars=tensor_scalars, roundings=roundings)
 
     lr, eps, weight_decay = (
         constant(value, scalars, roundings, rounded=tensor_scalars) for value in (hyper.lr, hyper.eps, 0.1)
     )
-    p, first, second, gradient, largest = (
-        Interval(Fraction(x), Fraction(x), dtype, roundings) for x in (theta, m, v, -g if maximize else g, v_max)
-    )
+    p, first, second, largest = (Interval(Fraction(x), Fraction(x), dtype, roundings) for x in (theta, m, v, v_max))
+    ends = (Fraction(-g if maximize else g) + sign * Fraction(error) for sign in (-1, 1))
+    gradient = Interval(*ends, dtype, roundings)
     if decay == "L2":
         gradient = gradient + weight_decay * p
     first, second = (

@@ -394,15 +394,16 @@ def test_an_operation_counts_its_roundings_and_no_more(operation, dtype, a, b, r
 
 
 @pytest.mark.parametrize("kind", [Balls, TritonBalls, AutocastBalls])
-@given(value=st.integers(-640, 640).map(lambda n: Fraction(n, 8)))
-def test_an_exponential_counts_its_roundings_and_no_more(kind, value):
+@given(value=st.integers(-640, 640).map(lambda n: Fraction(n, 8)), r=st.integers(0, 8).map(lambda n: Fraction(n, 8)))
+def test_an_exponential_counts_its_roundings_and_no_more(kind, value, r):
     """Four; compiled for CUDA, two more for each unit of its argument; under autocast, one more, to bfloat16."""
-    ball = np.exp(kind(float(value), dtype=torch.float32))
+    ball = np.exp(kind(float(value), float(r), dtype=torch.float32))
 
     exact = exact_exponential(value)
-    roundings = 4 + (2 * abs(value) if kind is TritonBalls else 0)
+    farthest = exact_exponential(value + r) - exact
+    roundings = 4 + (2 * (abs(value) + r) if kind is TritonBalls else 0)
     relative = roundings * Fraction(unit_roundoff(torch.float32)) + Fraction(2) ** -88  # and the error of the centre
-    counted = relative * exact + Fraction(torch.finfo(torch.float32).tiny)
+    counted = farthest + relative * (exact + farthest) + Fraction(torch.finfo(torch.float32).tiny)
     if kind is AutocastBalls:
         u, half = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16)) / 2
         counted += (exact + counted) * u + half
