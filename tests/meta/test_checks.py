@@ -275,7 +275,7 @@ def test_arguments_are_those_that_it_takes_and_flags_only_if_they_are_set():
 def test_effective_hyper_parameters_are_the_wanted_ones_or_the_fixed_ones():
     subject = Subject(torch.optim.Adam, {"eps": 0.25, "lr": 9.0}, TAKES)
 
-    assert subject.hyper(lr=0.5, beta1=0.25, eps=1.0, weight_decay=1.0) == Hyper(0.5, 0.25, 0.999, 0.25)
+    assert subject.hyper(lr=0.5, beta1=0.25, beta2=0.75, eps=1.0, weight_decay=1.0) == Hyper(0.5, 0.25, 0.75, 0.25)
     assert subject.hyper() == Hyper(9.0, eps=0.25)
 
 
