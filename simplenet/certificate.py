@@ -9,6 +9,7 @@ References:
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,8 +121,8 @@ class Certificate:
             TypeError: If the fraction is not a ``float``.
             ValueError: If it is not from 0 to 1.
         """
-        near = math.ceil(check_float("quantile", quantile, 0.0, 1.0) * self.seeds)  # a product, which is rounded
-        rank = next(count for count in (near - 1, near, near + 1) if count / self.seeds >= quantile)
+        quantile = check_float("quantile", quantile, 0.0, 1.0)
+        rank = bisect_left(range(self.seeds + 1), quantile, key=lambda count: count / self.seeds)
         if rank == 0:
             return 0
         solved_at = self.ensemble.solved_at[self.ensemble.solved].sort().values
