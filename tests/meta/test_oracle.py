@@ -88,8 +88,10 @@ class Interval:
         return self.combined(other, lambda p, q: p / q)
 
     def squared(self):
-        low, high = sorted((abs(self.low), abs(self.high)))
-        return self.rounded(low**2, high**2)
+        """By the mean value theorem, as balls are: up to twice the error of numbers that may be 0."""
+        centre, error = (self.low + self.high) / 2, (self.high - self.low) / 2
+        error *= 2 * (abs(centre) + error)
+        return self.rounded(centre**2 - error, centre**2 + error)
 
     def power(self, n):
         return self.rounded(self.low**n, self.high**n)
@@ -178,6 +180,7 @@ def assert_smallest(centre, radius, interval):
 
 numbers = st.integers(-64, 64).filter(bool).map(lambda n: n / 16)
 AXES = {"epsilon": EPSILON, "correction": CORRECTION, "decay": DECAY, "amsgrad": AMSGRAD}
+TORCHS = Variant("outside", "both", "L2", "corrected maximum", "float64")
 
 
 @pytest.mark.parametrize(("axis", "value"), [(axis, value) for axis, values in AXES.items() for value in values])
@@ -196,6 +199,16 @@ def test_the_oracles_bounds_are_the_smallest_for_their_roundings(axis, value, da
 
     for t, interval in enumerate(parameter_after_each_step(judged.run, variant)):
         assert_smallest(judged.expected[t, 0], judged.radius[t, 0], interval)
+
+
+def test_the_oracles_bounds_are_the_smallest_if_a_gradient_and_its_decay_cancel():
+    """Then the rounding errors are as large as their sum."""
+    hyper = Hyper(0.01, weight_decay=0.1, amsgrad=True)
+    run = Run(hyper, torch.float32, np.array([[0.625]]), np.array([[-0.0625]]), np.zeros((1, 1)))
+
+    judged = judge([run], TORCHS)[0]
+
+    assert_smallest(judged.expected[0, 0], judged.radius[0, 0], parameter_after_each_step(run, TORCHS)[0])
 
 
 @pytest.mark.parametrize("tensor_scalars", [False, True])
@@ -293,9 +306,6 @@ def test_a_training_step_is_a_step_along_the_gradient_of_its_loss(kind, rounding
 def test_hyper_parameters_are_listed_if_they_differ_from_the_defaults(hyper, text):
     """And the learning rate always."""
     assert str(hyper) == text
-
-
-TORCHS = Variant("outside", "both", "L2", "corrected maximum", "float64")
 
 
 def test_a_variant_is_described_by_the_axes_that_are_determined():

@@ -371,10 +371,18 @@ def test_the_root_of_a_ball_around_0_is_the_smallest_ball_of_the_roots(root, sha
     assert root / 2 <= Fraction(float(ball.radius)) <= almost(root / 2, root)
 
 
-def rounding(dtype, k=1):
+def rounding(dtype, k):
     """Return the relative and the absolute error of k roundings."""
     u, spacing = Fraction(unit_roundoff(dtype)), Fraction(smallest_subnormal(dtype))
     return k * u / (1 - k * u), k * spacing / 2
+
+
+def converted(kind, magnitude, error):
+    """Add the error of rounding a result to bfloat16 under autocast, the only kind of balls that does."""
+    if kind is not AutocastBalls:
+        return error
+    u, spacing = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16))
+    return error + (magnitude + error) * u + spacing / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -404,9 +412,7 @@ def test_an_exponential_counts_its_roundings_and_no_more(kind, value, r):
     roundings = 4 + (2 * (abs(value) + r) if kind is TritonBalls else 0)
     relative = roundings * Fraction(unit_roundoff(torch.float32)) + Fraction(2) ** -88  # and the error of the centre
     counted = farthest + relative * (exact + farthest) + Fraction(torch.finfo(torch.float32).tiny)
-    if kind is AutocastBalls:
-        u, half = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16)) / 2
-        counted += (exact + counted) * u + half
+    counted = converted(kind, exact, counted)
     assert counted <= Fraction(float(ball.radius)) <= almost(counted, exact)
 
 
@@ -423,21 +429,15 @@ def test_a_matrix_product_counts_its_roundings_and_no_more(kind, a, data, roundi
     ball = (x.reshape(1, -1) @ y.reshape(-1, 1))[0, 0]
 
     relative, absolute = rounding(torch.float32, roundings)
-    u, half = Fraction(unit_roundoff(torch.bfloat16)), Fraction(smallest_subnormal(torch.bfloat16)) / 2
-    narrow = kind is AutocastBalls
-
-    def converted(magnitude, error):
-        return error + narrow * ((magnitude + error) * u + half)
-
     cut = Fraction(2) ** -10 if kind is Tf32Balls else 0
     errors = []
     for p, q in zip(a, b, strict=True):
         error = abs(p * q) * ((1 + cut) ** 2 - 1)
-        errors.append(converted(abs(p * q), error + (abs(p * q) + error) * relative + absolute))
+        errors.append(converted(kind, abs(p * q), error + (abs(p * q) + error) * relative + absolute))
     magnitude = sum(abs(p * q) for p, q in zip(a, b, strict=True)) + sum(errors)
     relative, absolute = rounding(torch.float32, max(len(a) - 1, roundings))
     exact = sum(p * q for p, q in zip(a, b, strict=True))
-    counted = converted(abs(exact), sum(errors) + magnitude * relative + absolute)
+    counted = converted(kind, abs(exact), sum(errors) + magnitude * relative + absolute)
     assert counted <= Fraction(float(ball.radius)) <= almost(counted, magnitude)
 
 
@@ -534,7 +534,7 @@ def test_where_chooses_centres_and_radii():
 
 
 def test_a_matrix_product_is_the_same_in_blocks_of_rows(monkeypatch):
-    x, y = (balls(torch.randn(shape), dtype=torch.float32) for shape in ((7, 3), (3, 2)))
+    x, y = (balls(torch.arange(7.0 * n).reshape(-1, n) / 7, dtype=torch.float32) for n in (7, 3))
     whole = x @ y
 
     for products in (1, 12, 40):
