@@ -172,21 +172,20 @@ def test_symbolic_links_and_devices_are_written_to_and_not_replaced(tmp_path):
 
 @pytest.mark.skipif(not files.Path("/dev/stdout").exists(), reason="no /dev/stdout")
 @pytest.mark.parametrize("name", ["/dev/stdout", "out"])
-def test_the_file_of_stdout_is_written_to_and_not_replaced(tmp_path, name):
+def test_the_file_of_stdout_is_written_to_and_not_replaced(tmp_path, monkeypatch, name):
     """A shell redirects stdout to a file; its other content stays, before and after."""
-    program = "; ".join(
-        [
-            "from pathlib import Path",
-            "from simplenet.files import check_writable, write_file",
-            "print('before', flush=True)",
-            f"check_writable(Path({name!r}))",
-            f"write_file(Path({name!r}), b'new\\n')",
-            "print('after')",
-        ]
-    )
-
-    with (tmp_path / "out").open("wb") as out:
-        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stdout=out, check=True)
+    monkeypatch.chdir(tmp_path)
+    stdout = os.dup(1)
+    try:
+        with (tmp_path / "out").open("wb") as out:
+            os.dup2(out.fileno(), 1)
+        os.write(1, b"before\n")
+        check_writable(files.Path(name))
+        write_file(files.Path(name), b"new\n")
+        os.write(1, b"after\n")
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
     assert (tmp_path / "out").read_bytes() == b"before\nnew\nafter\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
