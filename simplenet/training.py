@@ -305,7 +305,11 @@ def train(  # noqa: PLR0913 - the parameters of a run
     files = _CheckpointFiles()
     divergence = None
     # With `disable=None` the bar is shown only in a terminal.
-    with tqdm(total=max_epochs, unit="epoch", disable=None) as bar, FirstSignal() as first_signal:
+    with (
+        tqdm(total=max_epochs, unit="epoch", disable=None) as bar,
+        FirstSignal() as first_signal,
+        torch.inference_mode(mode=False),  # of the caller, which Lightning would keep
+    ):
         watch = _Watch(bar, first_signal, directory, batches_per_epoch(data.hparams["batch_size"]), state)
         with warnings.catch_warnings():
             # The CPU was chosen on purpose.

@@ -46,6 +46,16 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert all(map(torch.equal, weights(first.net), weights(second.net)))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_bits(tmp_path, mode):
+    set_seed(SEED)
+    net = SimpleNet()
+    with mode():
+        train(net, XORDataModule(4), max_epochs=10, device="cpu", checkpoint_dir=tmp_path)
+
+    assert all(map(torch.equal, weights(net), weights(run(tmp_path, max_epochs=10).net)))
+
+
 @pytest.mark.claim("5/listing-learns")
 def test_the_listing_is_not_solved_and_its_mse_is_not_below_a_quarter(tmp_path):
     result = run(tmp_path, architecture="listing", max_epochs=400)
