@@ -1,5 +1,6 @@
 """Which checks run, what their results become in a report and in a test, and how an optimizer under test is driven."""
 
+from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
@@ -18,9 +19,9 @@ from simplenet.testing.checks import (
     run_adam,
 )
 from simplenet.testing.optimizers import ArrayOptimizer, Driven, Subject, SubjectError, attempt, differentiable, spelled
-from simplenet.testing.oracle import Hyper
+from simplenet.testing.oracle import Hyper, resolve_variant
 from simplenet.testing.report import Report, Result, Status
-from simplenet.testing.runner import Check, Recorder
+from simplenet.testing.runner import TIME_LIMIT, Check, Recorder
 from simplenet.testing.study import Study
 
 NAMES = ["it starts", "it goes on", "it ends"]
@@ -178,6 +179,112 @@ def test_if_the_first_check_fails_no_other_runs(monkeypatch):
     assert result == Result(second.name, Status.NOT_APPLICABLE, "it takes no steps")
     assert run_adam(first, study, Recorder()).status is Status.FAILS
     assert len(run.limits) == 1
+
+
+def test_all_options_of_check_adam_reach_its_checks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(checks, "run", lambda *arguments: seen.append(arguments) or judged(arguments[0]))
+    name, *_ = (check.name for check in adam_checks([torch.float64])[1:])
+
+    report = checks.check_adam(
+        torch.optim.AdamW, dtypes=[torch.float64], device="meta", variant="adamw", fixed={"eps": 0.5}, time_limit=7.0,
+        only=[name], expected_failures={name: "as known"}, progress=lambda chosen: chosen[:1],
+    )  # fmt: skip
+
+    (_, study, recorder, limit), (check, *same) = seen
+    assert check.name == name
+    assert same == [study, recorder, limit]
+    assert study.subject.make is torch.optim.AdamW
+    assert (study.dtypes, study.asked, study.device.type) == ((torch.float64,), True, "meta")
+    assert (str(study.demanded), study.subject.fixed, limit) == (str(resolve_variant("adamw")), {"eps": 0.5}, 7.0)
+    assert [(result.check, result.status) for result in report.results] == [(name, Status.FAILS)]  # it holds
+    assert report.subject == "AdamW"
+    assert report.facts["time limit"] == "7 s a check, the first in each type"
+    assert report.facts["torch"] == f"{torch.__version__}, meta, float64"
+    of_another_type = next(check.name for check in adam_checks() if check.name.endswith(", float32"))
+    with pytest.raises(ValueError, match=f"^check is '{of_another_type}', but should be one of: "):
+        checks.check_adam(torch.optim.Adam, dtypes=[torch.float64], only=[of_another_type])
+
+
+def test_all_options_of_the_parametrization_reach_its_checks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(checks, "run", lambda *arguments: seen.append(arguments) or judged(arguments[0]))
+    types = [torch.float64, torch.float32]
+
+    every = checks.parametrize_with_checks([torch.optim.Adam, torch.optim.AdamW]).mark.args[1]
+    (adam, first), *_ = (
+        parameter.values
+        for parameter in checks.parametrize_with_checks(
+            [torch.optim.AdamW], dtypes=types, device="meta", variant="adamw", fixed={"eps": 0.5}, time_limit=7.0
+        ).mark.args[1]
+    )
+    for _, check in (every[0].values, (adam, first)):
+        check(adam)
+
+    names = [check.name for check in adam_checks()]
+    assert [parameter.id for parameter in every] == [f"{one}-{name}" for one in ("Adam", "AdamW") for name in names]
+    (plain, (_, study, recorder, limit)) = seen
+    assert plain[1].device.type == "cpu"
+    assert plain[3] == TIME_LIMIT * len(plain[1].dtypes)
+    assert adam is study.subject.make is torch.optim.AdamW
+    assert (study.dtypes, study.asked, study.device.type) == (tuple(types), True, "meta")
+    assert (str(study.demanded), study.subject.fixed, limit) == (str(resolve_variant("adamw")), {"eps": 0.5}, 14.0)
+    assert isinstance(recorder, Recorder)
+    with pytest.raises(ValueError, match=r"^check is 'no check', but should be one of: "):
+        checks.parametrize_with_checks([torch.optim.Adam], expected_failures={"no check": ""})
+
+
+def facts_of(status=Status.HOLDS, *, takes=None, errors=None, **cached):
+    """Return what a report says of an Adam that has been studied."""
+    study = Study(Subject(torch.optim.Adam, takes=takes or {}), dtypes=[torch.float64, torch.bfloat16])
+    study.first = Result("it starts", status)
+    study.errors = errors or {}
+    vars(study).update(cached)
+    report = Report("Adam")
+    checks._describe(report, study, Recorder(), 2.5)  # noqa: SLF001
+    assert report.facts.pop("time limit") == "2.5 s a check, the first in each type"
+    assert report.facts.pop("torch") == f"{torch.__version__}, cpu, float64, bfloat16"
+    assert report.measured.pop("accuracy") == study.errors
+    return report.facts, report.measured
+
+
+def test_a_report_names_the_variant_if_it_was_determined_and_is_published():
+    adam, nearest = resolve_variant("adam"), "nearest is something"
+    found = {"variant": adam, "published": True, "nearest": nearest, "undecided": ["eps", "amsgrad"]}
+    published, undecided = (
+        {"found": Namespace(**found | change)} for change in ({}, {"published": False, "undecided": []})
+    )
+
+    facts, measured = facts_of(**published)
+
+    assert facts == {"variant": str(adam), "cannot be told apart": "eps; amsgrad", "takes": ""}
+    assert measured == {"variant": vars(adam)}
+    assert facts_of(**undecided) == ({"variant": f"none; {nearest}", "takes": ""}, {"variant": None})
+    assert facts_of() == ({"takes": ""}, {})
+    assert facts_of(Status.FAILS, **published) == ({}, {})  # which may have been by one of several types
+
+
+def test_a_report_tells_the_names_of_hyper_parameters_and_a_weight_decay_that_is_not_zero():
+    takes = {"lr": ("step_size",), "betas": ("b1", "b2"), "weight_decay": ("wd",)}
+
+    assert facts_of(takes=takes)[0] == {"takes": "step_size, b1/b2, wd"}
+    assert facts_of(own_decay=0.0, default_decay=0.0)[0] == {"takes": ""}
+    assert facts_of(own_decay=0.0, default_decay=0.25)[0] == {"takes": "", "weight decay": "0.25 by default"}
+    assert facts_of(own_decay=0.125, default_decay=0.25)[0] == {"takes": "", "weight decay": "0.125, always"}
+    assert facts_of(Status.FAILS, takes=takes, own_decay=0.125) == ({}, {})
+
+
+def test_a_report_tells_the_largest_error_in_each_type():
+    of = {"of lr": 1.25e-7, "of bound": 0.5, "with float32 corrections": 0.0, "steps": 12.0}
+
+    facts, _ = facts_of(errors={"float64": of, "bfloat16": of | {"with float32 corrections": 1.0}})
+
+    text = "the largest error of a step is 1.2e-07 lr, 0.5 of the bound"
+    assert facts == {
+        "takes": "",
+        "accuracy, float64": f"{text}, over 12 steps",
+        "accuracy, bfloat16": f"{text} for corrections in float32, over 12 steps",
+    }
 
 
 def test_values_of_unknown_hyper_parameters_are_refused():
