@@ -337,20 +337,25 @@ def something_compiled():
 
 @pytest.mark.usefixtures("something_compiled")
 def test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order(adam):
-    """Each once; the closure with gradients enabled. Only the last hook sees the parameter moved."""
-    p, seen = adam.parameter(torch.ones(3, device=adam.device)), []
-    optimizer = adam([p])
-    optimizer.register_step_pre_hook(lambda *_: seen.append(("before", p.detach().clone())))
-    optimizer.register_step_post_hook(lambda *_: seen.append(("after", p.detach().clone())))
-    p.grad = torch.ones_like(p)
+    """Each once for all groups; the closure with gradients enabled. Only the last hook sees the parameters moved."""
+    tensors, seen = [adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab"], []
+    optimizer = adam([{"params": [p]} for p in tensors])
+
+    def record(what):
+        seen.append((what, torch.cat(tensors).detach()))
+
+    optimizer.register_step_pre_hook(lambda *_: record("before"))
+    optimizer.register_step_post_hook(lambda *_: record("after"))
+    for p in tensors:
+        p.grad = torch.ones_like(p)
 
     with torch.no_grad():
-        optimizer.step(lambda: seen.append((torch.is_grad_enabled(), p.detach().clone())))
+        optimizer.step(lambda: record(torch.is_grad_enabled()))
 
     assert [name for name, _ in seen] == ["before", True, "after"]
-    for (_, values), expected in zip(seen, (torch.ones(3), torch.ones(3), p), strict=True):
-        assert_identical(values, expected, claim="parameter")
-    assert (p != 1).all()
+    for (_, values), expected in zip(seen, (torch.ones(6), torch.ones(6), torch.cat(tensors)), strict=True):
+        assert_identical(values, expected, claim="parameters")
+    assert (torch.cat(tensors) != 1).all()
 
 
 @pytest.mark.claim("4.2/memory")

@@ -87,6 +87,15 @@ def _needs_groups(study: Study) -> None:
         raise NotApplicable(f"it takes no groups: {error}") from None
 
 
+def _grouped(study: Study, tensors: list[Tensor]) -> list[Any]:
+    """Put each parameter in a group of its own, if the optimizer takes groups."""
+    try:
+        _needs_groups(study)
+    except NotApplicable:
+        return [*tensors]
+    return [{"params": [p]} for p in tensors]
+
+
 # Options that change what a step keeps or computes.
 _OPTIONS: dict[str, Any] = {"weight_decay": 0.1, "amsgrad": True, "maximize": True}
 
@@ -455,7 +464,7 @@ def _no_decay(study: Study) -> dict[str, Any]:
 
 
 def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
-    """It is called with gradients enabled, and the step uses the gradient that it sets."""
+    """It is called with gradients enabled, and the step uses the gradients that it sets, in each group."""
     if study.subject.foreign:
         raise NotApplicable("an adapter takes no closure")
     step = study.subject.sample.step
@@ -464,16 +473,18 @@ def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
             raise NotApplicable("its step takes no closure")
     except (TypeError, ValueError):
         pass
-    driven = study.driven(torch.zeros(3))
+    tensors = [study.parameter(torch.zeros(3)) for _ in range(2)]
+    driven = study.subject.build(_grouped(study, tensors), **study.subject.options(study.hyper(**study.gentle())))
     (g, *_) = _gradients(study, 1, (3,))
     calls: list[bool] = []
 
     def closure() -> Tensor:
         calls.append(torch.is_grad_enabled())
-        driven.parameters[0].grad = g.clone()
+        for p in driven.parameters:
+            p.grad = g.clone()
         return torch.tensor(3.0, device=study.device)
 
-    loss = driven.step(None, closure=closure)
+    loss = driven.step(None, None, closure=closure)
     if len(calls) != 1:
         raise AssertionError(f"the closure is called {len(calls)} times, but should be called once")
     if not calls[0]:
@@ -481,7 +492,8 @@ def a_closure_is_called_once_and_its_loss_returned(study: Study) -> None:
     if loss is None or float(loss) != 3.0:  # noqa: PLR2004 - the closure's
         raise AssertionError(f"step returns {loss!r}, but should return the closure's loss, 3")
     expected = _stepped(study.driven(torch.zeros(3)), [g]).values()[0]
-    _demand_same(driven.values()[0], expected, "parameter after a step with a closure")
+    for p in driven.values():
+        _demand_same(p, expected, "parameter after a step with a closure")
 
 
 def _through_file(state: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from tests.faults.planting import catalogue, wrap
+from tests.faults.planting import catalogue, edit, wrap
 
 FAULTS, fault = catalogue("optimizers")
 
@@ -444,6 +444,23 @@ def a_closure_is_called_with_gradients_off() -> None:
 def a_closure_is_ignored() -> None:
     """The step uses the old gradient."""
     wrap(Adam, "step", lambda step, self, closure=None: step(self))
+
+
+def _with_two_groups() -> object:
+    calls: list[None] = []
+    groups = [{"params": [torch.zeros(1, requires_grad=True)]} for _ in range(2)]
+    Adam(groups).step(lambda: calls.append(None))  # type: ignore[arg-type, return-value]
+    return len(calls)
+
+
+@fault(
+    _with_two_groups,
+    check("a closure is called once and its loss returned"),
+    "test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order",
+)
+def a_closure_is_called_for_each_group() -> None:
+    """With two groups, the gradients of two calls add up."""
+    edit(Adam.step, ("loss = closure()", "loss = [closure() for _ in self.param_groups][0]"))
 
 
 def _hooked() -> object:
