@@ -220,7 +220,7 @@ class Subject:
             if any(re.search(rf"\b{re.escape(word)}\b", message) for word in spelling):
                 refused.add(spelling)
                 others = [other for other in SPELLINGS[name] if other not in refused]
-                if others and len(refused) < sum(map(len, SPELLINGS.values())):
+                if others:
                     self.takes[name] = others[0]
                 else:
                     del self.takes[name]

@@ -292,6 +292,13 @@ def test_values_of_unknown_hyper_parameters_are_refused():
         checks.check_adam(torch.optim.Adam, fixed={"gamma": 1, "eps": 1, "alpha": 1})
 
 
+def decorated(params):
+    return decorated.func(params)
+
+
+decorated.func = torch.optim.Adam
+
+
 class Factory:
     """Makes optimizers, without a name of its own."""
 
@@ -308,6 +315,7 @@ def made_by_a_function(params):
     [
         (torch.optim.Adam, "Adam"),
         (made_by_a_function, "made_by_a_function"),
+        (decorated, "decorated"),
         (Factory(), "Factory"),
         (partial(torch.optim.Adam, lr=0.5, foreach=False), "Adam(lr=0.5, foreach=False)"),
         (partial(partial(made_by_a_function), 1), "made_by_a_function"),
@@ -333,13 +341,37 @@ def test_a_subject_takes_torchs_hyper_parameters_by_the_names_in_its_signature()
     assert learnt(lambda params: torch.optim.Adam(params)).takes == {}  # noqa: PLW0108
 
 
-def test_a_flag_that_is_refused_if_it_is_set_is_not_taken():
-    def make(params, lr=1.0, amsgrad=False, maximize=False):  # noqa: FBT002
-        if amsgrad:
-            raise ValueError("no")
-        return torch.optim.Adam(params, lr, maximize=maximize)
+@pytest.mark.parametrize("refused", ["amsgrad", "maximize"])
+def test_a_flag_that_is_refused_if_it_is_set_is_not_taken(refused):
+    tried = []
 
-    assert [*learnt(make).takes] == ["lr", "maximize"]
+    def make(params, lr, eps, weight_decay, amsgrad=False, maximize=False):  # noqa: FBT002
+        flags = {"amsgrad": amsgrad, "maximize": maximize}
+        tried.append((lr, eps, weight_decay, *flags.values()))
+        if flags[refused]:
+            raise ValueError("no")
+        return torch.optim.Adam(params)
+
+    takes = learnt(make).takes
+
+    assert {"lr", "eps", "weight_decay", "amsgrad", "maximize"} - takes.keys() == {refused}
+    assert tried[0] == (1e-3, 1e-8, 0.0, False, False)
+
+
+def test_an_adapter_declares_what_it_takes_in_its_start():
+    """So no other name is tried."""
+    tried = []
+
+    class Adapter(ArrayOptimizer):
+        def __init__(self, parameters, **options):
+            tried.append([*options])
+            super().__init__(parameters, **options)
+
+        def start(self, parameters, lr, eps):
+            pass
+
+    assert [*learnt(Adapter).takes] == ["lr", "eps"]
+    assert tried == [["lr", "eps"]]
 
 
 @pytest.mark.parametrize("error", [ValueError("lr"), TypeError("nothing known")])

@@ -312,6 +312,16 @@ def test_a_layout_holds_the_values_and_detects_writes_around_them(layout):
 
     assert_identical(placed.tensor, values, claim="the view")
     assert placed.guard_is_intact() == (not placed.guard.any())
+    assert placed.guard.sum() == placed.base.numel() - values.numel()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_keeps_the_device(layout):
+    placed = place(torch.ones(3, 4, device="meta"), layout)
+
+    assert placed.tensor.is_meta
+    assert placed.base.is_meta
+    assert placed.guard.is_meta
 
 
 class Options:
