@@ -119,6 +119,23 @@ def test_splitting_and_permuting_parameters_with_an_empty_one_changes_no_step(ad
         assert_in_balls(values.flatten(), expected.p, claim=f"parameter as {claim}")
 
 
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"weight_decay": 0.1}, {"maximize": True}], ids=str)
+@given(p=tensors((3, 2), elements=moderate), gradients=st.lists(tensors((3, 2), elements=moderate), min_size=2))
+def test_a_complex_parameter_moves_as_its_real_and_imaginary_parts(adam, options, p, gradients):
+    """But the fused kernels take none."""
+    if TORCH < (2, 1) and options.keys() & {"amsgrad", "weight_decay"}:
+        pytest.skip(f"torch {torch.__version__} has no maximum of complex numbers, nor their decay in a list")
+    parts = [torch.view_as_complex(t.clone()) for t in (p, *gradients)]
+    if adam.implementation.name.startswith("fused"):
+        with pytest.raises(RuntimeError, match="floating point Tensors"):
+            trajectory(adam, parts[0], parts[1:], **options)
+        return
+
+    moved = trajectory(adam, parts[0], parts[1:], **options)
+
+    assert_identical(torch.view_as_real(moved), trajectory(adam, p, gradients, **options), claim="parts")
+
+
 @pytest.mark.parametrize("gradient_layout", [*LAYOUTS, "expanded"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_fused_kernel_of_cuda_refuses_different_strides_and_moves_nothing(device, layout, gradient_layout):
@@ -336,8 +353,12 @@ def something_compiled():
 
 
 @pytest.mark.usefixtures("something_compiled")
-def test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order(adam):
-    """Each once for all groups; the closure with gradients enabled. Only the last hook sees the parameters moved."""
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order(adam, loads):
+    """Each once for all groups; the closure with gradients enabled. Only the last hook sees the parameters moved.
+
+    Loading a state changes nothing of that.
+    """
     tensors, seen = [adam.parameter(torch.ones(3, device=adam.device)) for _ in "ab"], []
     optimizer = adam([{"params": [p]} for p in tensors])
 
@@ -346,6 +367,8 @@ def test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order(adam):
 
     optimizer.register_step_pre_hook(lambda *_: record("before"))
     optimizer.register_step_post_hook(lambda *_: record("after"))
+    if loads:
+        optimizer.load_state_dict(optimizer.state_dict())
     for p in tensors:
         p.grad = torch.ones_like(p)
 
@@ -356,6 +379,43 @@ def test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order(adam):
     for (_, values), expected in zip(seen, (torch.ones(6), torch.ones(6), torch.cat(tensors)), strict=True):
         assert_identical(values, expected, claim="parameters")
     assert (torch.cat(tensors) != 1).all()
+
+
+def test_clearing_to_zero_keeps_the_gradients_memory(adam):
+    """Which may be a part of a buffer of all gradients."""
+    p, buffer = adam.parameter(torch.ones(3, device=adam.device)), torch.ones(5, device=adam.device)
+    p.grad = buffer[1:4]
+
+    adam([p]).zero_grad(set_to_none=False)
+
+    assert buffer.tolist() == [1, 0, 0, 0, 1]
+    assert p.grad.data_ptr() == buffer[1:].data_ptr()
+
+
+@pytest.mark.skipif(TORCH < (2, 1), reason="the learning rate may be a tensor from torch 2.1 on")
+@pytest.mark.parametrize("cls", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_learning_rate_that_is_a_tensor_is_copied_when_it_is_loaded(cls):
+    saving, loading = (cls([torch.zeros(1)], lr=torch.tensor(lr), foreach=False) for lr in (0.5, 0.25))
+    state = saving.state_dict()
+    loading.load_state_dict(state)
+
+    loading.param_groups[0]["lr"].fill_(0.125)
+
+    assert (saving.param_groups[0]["lr"], state["param_groups"][0]["lr"]) == (0.5, 0.5)
+
+
+def test_adamw_decouples_its_decay_though_it_loads_a_state_of_adam(adam):
+    """Since torch 2.7 it is an option of Adam's groups, which a loaded state brings."""
+    options = {"weight_decay": 0.5}
+    p, zero = (adam.parameter(torch.full(SHAPE, value, device=adam.device)) for value in (1.0, 0.0))
+    optimizer = adam([p], decoupled=True, **options)
+
+    optimizer.load_state_dict(adam([zero], **options).state_dict())
+    apply_step(optimizer, [p], [zero.detach()])
+
+    expected = trajectory(adam, torch.ones(SHAPE), [torch.zeros(SHAPE)], decoupled=True, **options)
+    assert_identical(p, expected[0], claim="parameter")
+    assert (p < 1).all()
 
 
 @pytest.mark.claim("4.2/memory")

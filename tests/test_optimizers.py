@@ -76,6 +76,26 @@ def test_a_skipped_step_changes_neither_the_parameters_nor_later_steps(fused, de
         assert_identical(torch.as_tensor(optimizer.state[p][name]), torch.as_tensor(value), claim=name)
 
 
+@pytest.mark.parametrize("flags", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=str)
+@pytest.mark.parametrize("name", FUSED)
+def test_a_gradient_may_be_overwritten_after_its_step(name, flags):
+    """As by clearing it to zero: no state shares its memory."""
+    cls, options, since = FUSED[name]
+    if flags.get("fused") and since["cpu"] > TORCH:
+        pytest.skip(f"torch {torch.__version__} has no fused {name} on the CPU, as far as known here")
+    start, *steps = gradients(4)
+    p, untouched = start.clone().requires_grad_(), start.clone().requires_grad_()
+    optimizer, twin = (cls([one], **options, **flags) for one in (p, untouched))
+
+    for g in steps:
+        given = g.clone()
+        apply_step(optimizer, [p], [given])
+        given.fill_(torch.nan)
+        apply_step(twin, [untouched], [g])
+
+    assert_identical(p, untouched, claim="parameter")
+
+
 @pytest.mark.parametrize("option", ["lr", "foreach", "fused"])
 def test_an_option_given_to_the_constructor_survives_loading(option):
     """It is not replaced by the saved one."""

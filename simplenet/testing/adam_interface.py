@@ -178,17 +178,32 @@ def a_parameter_without_a_gradient_does_not_move(study: Study) -> None:
 
 
 def gradients_are_not_written_to(study: Study) -> None:
-    """With each of the options and with all of them; a large gradient could be clipped in place."""
+    """With each of the options and with all of them; a large gradient could be clipped in place.
+
+    Nor are they kept: writing to one after its step changes nothing, as ``zero_grad(set_to_none=False)`` does.
+    """
     for options in ({}, *({name: value} for name, value in _OPTIONS.items()), _OPTIONS):
         usable = _taken(study, options)
         try:
-            driven = study.driven(_start(), **usable)
+            driven, overwritten = (study.driven(_start(), **usable) for _ in range(2))
         except SubjectError:
             continue  # a constructor may refuse AMSGrad
-        for t, g in enumerate([*_gradients(study), 2.0**10 * _gradients(study)[0]]):
-            given = g.clone()
-            driven.step(given)
-            _demand_same(given.cpu(), g.cpu(), f"gradient after step {t + 1} with {usable or 'no options'}")
+        told = f"with {usable or 'no options'}"
+        wanted = [*_gradients(study), 2.0**10 * _gradients(study)[0]]
+        given: list[Tensor] = []
+        for g in wanted:
+            given.append(g.clone())
+            driven.step(given[-1])
+            for t, (actual, expected) in enumerate(zip(given, wanted, strict=False)):
+                _demand_same(actual.cpu(), expected.cpu(), f"gradient {t + 1} after step {len(given)} {told}")
+            once = g.clone()
+            overwritten.step(once)
+            once.fill_(float("nan"))
+        _demand_same(
+            overwritten.values()[0],
+            driven.values()[0],
+            f"parameter after gradients that became NaN after their step, {told}",
+        )
 
 
 def hyper_parameters_are_not_written_to(study: Study) -> None:

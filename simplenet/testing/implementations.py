@@ -48,10 +48,10 @@ class Implementation:
 
 
 def _with_tensor_lr(cls: type[Adam | AdamW], parameters: Iterable[Tensor], *, lr: float, **options: Any) -> Optimizer:
-    # In the parameters' type, or float32 for narrower types: a coarser rate would need a larger bound.
+    # In the parameters' real type, or float32 for narrower types: a coarser rate would need a larger bound.
     parameters = list(parameters)
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
-    dtype = torch.promote_types(first.dtype, torch.float32)
+    dtype = torch.promote_types(first.real.dtype, torch.float32)
     return cls(parameters, lr=torch.tensor(lr, dtype=dtype), **options)
 
 

@@ -20,6 +20,7 @@ FAULTS = (
     "count not copied",
     "gradient decayed in place",
     "gradient clipped in place",
+    "gradient kept",
     "betas written to",
     "no gradient taken for zero",
     "last parameter skipped",
@@ -65,9 +66,10 @@ class FaultyBookkeeping(torch.optim.Adam):
             weight_decay = weight_decay or 0.01
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=False)
         self.steps = 0
+        self.kept: dict[torch.Tensor, torch.Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**super().__getstate__(), "steps": self.steps}
+        state = {**super().__getstate__(), "steps": self.steps, "kept": {}}
         if self.fault == "count not copied":
             state = copy.deepcopy(state)
             for own in state["state"].values():
@@ -172,6 +174,8 @@ class FaultyBookkeeping(torch.optim.Adam):
             for p in given:
                 p.grad = torch.zeros_like(p)
         for i, p in enumerate(given):
+            if fault == "gradient kept":
+                self.kept[p], p.grad = p.grad, p.grad + 0 * self.kept.get(p, p.grad)
             if fault == "NaN taken for zero":
                 p.grad = p.grad.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
             if fault == "one type for all":

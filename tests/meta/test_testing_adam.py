@@ -56,6 +56,7 @@ INTERFACE = {
     "count not copied": "a deep copy continues identically",
     "gradient decayed in place": "gradients are not written to",
     "gradient clipped in place": "gradients are not written to",
+    "gradient kept": "gradients are not written to",
     "betas written to": "hyper-parameters are not written to",
     "no gradient taken for zero": "a parameter without a gradient does not move",
     "last parameter skipped": "each parameter moves independently",

@@ -463,14 +463,92 @@ def a_closure_is_called_for_each_group() -> None:
     edit(Adam.step, ("loss = closure()", "loss = [closure() for _ in self.param_groups][0]"))
 
 
+def _cleared() -> object:
+    p, buffer = torch.ones(3, requires_grad=True), torch.ones(5)
+    p.grad = buffer[1:4]
+    Adam([p]).zero_grad(set_to_none=False)
+    return buffer.tolist()
+
+
+@fault(_cleared, "test_clearing_to_zero_keeps_the_gradients_memory")
+def gradients_are_replaced_by_zeros() -> None:
+    """A buffer that holds all gradients keeps the old ones."""
+    edit(Optimizer.zero_grad, ("p.grad.zero_()", "p.grad = torch.zeros_like(p.grad)"))
+
+
+def _loaded_rate() -> object:
+    saving, loading = (Adam([torch.zeros(1)], lr=torch.tensor(lr), foreach=False) for lr in (0.5, 0.25))
+    loading.load_state_dict(saving.state_dict())
+    loading.param_groups[0]["lr"].fill_(0.125)
+    return saving.param_groups[0]["lr"].item()
+
+
+@fault(_loaded_rate, "test_a_learning_rate_that_is_a_tensor_is_copied_when_it_is_loaded", since=(2, 1))
+def a_loaded_learning_rate_is_shared() -> None:
+    """Two optimizers that load one state follow one schedule."""
+    shallow = "[dict(group) for group in state_dict['param_groups']]"
+    edit(Optimizer.load_state_dict, ("deepcopy(state_dict['param_groups'])", shallow))
+
+
+def _decay_after_loading() -> object:
+    p = torch.ones(1, requires_grad=True)
+    optimizer = AdamW([p], weight_decay=0.5)
+    optimizer.load_state_dict(Adam([p], weight_decay=0.5).state_dict())
+    p.grad = torch.zeros(1)
+    optimizer.step()
+    return p.item()
+
+
+@fault(_decay_after_loading, "test_adamw_decouples_its_decay_though_it_loads_a_state_of_adam", since=(2, 7))
+def adamw_takes_its_kind_of_decay_from_a_loaded_state() -> None:
+    """It decays as Adam does from then on."""
+    old, new = "group['decoupled_weight_decay'] = True", "group.setdefault('decoupled_weight_decay', True)"
+    edit(AdamW.__setstate__, (old, new))
+
+
+@fault(
+    path(dtype=torch.complex64, gradients=(1 + 1j, -0.5 + 2j), **FOR_LOOP),  # type: ignore[arg-type]
+    "test_a_complex_parameter_moves_as_its_real_and_imaginary_parts",
+)
+def the_loop_conjugates_complex_gradients() -> None:
+    """As in frameworks that define them so."""
+    edit(
+        ADAM._single_tensor_adam,
+        ("grad = torch.view_as_real(grad)", "grad = torch.view_as_real(grad.conj().resolve_conj())"),
+    )
+
+
+def _overwritten() -> object:
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = SGD.SGD([p], lr=1.0, momentum=0.5, foreach=True)
+    p.grad = torch.ones(1)
+    for _ in range(2):
+        optimizer.step()
+        p.grad.zero_()
+    return p.item()
+
+
+@fault(_overwritten, "test_a_gradient_may_be_overwritten_after_its_step")
+def momentum_begins_with_the_gradient_itself() -> None:
+    """Clearing the gradient clears the momentum."""
+    edit(SGD._multi_tensor_sgd, ("device_grads[i].detach().clone()", "device_grads[i].detach()"))
+
+
 def _hooked() -> object:
     p = torch.zeros(1, requires_grad=True)
     optimizer, seen = Adam([p], lr=1.0), []
     optimizer.register_step_pre_hook(lambda *_: seen.append(p.item()))
     optimizer.register_step_post_hook(lambda *_: seen.append(p.item()))
+    optimizer.load_state_dict(optimizer.state_dict())
     p.grad = torch.ones(1)
     optimizer.step()
     return seen
+
+
+@fault(_hooked, "test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order")
+def loading_a_state_removes_the_hooks_after_a_step() -> None:
+    """They are never called again."""
+    edit(Optimizer.__setstate__, ("if '_optimizer_step_post_hooks' not in self.__dict__:", "if True:"))
 
 
 @fault(_hooked, "test_a_step_calls_a_hook_its_closure_and_a_hook_in_this_order")
