@@ -71,7 +71,8 @@ def check() -> None:
 def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None, **options: Any) -> None:
     """Check an Adam: its variant, its accuracy, its properties.
 
-    PKG.MOD:NAME is a class or function that makes optimizers, in a module that is installed or in this directory.
+    PKG.MOD:NAME is a class or function that makes optimizers, in a module that is installed or in this directory, or in
+    a file, as FILE.PY:NAME.
 
     Exit status: 0 if nothing fails, 1 if a check does, 2 on bad usage or if a file cannot be written, 130 on Ctrl-C,
     143 on SIGTERM, 129 on SIGHUP.
@@ -101,8 +102,8 @@ def adam(path: str, dtypes: tuple[str, ...], device: str, json_path: Path | None
 def network(path: str, device: str, json_path: Path | None, independent_rows: str, **options: Any) -> None:
     """Check a network: that it repeats, trains and resumes.
 
-    PKG.MOD:NAME is a class or function that makes networks, in a module that is installed or in this directory. By
-    default they get rows of two numbers.
+    PKG.MOD:NAME is a class or function that makes networks, in a module that is installed or in this directory, or in
+    a file, as FILE.PY:NAME. By default they get rows of two numbers.
 
     Exit status: 0 if nothing fails, 1 if a check does, 2 on bad usage or if a file cannot be written, 130 on Ctrl-C,
     143 on SIGTERM, 129 on SIGHUP.

@@ -50,10 +50,26 @@ def test_a_name_may_be_an_attribute_of_an_attribute():
     assert import_object("to_import:Outer.Inner").__qualname__ == "Outer.Inner"
 
 
+@pytest.mark.parametrize("directory", ["", "other", ".."])
+def test_a_file_may_be_named_in_any_directory(here, monkeypatch, directory):
+    """Its own directory is searched for it and for what it imports."""
+    (here / "to_import_from.py").write_text("from to_import import value as Value", "utf-8")
+    (here / directory).mkdir(exist_ok=True)
+    monkeypatch.chdir(here / directory)
+    before = [*sys.path]
+
+    path = os.path.relpath(here / "to_import_from.py")
+    assert import_object(f"{path}:Value", callable_=False) == 7
+    assert sys.modules.pop("to_import_from").__file__ == str(here / "to_import_from.py")
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("nowhere:Net", "No module named 'nowhere'"),
+        ("nowhere.py:Net", "there is no file 'nowhere.py'"),
+        ("to_import.py:Net", "module 'to_import' has no attribute 'Net'"),
         ("to_lack:Net", "No module named 'there_is_no_such_module' [to_lack.py, line 1]"),
         ("to_import:Net", "module 'to_import' has no attribute 'Net'"),
         ("to_import:Outer.Net", "type object 'Outer' has no attribute 'Net'"),
@@ -68,14 +84,14 @@ def test_what_cannot_be_imported_is_refused_with_the_reason(path, reason, here):
 
     with pytest.raises(ValueError, match=r"^'") as caught:
         import_object(path)
-    message = f"'{path}' should be the pkg.mod:name of an object to check: {reason}"
+    message = f"'{path}' should be the pkg.mod:name or file.py:name of an object to check: {reason}"
     assert str(caught.value).replace(f"{here}{os.sep}", "") == message
     assert sys.path == before
 
 
 @pytest.mark.parametrize("path", ["", ":", "to_import", "to_import:", ":Net"])
 def test_a_path_without_a_module_or_a_name_is_refused(path):
-    message = f"{path!r} should be the pkg.mod:name of an object to check"
+    message = f"{path!r} should be the pkg.mod:name or file.py:name of an object to check"
     with pytest.raises(ValueError, match=f"^{message}$"):
         import_object(path)
 
