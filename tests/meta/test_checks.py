@@ -211,17 +211,17 @@ def test_all_options_of_the_parametrization_reach_its_checks(monkeypatch):
     monkeypatch.setattr(checks, "run", lambda *arguments: seen.append(arguments) or judged(arguments[0]))
     types = [torch.float64, torch.float32]
 
-    every = checks.parametrize_with_checks([torch.optim.Adam, torch.optim.AdamW]).mark.args[1]
-    (adam, first), *_ = (
-        parameter.values
-        for parameter in checks.parametrize_with_checks(
-            [torch.optim.AdamW], dtypes=types, device="meta", variant="adamw", fixed={"eps": 0.5}, time_limit=7.0
-        ).mark.args[1]
-    )
-    for _, check in (every[0].values, (adam, first)):
-        check(adam)
+    arguments, every = checks.parametrize_with_checks([torch.optim.Adam, torch.optim.AdamW]).mark.args
+    _, chosen = checks.parametrize_with_checks(
+        [torch.optim.AdamW], dtypes=types, device="meta", variant="adamw", fixed={"eps": 0.5}, time_limit=7.0
+    ).mark.args
+    adam = chosen[0].values[0]
+    for parameter in (every[0], chosen[0]):
+        parameter.values[1](adam)
 
     names = [check.name for check in adam_checks()]
+    assert arguments == ("adam", "check")
+    assert [str(parameter.values[1]) for parameter in chosen] == [check.name for check in adam_checks(types)]
     assert [parameter.id for parameter in every] == [f"{one}-{name}" for one in ("Adam", "AdamW") for name in names]
     (plain, (_, study, recorder, limit)) = seen
     assert plain[1].device.type == "cpu"
@@ -230,8 +230,9 @@ def test_all_options_of_the_parametrization_reach_its_checks(monkeypatch):
     assert (study.dtypes, study.asked, study.device.type) == (tuple(types), True, "meta")
     assert (str(study.demanded), study.subject.fixed, limit) == (str(resolve_variant("adamw")), {"eps": 0.5}, 14.0)
     assert isinstance(recorder, Recorder)
-    with pytest.raises(ValueError, match=r"^check is 'no check', but should be one of: "):
-        checks.parametrize_with_checks([torch.optim.Adam], expected_failures={"no check": ""})
+    of_another_type = next(name for name in names if name.endswith(", float16"))
+    with pytest.raises(ValueError, match=f"^check is '{of_another_type}', but should be one of: "):
+        checks.parametrize_with_checks([torch.optim.Adam], dtypes=types, expected_failures={of_another_type: ""})
 
 
 def facts_of(status=Status.HOLDS, *, takes=None, errors=None, **cached):
@@ -477,6 +478,15 @@ def test_copies_have_values_of_their_own_and_the_count_of_steps():
     assert not values[0].requires_grad
     assert (twin.steps, twin.values()[0].tolist()) == (2, [-1.0, -1.0])
     assert (driven.steps, driven.values()[0].tolist()) == (2, [-1.0, -1.0])
+
+
+def test_an_optimizer_that_cannot_be_copied_is_told_after_how_many_steps():
+    driven = Driven(Counts(9), [torch.zeros(1)])
+    driven.step(None)
+    driven.optimizer.cause = (i for i in "ab")
+
+    with pytest.raises(SubjectError, match=r"^raises TypeError: .* in deepcopy after 1 steps$"):
+        driven.copied()
 
 
 def test_an_exit_of_the_code_under_test_is_its_failure_and_ctrl_c_is_not():

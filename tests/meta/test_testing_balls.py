@@ -587,3 +587,15 @@ def test_a_networks_balls_have_one_rounding_more_than_its_longest_sum(hidden, ro
             np.testing.assert_array_equal(ball.centre.high, tensor.detach().numpy())
             rounded = kind is AutocastBalls and tensor.requires_grad
             np.testing.assert_array_equal(ball.radius > 0, rounded)
+
+
+def test_a_radius_is_in_float64_whatever_it_is_given_in():
+    assert Balls([1.0], 1, dtype=torch.float32).radius.dtype == np.float64
+    assert Balls([1.0], np.float32(1), dtype=torch.float32).radius.dtype == np.float64
+
+
+def test_balls_are_flattened_by_rows():
+    flat = Balls([[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]], dtype=torch.float32).flatten()
+
+    assert flat.centre.high.tolist() == [1, 2, 3, 4]
+    assert flat.radius.tolist() == [5, 6, 7, 8]
