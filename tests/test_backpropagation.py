@@ -321,6 +321,48 @@ def test_frozen_parameters_do_not_change_and_the_others_get_the_same_gradient(de
             assert_identical(parameter.grad, gradient, claim="gradient with other parameters frozen")
 
 
+@given(net=networks(), batch=batches(), chosen=st.lists(st.booleans(), min_size=4, max_size=4).filter(any))
+def test_gradients_of_chosen_parameters_are_those_of_all_and_no_other_is_set(device, net, batch, chosen):
+    """By ``backward(inputs=...)``, and by ``autograd.grad``, which sets none."""
+    net, (x, y) = net.to(device), (rows.to(device) for rows in batch)
+    every = backward(net, x, y)
+    net.zero_grad()
+    inputs = [parameter for parameter, wanted in zip(net.parameters(), chosen, strict=True) if wanted]
+
+    returned = torch.autograd.grad(mse_loss(net(x), y), inputs)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    mse_loss(net(x), y).backward(inputs=inputs)
+
+    for parameter, wanted, gradient in zip(net.parameters(), chosen, every, strict=True):
+        assert (parameter.grad is not None) == wanted
+        if wanted:
+            assert_identical(parameter.grad, gradient, claim="gradient of a chosen parameter")
+    for parameter, gradient in zip(inputs, returned, strict=True):
+        assert_identical(gradient, parameter.grad, claim="returned gradient")
+
+
+@pytest.mark.parametrize("removed", range(3))
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda net: net.register_forward_pre_hook,
+        lambda net: net.register_forward_hook,
+        lambda net: net.register_full_backward_pre_hook,
+        lambda net: net.register_full_backward_hook,
+        lambda net: net.output_layer.bias.register_hook,
+    ],
+    ids=["forward pre", "forward", "backward pre", "backward", "tensor"],
+)
+def test_a_removed_hook_is_not_called_and_the_others_are_in_their_order(register, removed):
+    net, called = SimpleNet(), []
+    handles = [register(net)(lambda *_, i=i: called.append(i)) for i in range(3)]
+    handles[removed].remove()
+
+    mse_loss(net(torch.ones(1, 2, requires_grad=True)), torch.ones(1, 1)).backward()
+
+    assert called == [i for i in range(3) if i != removed]
+
+
 def half_square(net, x, y):
     """Return the loss of one example in §4.3."""
     return ((y - net(x)) ** 2).sum() / 2

@@ -4,6 +4,7 @@ References:
     The notebook, §2.3.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -78,19 +79,17 @@ def test_the_same_seed_draws_the_same_numbers_from_torch(device, seed, n, distur
 
 
 @pytest.mark.parametrize("half", ["low", "high"])
-@given(seed=torch_seeds, bit=st.integers(0, 31))
-@example(seed=1, bit=0)
-def test_a_seed_with_one_bit_flipped_draws_other_numbers_from_torch(device, half, seed, bit):
-    """In either half of the 64 bits that ``torch.manual_seed`` accepts; the example gives 1 + 2^32 in the high half."""
-    other = seed ^ (1 << (bit + (32 if half == "high" else 0)))
+@given(seed=torch_seeds)
+@example(seed=1)
+def test_a_seed_with_one_bit_flipped_draws_other_numbers_from_torch(device, half, seed):
+    """Any bit, in either half of the 64 that ``torch.manual_seed`` accepts."""
     draw = global_generators(device)["torch"].draw
-
     torch.manual_seed(seed)
     first = draw(ENOUGH)
-    torch.manual_seed(other)
-    second = draw(ENOUGH)
+    for bit in range(32, 64) if half == "high" else range(32):
+        torch.manual_seed(seed ^ (1 << bit))
 
-    assert first != second, f"seeds {seed} and {other} draw the same numbers on {device}, but should differ"
+        assert draw(ENOUGH) != first, f"seed {seed} and the one with bit {bit} flipped draw the same on {device}"
 
 
 def draw_from_each(device):
@@ -158,16 +157,17 @@ def test_set_seed_gives_each_generator_the_seed_itself(seed):
     }
 
 
-@given(seed=seeds, bit=st.integers(0, 31))
-def test_a_seed_with_one_bit_flipped_draws_other_numbers(device, seed, bit):
-    """From every generator, for every seed that set_seed accepts."""
+@given(seed=seeds)
+def test_a_seed_with_one_bit_flipped_draws_other_numbers(device, seed):
+    """Any bit, from every generator, for every seed that set_seed accepts."""
     set_seed(seed)
     first = draw_from_each(device)
-    set_seed(seed ^ (1 << bit))
-    second = draw_from_each(device)
+    for bit in range(32):
+        set_seed(seed ^ (1 << bit))
+        second = draw_from_each(device)
 
-    same = [name for name in first if first[name] == second[name]]
-    assert not same, f"seeds {seed} and {seed ^ (1 << bit)} draw the same numbers from {same}, but should differ"
+        same = [name for name in first if first[name] == second[name]]
+        assert not same, f"seed {seed} and the one with bit {bit} flipped draw the same numbers from {same}"
 
 
 @given(seed=st.one_of(st.integers(max_value=-1), st.integers(min_value=2**32)))
@@ -227,6 +227,21 @@ def test_a_restored_generator_state_repeats_the_same_numbers(device, seed, drawn
         generator.set_state(states[name])
 
     assert draw_from_each(device) == first
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+@given(seed=torch_seeds)
+def test_fork_rng_restores_the_generator_however_its_block_ends(seed, error):
+    torch.manual_seed(seed)
+    before = torch.get_rng_state()
+
+    with pytest.raises(error) if error else contextlib.nullcontext(), torch.random.fork_rng(devices=[]):
+        torch.rand(3)
+        torch.manual_seed(seed ^ 1)
+        if error:
+            raise error
+
+    assert_identical(torch.get_rng_state(), before, claim="state of the generator")
 
 
 def test_a_gpus_generator_state_is_not_that_of_the_current_gpu(monkeypatch):

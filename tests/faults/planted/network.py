@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 import simplenet.model
 from simplenet import SimpleNet, mse_loss
@@ -378,3 +379,34 @@ def the_loss_is_called_through_another_function() -> None:
 def a_linear_layer_is_called_through_another_function() -> None:
     """With the same arguments."""
     _linear(lambda linear, x, weight, bias=None: linear(x, weight, bias))
+
+
+def _hooked() -> object:
+    layer, called = nn.Linear(1, 1), []
+    first = layer.register_forward_hook(lambda *_: called.append(1))
+    layer.register_forward_hook(lambda *_: called.append(2))
+    first.remove()
+    layer(torch.ones(1))
+    return called
+
+
+@fault(_hooked, "test_a_removed_hook_is_not_called_and_the_others_are_in_their_order")
+def removing_a_hook_removes_the_newest() -> None:
+    """The one that was to go is still called."""
+    edit(RemovableHandle.remove, ("del hooks_dict[self.id]", "hooks_dict.pop(next(reversed(hooks_dict)))"))
+
+
+def _chosen() -> object:
+    layer = nn.Linear(1, 1)
+    layer(torch.ones(1)).sum().backward(inputs=[layer.weight])  # type: ignore[no-untyped-call]
+    return layer.bias.grad is None
+
+
+@fault(_chosen, "test_gradients_of_chosen_parameters_are_those_of_all_and_no_other_is_set")
+def a_backward_pass_ignores_which_gradients_are_wanted() -> None:
+    """All parameters get one."""
+    wrap(
+        Tensor,
+        "backward",
+        lambda backward, self, *arguments, inputs=None, **options: backward(self, *arguments, **options),
+    )

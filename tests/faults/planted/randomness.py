@@ -1,8 +1,9 @@
 """Faults in seeding, determinism, and the workers of a DataLoader."""
 
+import contextlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,41 @@ def python_is_not_seeded() -> None:
 def a_seed_is_cut_to_16_bits() -> None:
     """Seeds that differ only in higher bits draw the same numbers."""
     _seeding(lambda seed_everything, seed, **options: seed_everything(seed % 2**16, **options))
+
+
+def _high_and_low() -> object:
+    values = []
+    for seed in (5, 2**31 + 5):
+        set_seed(seed)
+        values.append(np.random.rand())  # noqa: NPY002
+    return values
+
+
+@fault(_high_and_low, "test_a_seed_with_one_bit_flipped_draws_other_numbers")
+def numpys_seed_loses_its_highest_bit() -> None:
+    """A seed from 2^31 on gives the numbers of a smaller one."""
+    edit(lightning_seed.seed_everything, ("np.random.seed(seed)", "np.random.seed(seed & 2147483647)"))
+
+
+def _after_an_error() -> object:
+    torch.manual_seed(1)
+    with contextlib.suppress(KeyError), torch.random.fork_rng(devices=[]):
+        torch.rand(1)
+        raise KeyError
+    return torch.rand(1).item()
+
+
+@fault(_after_an_error, "test_fork_rng_restores_the_generator_however_its_block_ends")
+def fork_rng_does_not_restore_after_an_exception() -> None:
+    """The numbers after it are others."""
+
+    @contextlib.contextmanager
+    def fork_rng(**_: Any) -> Iterator[None]:
+        state = torch.get_rng_state()
+        yield
+        torch.set_rng_state(state)
+
+    replace(torch.random.fork_rng, fork_rng)
 
 
 @fault(drawn, "test_set_seed_gives_each_generator_the_seed_itself")
