@@ -600,6 +600,34 @@ def its_state_dict_is_complete(study: NetworkStudy) -> None:
     _demand(study.score(other, x), study.score(net, x), "another network with its state loaded")
 
 
+def a_deep_copy_is_equal_and_independent(study: NetworkStudy) -> None:
+    """It has the outputs, the modes and the frozen parameters of the network, which keeps its outputs if it changes."""
+    net = study.build(study.seeds[0]).eval()
+    for parameter in [*net.parameters()][::2]:
+        parameter.requires_grad_(requires_grad=False)
+    try:
+        twin = copy.deepcopy(net)
+    except Exception as error:  # noqa: BLE001 - whatever its code raises
+        raise NotApplicable(f"it cannot be copied: {type(error).__name__}: {error}") from None
+    for name, parameter in twin.named_parameters():
+        if parameter.requires_grad != net.get_parameter(name).requires_grad:
+            became = "trained" if parameter.requires_grad else "frozen"
+            raise AssertionError(f"{name} is {became} in a deep copy, but should not be")
+    if modes := [name for name, module in twin.named_modules() if module.training]:
+        raise AssertionError(f"{modes[0] or 'the network'} is in training mode in a deep copy, but should not be")
+    x = study.drawn(net, study.rows[1], 5)
+    expected = study.score(net, x)
+    try:
+        _demand(study.score(net, x), expected, "the same outputs again")
+    except AssertionError as difference:
+        raise NotApplicable(f"it does not repeat itself: {difference}") from None
+    _demand(study.score(twin, x), expected, "its deep copy")
+    with torch.no_grad():
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            tensor.zero_()
+    _demand(study.score(net, x), expected, "when its deep copy has been set to zero")
+
+
 def it_resumes_under_lightning(study: NetworkStudy) -> None:
     """Four epochs under Lightning's Trainer equal two and, from a checkpoint, two more; bit for bit."""
     import tempfile
@@ -646,6 +674,7 @@ CHECKS: tuple[Check[NetworkStudy], ...] = tuple(
         memory_layout_of_inputs_and_parameters_changes_nothing,
         training_repeats_itself,
         its_state_dict_is_complete,
+        a_deep_copy_is_equal_and_independent,
         it_resumes_under_lightning,
     )
 )

@@ -18,6 +18,10 @@ FAULTS = (
     "weight read as contiguous",
     "input read as contiguous",
     "dropout from a generator of its own",
+    "weights shared with copies",
+    "parameters of a copy not frozen",
+    "copy in training mode",
+    "weights of a copy drawn anew",
 )
 
 
@@ -76,6 +80,19 @@ class FaultyNetwork(nn.Module):
         if fault == "parameter left out":
             self.unused = nn.Parameter(torch.ones(1))
         self.seed = own.getrandbits(32)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "FaultyNetwork":
+        """Copy it with the fault."""
+        twin = FaultyNetwork(self.fault).train(self.training)
+        if self.fault != "weights of a copy drawn anew":
+            twin.load_state_dict(self.state_dict())
+        for own, other in zip(self.parameters(), twin.parameters(), strict=True):
+            other.requires_grad_(own.requires_grad or self.fault == "parameters of a copy not frozen")
+        if self.fault == "weights shared with copies":
+            twin.hidden = self.hidden
+        if self.fault == "copy in training mode":
+            twin.output.train()
+        return twin
 
     def forward(self, x: Tensor) -> Tensor:
         """Score each row."""

@@ -28,6 +28,10 @@ KILLED_BY = {
     "input read as contiguous": "memory layout of inputs and parameters changes nothing",
     "gradient negated": "every parameter gets a gradient that lowers the loss",
     "dropout from a generator of its own": "training repeats itself",
+    "weights shared with copies": "a deep copy is equal and independent",
+    "parameters of a copy not frozen": "a deep copy is equal and independent",
+    "copy in training mode": "a deep copy is equal and independent",
+    "weights of a copy drawn anew": "a deep copy is equal and independent",
 }
 
 
