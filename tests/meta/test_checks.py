@@ -380,8 +380,12 @@ def test_a_constructor_that_always_raises_is_refused(error):
     def make(params, lr=1.0):  # noqa: ARG001
         raise error
 
-    with pytest.raises(SubjectError, match=rf"^raises {type(error).__name__}: {error} when it is constructed$"):
+    told = rf"^raises {type(error).__name__}: {error} when it is constructed$"
+    with pytest.raises(SubjectError, match=told) as caught:
         learnt(make)
+    assert caught.value.error is error
+    with pytest.raises(SubjectError, match=told):
+        Subject(make).build([torch.zeros(1)])
 
 
 def test_a_name_that_the_constructor_refuses_is_replaced_by_the_next_or_left_out():
@@ -424,12 +428,14 @@ def test_an_optimizer_is_built_with_all_that_it_takes():
 
     def make(params, **options):
         got.update(options, params=params)
+        return got
 
     p = torch.zeros(2)
     groups = [{"params": [p], "lr": 2.0}]
     driven = Subject(make, takes=TAKES).build(iter(groups), lr=0.5, eps=1.0)
 
     assert got == {"lr": 0.5, "b1": 0.9, "b2": 0.999, "params": groups}
+    assert driven.optimizer is got
     assert driven.parameters == [p]
     assert spelled({"betas": (1, 2), "eps": 3}, {"betas": ("x", "y")}) == {"x": 1, "y": 2, "eps": 3}
 
@@ -464,6 +470,8 @@ def test_a_step_sets_each_gradient_and_is_named_in_an_error(last, where):
 
 def test_a_closure_is_passed_to_the_step_and_its_result_returned():
     assert Driven(Counts(9), []).step(closure=lambda: 7) == 7
+    with pytest.raises(SubjectError, match=r"^raises RuntimeError: enough at the first step, with a closure$"):
+        Driven(Counts(1), []).step(closure=lambda: 7)
 
 
 def test_copies_have_values_of_their_own_and_the_count_of_steps():

@@ -316,12 +316,11 @@ def test_a_layout_holds_the_values_and_detects_writes_around_them(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_keeps_the_device(layout):
-    placed = place(torch.ones(3, 4, device="meta"), layout)
+def test_a_layout_keeps_the_device_and_the_type(layout):
+    placed = place(torch.ones(3, 4, dtype=torch.float64, device="meta"), layout)
 
-    assert placed.tensor.is_meta
-    assert placed.base.is_meta
-    assert placed.guard.is_meta
+    assert all(part.is_meta for part in (placed.tensor, placed.base, placed.guard))
+    assert placed.tensor.dtype == placed.base.dtype == torch.float64
 
 
 class Options:
