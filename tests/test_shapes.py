@@ -431,6 +431,14 @@ def test_the_optimizer_is_adam_at_a_hundredth_over_all_parameters(architecture, 
     assert {name: group[name] for name in settings} == settings
 
 
+def test_a_learning_rate_that_is_set_later_is_used():
+    """As Lightning's learning-rate finder sets it."""
+    net = SimpleNet()
+    net.hparams.lr = 0.5
+
+    assert net.configure_optimizers().param_groups[0]["lr"] == 0.5
+
+
 @pytest.mark.claim("4/training-step")
 @given(net=networks(hidden=few), batch=batches(few))
 def test_the_loss_of_a_training_step_is_the_mse_of_outputs_and_targets(device, net, batch):

@@ -3,6 +3,7 @@
 ``test_checkpoint.py`` tests the contents of checkpoints.
 """
 
+import errno
 import io
 import json
 import math
@@ -15,12 +16,15 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, set_seed, train, training, xor
 from simplenet.checkpoint import read_checkpoint
 from simplenet.signals import ENDING
 from simplenet.testing.settings import default_dtype
+from simplenet.testing.strategies import floats
 from tests.checkpoints import loaded, saved
 from tests.children.background import Background
 from tests.children.forked import launch
@@ -170,6 +174,22 @@ def test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_run(tmp_path,
     assert all(map(torch.equal, weights(resumed.net), weights(whole.net)))
 
 
+def test_two_runs_from_one_checkpoint_are_the_same_and_do_not_change_it(tmp_path):
+    path = run(tmp_path, max_epochs=3).checkpoint
+    checkpoint = read_checkpoint(path, training=True)
+
+    nets = [SimpleNet() for _ in range(2)]
+    for net in nets:
+        train(net, XORDataModule(4), max_epochs=9, device="cpu", checkpoint_dir=tmp_path, resume=checkpoint)
+
+    assert all(map(torch.equal, *map(weights, nets)))
+    again = read_checkpoint(path, training=True)
+    assert all(torch.equal(checkpoint.weights[name], again.weights[name]) for name in again.weights)
+    for moments, expected in zip(checkpoint.training.moments, again.training.moments, strict=True):
+        assert all(map(torch.equal, moments, expected))
+    assert checkpoint.training.count == again.training.count == 3
+
+
 @pytest.mark.parametrize(
     ("dtype", "before", "after"),
     [(torch.float32, 2**24, 2**24), (torch.float64, 2**24, 2**24 + 2), (torch.bfloat16, 2**8, 2**8)],
@@ -222,6 +242,42 @@ def test_a_run_keeps_its_newest_checkpoint_and_removes_no_other_file(tmp_path):
     assert after.keys() - before.keys() == {again.checkpoint.name, resumed.checkpoint.name}
     for result in (first, again, resumed):
         assert torch.load(result.checkpoint, weights_only=True)["global_step"] == result.steps
+
+
+def test_the_checkpoint_before_is_kept_if_the_next_cannot_be_written(tmp_path, monkeypatch):
+    files = training._CheckpointFiles()  # noqa: SLF001
+    files.save_checkpoint({"epoch": 1}, tmp_path / "1.ckpt")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(training, "write_new_file", full)
+    with pytest.raises(OSError, match="space"):
+        files.save_checkpoint({"epoch": 2}, tmp_path / "2.ckpt")
+
+    assert torch.load(tmp_path / "1.ckpt", weights_only=True) == {"epoch": 1}
+    assert files.newest == tmp_path / "1.ckpt"
+
+
+def test_predictions_may_be_differentiated(tmp_path):
+    scale = torch.ones(1, requires_grad=True)
+    predictions = run(tmp_path, max_epochs=1).predictions
+
+    (scale * predictions).sum().backward()
+
+    assert scale.grad == predictions.sum()
+
+
+@given(
+    values=st.lists(floats(torch.float32), min_size=1),
+    place=st.none() | st.sampled_from([math.inf, -math.inf, math.nan]),
+)
+@example(values=[torch.finfo(torch.float32).max] * 2, place=None)
+def test_a_state_is_finite_if_each_of_its_numbers_is(values, place):
+    """Not their sum, which may overflow."""
+    numbers = values if place is None else [*values, place]
+
+    assert training._all_finite([torch.tensor(numbers), torch.zeros(2)]) == (place is None)  # noqa: SLF001
 
 
 def test_a_second_run_in_a_directory_gives_its_checkpoint_a_new_name(tmp_path):
@@ -450,8 +506,12 @@ def test_resuming_with_other_settings_than_the_checkpoints_is_refused_by_name(tm
     data = XORDataModule(change.get("batch_size", 4))
     options = {"max_epochs": change.get("max_epochs", 50), "device": change.get("device", "cpu")}
 
+    before = weights(net)
+
     with pytest.raises(ValueError, match=message):
         train(net, data, checkpoint_dir=tmp_path, resume=first.checkpoint, **options)
+
+    assert all(map(torch.equal, weights(net), before)), "the network that was refused should not change"
 
 
 def test_resuming_in_another_default_dtype_is_refused_by_name(tmp_path):
