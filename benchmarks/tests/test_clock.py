@@ -67,11 +67,17 @@ def test_a_missing_factor_of_the_loss_fails_the_check():
         check_step(x, y, before, after, share=1 / 2)
 
 
-def test_nan_fails_the_check():
+@pytest.mark.parametrize(("part", "name"), [("p", "weights"), ("m", "m"), ("v", "v")])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_fails_the_check(value, part, name):
+    """In any entry."""
     x, y, before, after = one_step(NumPy)
+    for i in range(len(after.p)):
+        values = getattr(after, part).clone()
+        values[i] = value
 
-    with pytest.raises(AssertionError, match="weights after step 1: error is nan"):
-        check_step(x, y, before, after._replace(p=torch.full_like(after.p, torch.nan)))
+        with pytest.raises(AssertionError, match=rf"^{name} after step 1: error is {value}.* \[entry {i}: "):
+            check_step(x, y, before, after._replace(**{part: values}))
 
 
 @pytest.mark.parametrize(("kind", "covered"), [(Balls, False), (TritonBalls, True)])
