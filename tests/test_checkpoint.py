@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from simplenet import SimpleNet, XORDataModule, archive, checkpoint, load_checkpoint, set_seed, train
 from simplenet.checkpoint import digest, newest_checkpoint, read_checkpoint
+from simplenet.testing.layouts import LAYOUTS, place
 from tests.checkpoints import (
     damaged,
     entry,
@@ -554,6 +555,25 @@ def test_the_digest_is_the_same_in_every_version():
     assert digest(whole | {"global_step": 8}) != digest(whole)
 
 
+@pytest.mark.parametrize("i", [0, 2**16, -1])
+def test_the_digest_covers_every_number_of_a_large_tensor(i):
+    values = torch.zeros(2**17 + 3)
+    before = digest({"state_dict": {"weight": values}})
+
+    values[i] = 2.0**-149
+
+    assert digest({"state_dict": {"weight": values}}) != before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_digest_does_not_depend_on_the_memory_layout(layout):
+    values = torch.arange(12.0).reshape(3, 4)
+
+    assert digest({"state_dict": {"weight": place(values, layout).tensor}}) == digest(
+        {"state_dict": {"weight": values}}
+    )
+
+
 @given(data=st.data())
 @example(data=None)
 def test_the_digest_of_a_file_is_that_of_what_was_saved(content, data):
@@ -575,7 +595,7 @@ def test_the_newest_intact_checkpoint_of_a_directory_is_taken(content, tmp_path)
         {"old.ckpt": content, "good.ckpt": content, "cut.ckpt": content[:-9], "text.ckpt": b"text"}.items()
     ):
         (tmp_path / name).write_bytes(data)
-        os.utime(tmp_path / name, (i, i))
+        os.utime(tmp_path / name, ns=(1000 * i, 1000 * i))  # all within a second
 
     read, refused = newest_checkpoint(tmp_path)
 

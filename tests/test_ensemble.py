@@ -404,6 +404,31 @@ def test_every_chunk_is_full_and_runs_all_its_blocks_in_one_thread(blocks, monke
     assert after == threads
 
 
+@pytest.mark.usefixtures("blocks")
+def test_results_are_in_the_order_of_the_seeds_whichever_chunk_ends_first(monkeypatch):
+    second = threading.Event()
+
+    def delayed(train, columns, call=ensemble._Training.__call__):  # noqa: SLF001
+        if torch.equal(columns, first):
+            assert second.wait(60)
+        result = call(train, columns)
+        second.set()
+        return result
+
+    expected = train_ensemble(range(2048), steps=2).weights
+    first = expected[:1024].T
+    monkeypatch.setattr(ensemble._Training, "__call__", delayed)  # noqa: SLF001
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        actual = train_ensemble(range(2048), steps=2).weights
+    finally:
+        torch.set_num_threads(before)
+
+    assert second.is_set()
+    assert_identical(actual, expected, claim="weights")
+
+
 def test_a_run_starts_no_block_after_a_request_to_stop(monkeypatch):
     monkeypatch.setattr(ensemble, "_BLOCK", 2)
     stop = threading.Event()
