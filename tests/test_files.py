@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -168,6 +169,23 @@ def test_symbolic_links_and_devices_are_written_to_and_not_replaced(tmp_path):
     assert target.read_bytes() == NEW
     assert not files.Path(os.devnull).is_file()
     assert [path.name for path in link.parent.iterdir()] == ["link"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems can flush a directory")
+@pytest.mark.parametrize("function", [write_file, write_new_file])
+def test_the_content_is_flushed_before_it_gets_its_name_and_the_name_before_the_return(tmp_path, monkeypatch, function):
+    """So a power failure leaves no empty file, and does not undo what was reported as written."""
+    path, flushed, fsync = tmp_path / "file", [], os.fsync
+
+    def record(descriptor):
+        what = os.fstat(descriptor)
+        flushed.append(("directory" if stat.S_ISDIR(what.st_mode) else what.st_size, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", record)
+    function(path, NEW)
+
+    assert flushed == [(len(NEW), False), ("directory", True)]
 
 
 @pytest.mark.skipif(not files.Path("/dev/stdout").exists(), reason="no /dev/stdout")
