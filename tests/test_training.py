@@ -388,6 +388,22 @@ def test_the_second_signal_ends_the_run_at_once(tmp_path, handlers, signal_in_th
     assert {number: signal.getsignal(number) for number in ENDING} == handlers
 
 
+def test_a_run_that_is_solved_in_the_epoch_of_a_signal_is_solved(tmp_path, monkeypatch):
+    steps, step = run(tmp_path).steps, SimpleNet.training_step
+    calls = []
+
+    def signalled(self, *arguments):
+        calls.append(None)
+        if len(calls) == steps:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(SimpleNet, "training_step", signalled)
+    result = run(tmp_path)
+
+    assert (result.stopped_by, result.steps) == ("solved", steps)
+
+
 @pytest.mark.parametrize("number", ENDING)
 def test_an_ignored_signal_stays_ignored(tmp_path, handlers, signal_in_the_third_epoch, number):
     """As SIGHUP is under nohup; the fixture restores the handlers."""
