@@ -503,6 +503,24 @@ def test_a_row_that_is_too_large_for_the_networks_dtype_is_refused(cli, monkeypa
     assert cli("predict", "c.ckpt", "3e38,0", "0,-3e38").exit_code == 0
 
 
+def test_rows_have_the_networks_dtype(cli, monkeypatch, tmp_path):
+    """Their digits and their range."""
+    seen = []
+
+    class Recording(SimpleNet):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    monkeypatch.setattr("simplenet.model.load_checkpoint", lambda _: Recording().double())
+    (tmp_path / "c.ckpt").write_text("")
+
+    result = cli("predict", "c.ckpt", "0.1,1e300")
+
+    assert result.exit_code == 0, result.output
+    assert torch.equal(torch.cat(seen), torch.tensor([[0.1, 1e300]], dtype=torch.float64))
+
+
 FLAGS = {
     "deterministic": (lambda: torch.use_deterministic_algorithms(mode=True), "algorithms", "deterministic only"),
     "matmul": (lambda: torch.set_float32_matmul_precision("medium"), "matmul", "float32 at medium precision"),
