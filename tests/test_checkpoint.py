@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from simplenet import SimpleNet, XORDataModule, archive, checkpoint, load_checkpoint, set_seed, train
 from simplenet.checkpoint import digest, newest_checkpoint, read_checkpoint
+from simplenet.model import from_checkpoint
+from simplenet.testing.assertions import assert_identical
 from simplenet.testing.layouts import LAYOUTS, place
 from tests.checkpoints import (
     damaged,
@@ -585,6 +587,20 @@ def test_the_digest_of_a_file_is_that_of_what_was_saved(content, data):
         value = data.draw(st.sampled_from(wrong_values(entry(whole, path))), label="value")
         if type(value) is not type(entry(whole, path)):
             assert digest(with_entry(whole, path, value)) != whole["digest"]
+
+
+def test_networks_made_from_one_checkpoint_share_no_memory(content, file):
+    file.write_bytes(content)
+    read = read_checkpoint(file)
+    first, second = (from_checkpoint(read) for _ in range(2))
+
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.fill_(torch.nan)
+
+    for name, values in second.state_dict().items():
+        assert_identical(values, read.weights[name], claim=name)
+        assert values.isfinite().all()
 
 
 # The newest checkpoint of a directory.
