@@ -646,3 +646,13 @@ def test_thousands_of_wrong_values_are_refused_by_name_at_once():
 def test_a_name_that_the_package_does_not_have_is_refused_by_name():
     with pytest.raises(AttributeError, match=r"^module 'simplenet' has no attribute 'SimplerNet'$"):
         simplenet.SimplerNet  # noqa: B018 - reading it is the test
+
+
+def test_a_dependency_that_is_missing_is_an_import_error_and_no_missing_name(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named 'scipy', which {name} needs")
+
+    monkeypatch.setattr(simplenet, "import_module", missing)
+
+    with pytest.raises(ModuleNotFoundError, match="No module named 'scipy'"):
+        simplenet.certify  # noqa: B018 - reading it is the test
