@@ -707,22 +707,28 @@ def invalid_hyper_parameters_are_refused(study: Study) -> None:
 
 
 def the_step_count_continues_past_two_to_the_24(study: Study) -> None:
-    """Where float32 stops counting by ones; the check writes the count, so the state must have torch's names."""
-    driven = study.driven(torch.zeros(3))
-    g = study.gradient([1.0, 1.0, 1.0])
-    driven.step(g.clone())
-    state: Any = getattr(driven.optimizer, "state", None)
-    own = state.get(driven.parameters[0]) if hasattr(state, "get") else None
-    if not isinstance(own, dict) or not isinstance(own.get("step"), int | float | Tensor):
-        raise NotApplicable("its count of steps cannot be set: it is not where torch's Adam has it")
-    if isinstance(own["step"], Tensor):
-        own["step"].fill_(2.0**24)
-    else:
-        own["step"] = 2**24
-    driven.step(g.clone())
-    count = int(state[driven.parameters[0]]["step"])
-    if count != 2**24 + 1:
-        raise AssertionError(f"step count is {count} a step after {2**24}, but should be {2**24 + 1}")
+    """Where float32 stops counting by ones, and past 2^8 and 2^11, where bfloat16 and float16 do.
+
+    The check writes the count, so the state must have torch's names.
+    """
+    for exponent, precision in ((8, "bfloat16"), (11, "half precision"), (24, "single precision")):
+        for dtype in [dtype for dtype in study.dtypes if dtype not in study.refusals]:
+            driven = study.driven(torch.zeros(3), dtype=dtype)
+            g = study.gradient([1.0, 1.0, 1.0], dtype)
+            driven.step(g.clone())
+            state: Any = getattr(driven.optimizer, "state", None)
+            own = state.get(driven.parameters[0]) if hasattr(state, "get") else None
+            if not isinstance(own, dict) or not isinstance(own.get("step"), int | float | Tensor):
+                raise NotApplicable("its count of steps cannot be set: it is not where torch's Adam has it")
+            if isinstance(own["step"], Tensor):
+                own["step"].fill_(2.0**exponent)
+            else:
+                own["step"] = 2**exponent
+            driven.step(g.clone())
+            count = int(state[driven.parameters[0]]["step"])
+            if count != 2**exponent + 1:
+                wanted = f"{2**exponent}, but should be {2**exponent + 1} [{short(dtype)}]"
+                raise AssertionError(f"step count, like one of {precision}, is {count} a step after {wanted}")
 
 
 def _sentence(name: str) -> str:

@@ -604,7 +604,7 @@ def a_deep_copy_is_equal_and_independent(study: NetworkStudy) -> None:
     """It has the outputs, the modes and the frozen parameters of the network, which keeps its outputs if it changes."""
     net = study.build(study.seeds[0]).eval()
     for parameter in [*net.parameters()][::2]:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     try:
         twin = copy.deepcopy(net)
     except Exception as error:  # noqa: BLE001 - whatever its code raises

@@ -26,6 +26,7 @@ FAULTS = (
     "last parameter skipped",
     "one count for all parameters",
     "count stops at 256",
+    "count in the parameter's type",
     "contiguity assumed",
     "fails on an empty parameter",
     "not finite anywhere",
@@ -45,7 +46,10 @@ FAULTS = (
 )
 
 # The types in which a fault must be checked, if not only float32.
-TYPES = {"one type for all": (torch.float32, torch.float64)}
+TYPES = {
+    "one type for all": (torch.float32, torch.float64),
+    "count in the parameter's type": (torch.bfloat16,),
+}
 
 _KEPT: dict[int, tuple[torch.Tensor, Any]] = {}
 
@@ -145,6 +149,9 @@ class FaultyBookkeeping(torch.optim.Adam):
                     self.state[p] = _KEPT[id(p)][1]
         before = [p.detach().clone() for p in self.parameters]
         super().step()
+        if self.fault == "count in the parameter's type":
+            for p, own in self.state.items():
+                own["step"] = own["step"].to(p.dtype)
         if self.fault == "state kept by parameter":
             _KEPT.update({id(p): (p, self.state[p]) for p in self.parameters})
         if self.fault == "contiguity assumed":

@@ -62,6 +62,7 @@ INTERFACE = {
     "last parameter skipped": "each parameter moves independently",
     "one count for all parameters": "each parameter moves independently",
     "count stops at 256": "300 steps stay within their bounds, float32",
+    "count in the parameter's type": "the step count continues past two to the 24",
     "contiguity assumed": "memory layout changes nothing",
     "fails on an empty parameter": "an empty parameter changes nothing",
     "not finite anywhere": "a gradient that is not finite stays in its entry",
