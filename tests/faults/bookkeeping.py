@@ -22,6 +22,8 @@ FAULTS = (
     "gradient clipped in place",
     "gradient kept",
     "betas written to",
+    "tensor lr written to",
+    "generator seeded",
     "no gradient taken for zero",
     "last parameter skipped",
     "one count for all parameters",
@@ -135,7 +137,11 @@ class FaultyBookkeeping(torch.optim.Adam):
                 group.update(own[0])
             if fault == "schedule ignored":
                 group["lr"] = self.defaults["lr"]
+        if fault == "generator seeded":
+            torch.manual_seed(self.steps)
         self._moved()
+        if fault == "tensor lr written to" and isinstance(self.param_groups[0]["lr"], torch.Tensor):
+            self.param_groups[0]["lr"].mul_(0.5)
         for group, options in zip(self.param_groups, own, strict=True):
             group.update(options)
             if fault == "betas written to":

@@ -58,6 +58,8 @@ INTERFACE = {
     "gradient clipped in place": "gradients are not written to",
     "gradient kept": "gradients are not written to",
     "betas written to": "hyper-parameters are not written to",
+    "tensor lr written to": "hyper-parameters are not written to",
+    "generator seeded": "the same run repeats itself",
     "no gradient taken for zero": "a parameter without a gradient does not move",
     "last parameter skipped": "each parameter moves independently",
     "one count for all parameters": "each parameter moves independently",
