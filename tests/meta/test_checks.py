@@ -168,6 +168,16 @@ def test_the_first_check_runs_once_with_the_time_of_each_type(monkeypatch):
     assert study.enough == 1002.0  # a third of the time limit, for examples
 
 
+def test_a_failure_is_compared_with_torchs_own(monkeypatch):
+    first, second = adam_checks()[:2]
+    monkeypatch.setattr(checks, "run", Recorded(second.name))
+    monkeypatch.setattr(checks, "recognized", lambda *arguments: arguments)
+    study = Study(Subject(torch.optim.Adam))
+
+    assert run_adam(second, study, Recorder(), 6.0) == (Result(second.name, Status.FAILS), second, study, 6.0)
+    assert run_adam(first, study, Recorder(), 6.0) == Result(first.name, Status.HOLDS)
+
+
 def test_if_the_first_check_fails_no_other_runs(monkeypatch):
     first, second = adam_checks()[:2]
     run = Recorded(first.name)
@@ -194,6 +204,7 @@ def test_all_options_of_check_adam_reach_its_checks(monkeypatch):
     (_, study, recorder, limit), (check, *same) = seen
     assert check.name == name
     assert same == [study, recorder, limit]
+    assert isinstance(recorder, Recorder)
     assert study.subject.make is torch.optim.AdamW
     assert (study.dtypes, study.asked, study.device.type) == ((torch.float64,), True, "meta")
     assert (str(study.demanded), study.subject.fixed, limit) == (str(resolve_variant("adamw")), {"eps": 0.5}, 7.0)
@@ -242,7 +253,10 @@ def facts_of(status=Status.HOLDS, *, takes=None, errors=None, **cached):
     study.errors = errors or {}
     vars(study).update(cached)
     report = Report("Adam")
-    checks._describe(report, study, Recorder(), 2.5)  # noqa: SLF001
+    recorder = Recorder()
+    recorder.printed["a line"] = None
+    checks._describe(report, study, recorder, 2.5)  # noqa: SLF001
+    assert report.facts.pop("prints") == report.measured.pop("prints")[0] == "a line"
     assert report.facts.pop("time limit") == "2.5 s a check, the first in each type"
     assert report.facts.pop("torch") == f"{torch.__version__}, cpu, float64, bfloat16"
     assert report.measured.pop("accuracy") == study.errors
