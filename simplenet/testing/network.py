@@ -244,6 +244,11 @@ def _demand(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], where:
             raise AssertionError(f"{name} differs{_by(actual[name], values)} [{where}]")
 
 
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    """Copy the tensors of its state dict; an extra state may hold any values."""
+    return {name: t.clone() for key, value in net.state_dict().items() for name, t in tensors_of(value, key)}
+
+
 def _by(a: Tensor, b: Tensor) -> str:
     if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
         return ""
@@ -255,7 +260,7 @@ def the_same_seed_builds_the_same_network(study: NetworkStudy) -> None:
     """Weights and outputs, bit for bit."""
     for seed in study.seeds:
         first, second = study.build(seed), study.build(seed)
-        _demand(second.state_dict(), first.state_dict(), f"seed {seed}")
+        _demand(_state(second), _state(first), f"seed {seed}")
         x = study.drawn(first, study.rows[1], seed)
         _demand(study.score(second.eval(), x), study.score(first.eval(), x), f"seed {seed}")
 
@@ -268,7 +273,7 @@ def prediction_repeats_itself_and_writes_to_nothing(study: NetworkStudy) -> None
 
         def held(net: nn.Module = net, x: Any = x) -> dict[str, Tensor]:
             kept = {f"input{name.removeprefix('output')}": tensor.clone() for name, tensor in tensors_of(x)}
-            return kept | {name: tensor.clone() for name, tensor in net.state_dict().items()}
+            return kept | _state(net)
 
         before = held()
         first = {name: tensor.clone() for name, tensor in study.score(net, x).items()}
@@ -582,7 +587,7 @@ def _trained(study: NetworkStudy, seed: int) -> dict[str, Tensor]:
         optimizer.zero_grad()
         attempt(study.loss(net, study.rows[1], seed + i).backward, "in backward")
         optimizer.step()
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    return _state(net)
 
 
 def training_repeats_itself(study: NetworkStudy) -> str | None:
@@ -653,11 +658,11 @@ def it_resumes_under_lightning(study: NetworkStudy) -> None:
         return trainer
 
     with tempfile.TemporaryDirectory() as root:
-        whole = fitted(4, root).lightning_module.state_dict()
+        whole = _state(fitted(4, root).lightning_module)
         path = str(Path(root) / "half.ckpt")
         half = fitted(2, root)
         attempt(lambda: half.save_checkpoint(path), "when its checkpoint is saved")
-        resumed = fitted(4, root, path).lightning_module.state_dict()
+        resumed = _state(fitted(4, root, path).lightning_module)
     _demand(resumed, whole, "resumed after 2 of 4 epochs")
 
 

@@ -60,6 +60,28 @@ def test_a_correct_network_passes(factory):
     assert report.passed, str(report)
 
 
+class WithExtraState(SimpleNet):
+    """Keeps values of its own in its state dict."""
+
+    calls, scale = 0, torch.ones(1)
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * self.scale
+
+    def get_extra_state(self):
+        return {"calls": self.calls, "scale": self.scale}
+
+    def set_extra_state(self, state):
+        self.calls, self.scale = state["calls"], state["scale"]
+
+
+def test_a_network_may_have_an_extra_state():
+    report = check_network(WithExtraState)
+
+    assert report.passed, str(report)
+
+
 VECTORS, SEQUENCES = torch.zeros(4, 3), torch.zeros(4, 5, 4)
 TORCH_MODULES = {
     "Bilinear": (lambda: nn.Bilinear(3, 3, 2), (VECTORS, VECTORS)),
