@@ -24,6 +24,7 @@ from simplenet.checkpoint import digest, newest_checkpoint, read_checkpoint
 from simplenet.model import from_checkpoint
 from simplenet.testing.assertions import assert_identical
 from simplenet.testing.layouts import LAYOUTS, place
+from simplenet.testing.settings import default_dtype
 from tests.checkpoints import (
     damaged,
     entry,
@@ -587,6 +588,17 @@ def test_the_digest_of_a_file_is_that_of_what_was_saved(content, data):
         value = data.draw(st.sampled_from(wrong_values(entry(whole, path))), label="value")
         if type(value) is not type(entry(whole, path)):
             assert digest(with_entry(whole, path, value)) != whole["digest"]
+
+
+def test_a_float64_network_keeps_all_digits_whatever_the_default_dtype(tmp_path):
+    with default_dtype(torch.float64):
+        run = train(SimpleNet(), XORDataModule(4), max_epochs=3, device="cpu", checkpoint_dir=tmp_path)
+
+    net = load_checkpoint(run.checkpoint)
+
+    for name, values in net.state_dict().items():
+        assert_identical(values, run.net.state_dict()[name], claim=name)
+        assert (values != values.float()).all()
 
 
 def test_networks_made_from_one_checkpoint_share_no_memory(content, file):

@@ -139,6 +139,17 @@ def test_a_sigmoid_in_the_hidden_layer_makes_the_listing_learn():
 # --- the statistics ---
 
 
+@given(trials=st.integers(1, 2**53), confidence=st.sampled_from([0.5, 0.9, 0.999]))
+@example(trials=2**53, confidence=0.999)
+def test_the_bound_without_a_success_has_all_its_digits(trials, confidence):
+    """(1 - upper)^n is 1 - confidence; SciPy's inverse has a relative error of 1e-9."""
+    _, upper = clopper_pearson(0, trials, confidence)
+
+    with localcontext(prec=60):
+        exact = 1 - (1 - Decimal(confidence)) ** (1 / Decimal(trials))
+        assert abs(Decimal(upper) - exact) <= Decimal("1e-9") * exact
+
+
 @given(trials=st.integers(1, 400), share=st.floats(0, 1), confidence=st.sampled_from([0.5, 0.9, 0.999]))
 @example(trials=9, share=0 / 9, confidence=0.9)
 @example(trials=9, share=1 / 9, confidence=0.9)

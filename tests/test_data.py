@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from simplenet import SimpleNet, XORDataModule, load_checkpoint, mse_loss, set_seed, xor, xor_dataloader
 from simplenet.testing.assertions import assert_identical
+from simplenet.testing.settings import default_dtype
 from simplenet.testing.strategies import architectures, batch_shapes, seeds, tensors
 from tests.children.fresh_process import trained_weights
 
@@ -114,3 +115,12 @@ def test_lightningcli_runs_the_model_and_the_data(tmp_path, monkeypatch):
     assert cli.model.hparams["architecture"] == "derivation"
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     assert load_checkpoint(checkpoint).hparams["architecture"] == "derivation"
+
+
+def test_a_data_module_yields_the_default_dtype_of_each_pass():
+    data = XORDataModule(4)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        with default_dtype(dtype):
+            ((x, y),) = data.train_dataloader()
+
+        assert x.dtype == y.dtype == dtype
