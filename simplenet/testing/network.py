@@ -606,7 +606,7 @@ def its_state_dict_is_complete(study: NetworkStudy) -> None:
 
 
 def a_deep_copy_is_equal_and_independent(study: NetworkStudy) -> None:
-    """It has the outputs, the modes and the frozen parameters of the network, which keeps its outputs if it changes."""
+    """It has the outputs, modes and frozen parameters of the network; if one of them changes, the other does not."""
     net = study.build(study.seeds[0]).eval()
     for parameter in [*net.parameters()][::2]:
         parameter.requires_grad = False
@@ -627,10 +627,14 @@ def a_deep_copy_is_equal_and_independent(study: NetworkStudy) -> None:
     except AssertionError as difference:
         raise NotApplicable(f"it does not repeat itself: {difference}") from None
     _demand(study.score(twin, x), expected, "its deep copy")
-    with torch.no_grad():
-        for tensor in (*twin.parameters(), *twin.buffers()):
-            tensor.zero_()
-    _demand(study.score(net, x), expected, "when its deep copy has been set to zero")
+    for changed, other, which in (
+        (copy.deepcopy(net), net, "when its deep copy has been set to zero"),
+        (net, twin, "its deep copy, when the network has been set to zero"),
+    ):
+        with torch.no_grad():
+            for tensor in (*changed.parameters(), *changed.buffers()):
+                tensor.zero_()
+        _demand(study.score(other, x), expected, which)
 
 
 def it_resumes_under_lightning(study: NetworkStudy) -> None:

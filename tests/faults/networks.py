@@ -22,6 +22,7 @@ FAULTS = (
     "parameters of a copy not frozen",
     "copy in training mode",
     "weights of a copy drawn anew",
+    "copy that calls the original",
 )
 
 
@@ -90,6 +91,8 @@ class FaultyNetwork(nn.Module):
             other.requires_grad_(own.requires_grad or self.fault == "parameters of a copy not frozen")
         if self.fault == "weights shared with copies":
             twin.hidden = self.hidden
+        if self.fault == "copy that calls the original":
+            twin.forward = self.forward  # type: ignore[method-assign]
         if self.fault == "copy in training mode":
             twin.output.train()
         return twin

@@ -32,6 +32,7 @@ KILLED_BY = {
     "parameters of a copy not frozen": "a deep copy is equal and independent",
     "copy in training mode": "a deep copy is equal and independent",
     "weights of a copy drawn anew": "a deep copy is equal and independent",
+    "copy that calls the original": "a deep copy is equal and independent",
 }
 
 
