@@ -115,16 +115,12 @@ def _all_options(study: Study) -> dict[str, Any]:
     return options
 
 
-def _taken_types(study: Study) -> list[torch.dtype]:
-    return [dtype for dtype in study.dtypes if dtype not in study.refusals]
-
-
 def the_same_run_repeats_itself(study: Study) -> None:
     """Twice in one process, bit for bit, in each type.
 
     In 16 bits it may round at random, by torch's generator. It seeds that in no type.
     """
-    for dtype in _taken_types(study):
+    for dtype in study.taken:
         ends, generators = [], []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
@@ -350,7 +346,7 @@ def parameters_of_several_types_move_independently(study: Study) -> None:
     """
     if study.subject.foreign:
         raise NotApplicable("an adapter takes parameters of one type")
-    types = [dtype for dtype in study.dtypes if dtype not in study.refusals]
+    types = study.taken
     if len(types) == 1:
         raise NotApplicable(f"it takes only {short(types[0])}")
     (given,) = units(1, _SHAPE, 12) * (1 + 2.0**-30)  # exact only in float64
@@ -551,7 +547,7 @@ def a_saved_run_continues_as_if_never_interrupted(study: Study) -> None:
     """
     _needs(study, "state_dict", "load_state_dict")
     start = torch.zeros(_SHAPE)
-    for dtype in _taken_types(study):
+    for dtype in study.taken:
         given = [study.gradient(g, dtype) for g in _gradients(study, 6)]
         torch.manual_seed(1)
         expected = _stepped(study.driven(start, dtype=dtype), given).values()[0]
@@ -744,7 +740,7 @@ def the_step_count_continues_past_two_to_the_24(study: Study) -> None:
     The check writes the count, so the state must have torch's names.
     """
     for exponent, precision in ((8, "bfloat16"), (11, "half precision"), (24, "single precision")):
-        for dtype in _taken_types(study):
+        for dtype in study.taken:
             driven = study.driven(torch.zeros(3), dtype=dtype)
             g = study.gradient([1.0, 1.0, 1.0], dtype)
             driven.step(g.clone())

@@ -129,10 +129,15 @@ class Study:
         """Whether there is time for another example: an optimizer that compiles itself takes seconds for each."""
         return time.monotonic() < self.enough
 
+    @property
+    def taken(self) -> list[torch.dtype]:
+        """The types that it takes."""
+        return [dtype for dtype in self.dtypes if dtype not in self.refusals]
+
     @cached_property
     def dtype(self) -> torch.dtype:
         """The type for checks that run in one type only."""
-        return next((dtype for dtype in self.dtypes if dtype not in self.refusals), self.dtypes[0])
+        return next(iter(self.taken), self.dtypes[0])
 
     def record(self, hyper: Hyper, start: Tensor, gradients: Tensor, dtype: torch.dtype, label: str = "") -> Run:
         """Take a step along each gradient; return the observations.
